@@ -1,0 +1,253 @@
+//! The checks that the CRD makes, and those it cannot make, for clients that want the answer before they send.
+
+use std::str::FromStr;
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+use super::{
+    Backup, DatabaseSpec, DatabaseStatus, OWNED_PARAMETERS, PgVersion, Quantity, REPLICAS_MAX, RestoreFrom,
+    name_problem,
+};
+
+/// A field and what is wrong with it; the message ends a sentence that begins with the field.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {message}")]
+pub struct Violation {
+    /// Path of the field, for example `spec.replicas`.
+    pub field: String,
+    /// What is wrong and what is allowed.
+    pub message: String,
+}
+
+static DESTINATION: LazyLock<Option<Regex>> =
+    LazyLock::new(|| Regex::new(r"^(s3|gs|az)://[^/\s]+(/\S*)?$|^file:///\S+$").ok());
+
+/// A list of violations in the making.
+struct Checks(Vec<Violation>);
+
+impl Checks {
+    fn wrong(&mut self, field: &str, message: impl Into<String>) {
+        self.0.push(Violation { field: field.to_owned(), message: message.into() });
+    }
+
+    fn require(&mut self, holds: bool, field: &str, message: impl Into<String>) {
+        if !holds {
+            self.wrong(field, message);
+        }
+    }
+}
+
+/// What is wrong with a Database of that name and spec.
+pub fn check_spec(name: &str, spec: &DatabaseSpec) -> Vec<Violation> {
+    let mut checks = Checks(Vec::new());
+    if let Some(problem) = name_problem(name) {
+        checks.wrong("metadata.name", problem);
+    }
+    checks.require(
+        (1..=REPLICAS_MAX).contains(&spec.replicas),
+        "spec.replicas",
+        format!("{} is not allowed: 1 to {REPLICAS_MAX}", spec.replicas),
+    );
+    let zero = Quantity::from_str("0").ok();
+    checks.require(
+        Some(&spec.storage.size) > zero.as_ref(),
+        "spec.storage.size",
+        format!("{:?} is not allowed: must be above zero, for example 50Gi", spec.storage.size.as_str()),
+    );
+    for (name, value) in &spec.parameters {
+        let field = format!("spec.parameters.{name}");
+        checks.require(
+            !OWNED_PARAMETERS.contains(&name.as_str()),
+            &field,
+            "is set by dbctl and cannot be given",
+        );
+        checks.require(value.len() <= 1024, &field, "is too long: at most 1024 characters");
+    }
+    for (index, line) in spec.hba.iter().enumerate() {
+        let good = !line.trim().is_empty() && line.len() <= 1024 && !line.contains(['\n', '\r']);
+        checks.require(good, &format!("spec.hba[{index}]"), "must be one line of at most 1024 characters");
+    }
+    if let Some(backup) = &spec.backup {
+        check_backup(&mut checks, backup);
+    }
+    if let Some(from) = &spec.restore_from {
+        check_restore(&mut checks, from);
+    }
+    checks.0
+}
+
+fn check_destination(checks: &mut Checks, field: &str, destination: &str) {
+    let good = DESTINATION.as_ref().is_some_and(|form| form.is_match(destination));
+    checks.require(
+        good,
+        field,
+        format!("{destination:?} is not a destination: s3://BUCKET/PATH, gs://BUCKET/PATH, az://CONTAINER/PATH or file:///PATH"),
+    );
+}
+
+fn check_cron(checks: &mut Checks, field: &str, schedule: &str) {
+    if let Err(error) = croner::Cron::from_str(schedule) {
+        checks.wrong(
+            field,
+            format!("{schedule:?} is not a schedule ({error}): five fields, for example \"0 3 * * *\""),
+        );
+    }
+}
+
+fn check_backup(checks: &mut Checks, backup: &Backup) {
+    if backup.enabled {
+        checks.require(
+            backup.destination.is_some(),
+            "spec.backup.destination",
+            "is needed by an enabled backup",
+        );
+        checks.require(backup.schedule.is_some(), "spec.backup.schedule", "is needed by an enabled backup");
+    }
+    if let Some(destination) = &backup.destination {
+        check_destination(checks, "spec.backup.destination", destination);
+    }
+    for (field, cron) in [("spec.backup.schedule", &backup.schedule), ("spec.backup.verify", &backup.verify)]
+    {
+        if let Some(cron) = cron {
+            check_cron(checks, field, cron);
+        }
+    }
+    if let Some(zone) = &backup.time_zone {
+        checks.require(
+            jiff::tz::TimeZone::get(zone).is_ok(),
+            "spec.backup.timeZone",
+            format!("{zone:?} is not a time zone: for example UTC or Europe/Berlin"),
+        );
+    }
+    checks.require(
+        (1..=1000).contains(&backup.retention),
+        "spec.backup.retention",
+        format!("{} is not allowed: 1 to 1000", backup.retention),
+    );
+}
+
+fn check_restore(checks: &mut Checks, from: &RestoreFrom) {
+    checks.require(
+        from.destination.is_some() != from.database.is_some(),
+        "spec.restoreFrom",
+        "needs either destination or database",
+    );
+    if let Some(destination) = &from.destination {
+        check_destination(checks, "spec.restoreFrom.destination", destination);
+    }
+    if let Some(time) = &from.target_time {
+        checks.require(
+            jiff::Timestamp::from_str(time).is_ok(),
+            "spec.restoreFrom.targetTime",
+            format!("{time:?} is not an instant: for example 2026-11-22T03:00:00Z"),
+        );
+    }
+}
+
+/// What is wrong with changing a Database from one spec to another, given what it runs.
+pub fn check_change(
+    old: &DatabaseSpec,
+    new: &DatabaseSpec,
+    status: Option<&DatabaseStatus>,
+) -> Vec<Violation> {
+    let mut checks = Checks(Vec::new());
+    checks.require(
+        new.storage.size >= old.storage.size,
+        "spec.storage.size",
+        format!("storage cannot shrink from {} to {}", old.storage.size, new.storage.size),
+    );
+    checks.require(
+        old.storage.storage_class_name == new.storage.storage_class_name,
+        "spec.storage.storageClassName",
+        "storageClassName is immutable",
+    );
+    checks.require(old.restore_from == new.restore_from, "spec.restoreFrom", "restoreFrom is immutable");
+    let running =
+        status.and_then(|status| status.version.as_deref()).and_then(|text| PgVersion::from_str(text).ok());
+    if let Some(running) = running {
+        checks.require(
+            new.version.major() <= running.major() + 1,
+            "spec.version",
+            format!("cannot jump from {running} to {}: upgrade one major version at a time", new.version),
+        );
+        checks.require(
+            new.version.major() >= running.major(),
+            "spec.version",
+            format!("cannot go back from {running} to {}: an older major cannot read the data", new.version),
+        );
+    }
+    checks.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn spec(value: serde_json::Value) -> DatabaseSpec {
+        let mut base = json!({ "version": "16.3", "storage": { "size": "1Gi" } });
+        json_patch::merge(&mut base, &value);
+        serde_json::from_value(base).unwrap()
+    }
+
+    fn fields(violations: &[Violation]) -> Vec<&str> {
+        violations.iter().map(|v| v.field.as_str()).collect()
+    }
+
+    #[test]
+    fn good_specs_pass() {
+        for value in [
+            json!({}),
+            json!({ "replicas": 9, "parameters": { "work_mem": "64MB" }, "hba": ["host all all 10.0.0.0/8 reject"] }),
+            json!({ "backup": { "enabled": true, "schedule": "0 3 * * *", "destination": "s3://b/p", "timeZone": "Europe/Berlin" } }),
+            json!({ "backup": { "enabled": false } }),
+            json!({ "restoreFrom": { "database": "orders-db", "targetTime": "2026-11-22T03:00:00Z" } }),
+        ] {
+            assert_eq!(check_spec("orders-db", &spec(value.clone())), vec![], "{value}");
+        }
+    }
+
+    #[test]
+    fn each_bad_field_is_named() {
+        for (value, field) in [
+            (json!({ "replicas": 0 }), "spec.replicas"),
+            (json!({ "replicas": 10 }), "spec.replicas"),
+            (json!({ "storage": { "size": "0" } }), "spec.storage.size"),
+            (json!({ "parameters": { "archive_command": "x" } }), "spec.parameters.archive_command"),
+            (json!({ "hba": ["a\nb"] }), "spec.hba[0]"),
+            (json!({ "backup": { "enabled": true, "schedule": "0 3 * * *" } }), "spec.backup.destination"),
+            (json!({ "backup": { "destination": "ftp://x" } }), "spec.backup.destination"),
+            (json!({ "backup": { "schedule": "99 * * * *" } }), "spec.backup.schedule"),
+            (json!({ "backup": { "timeZone": "Mars/Base" } }), "spec.backup.timeZone"),
+            (json!({ "backup": { "retention": 0 } }), "spec.backup.retention"),
+            (json!({ "restoreFrom": {} }), "spec.restoreFrom"),
+            (
+                json!({ "restoreFrom": { "database": "a", "targetTime": "noon" } }),
+                "spec.restoreFrom.targetTime",
+            ),
+        ] {
+            assert_eq!(fields(&check_spec("orders-db", &spec(value.clone()))), [field], "{value}");
+        }
+        assert_eq!(fields(&check_spec("Orders", &spec(json!({})))), ["metadata.name"]);
+    }
+
+    #[test]
+    fn changes_that_would_lose_data_are_refused() {
+        let old = spec(json!({ "storage": { "size": "2Gi" } }));
+        let running = DatabaseStatus { version: Some("16.3".into()), ..Default::default() };
+        for (value, field) in [
+            (json!({ "storage": { "size": "1Gi" } }), "spec.storage.size"),
+            (
+                json!({ "storage": { "size": "2Gi", "storageClassName": "fast" } }),
+                "spec.storage.storageClassName",
+            ),
+            (json!({ "storage": { "size": "2Gi" }, "version": "18.1" }), "spec.version"),
+            (json!({ "storage": { "size": "2Gi" }, "version": "15.1" }), "spec.version"),
+        ] {
+            assert_eq!(fields(&check_change(&old, &spec(value.clone()), Some(&running))), [field], "{value}");
+        }
+        let up = spec(json!({ "storage": { "size": "3Gi" }, "version": "17.1" }));
+        assert_eq!(check_change(&old, &up, Some(&running)), vec![]);
+    }
+}

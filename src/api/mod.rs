@@ -1,0 +1,29 @@
+//! The `db.example.com/v1alpha1` API: plain data, parsed and checked, with no client in it.
+
+mod check;
+mod conditions;
+mod crd;
+mod database;
+mod names;
+mod quantity;
+mod request;
+mod status;
+mod version;
+
+pub use check::{Violation, check_change, check_spec};
+pub use conditions::{ConditionType, Verdict, merge_conditions, reason};
+pub use crd::{crd, crd_yaml};
+pub use database::{
+    Backup, Database, DatabaseSpec, DeletionPolicy, OWNED_PARAMETERS, Placement, REPLICAS_MAX, Resources,
+    RestoreFrom, Storage,
+};
+pub use names::{
+    DatabaseName, FIELD_MANAGER, FINALIZER, GROUP, LABEL_DATABASE, LABEL_ROLE, Names, ROLE_PRIMARY,
+    ROLE_REPLICA, name_problem,
+};
+pub use quantity::{Quantity, QuantityError};
+pub use request::{Request, RequestError, Verb, requests};
+pub use status::{
+    DatabaseStatus, Failover, Instance, Operation, OperationPhase, Phase, StoredBackup, UpgradeProgress,
+};
+pub use version::{PgVersion, VersionError};

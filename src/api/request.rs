@@ -1,0 +1,179 @@
+//! Requests: imperative verbs, written as annotations on a Database.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use ulid::Ulid;
+
+use super::GROUP;
+
+/// How long after it was made a request may still be taken up.
+const LIFETIME: Duration = Duration::from_secs(3600);
+
+/// Annotations of [`GROUP`] that are settings, not requests.
+const SETTINGS: &[&str] = &["paused"];
+
+/// What can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verb {
+    /// Take a base backup now.
+    Backup,
+    /// Move the primary's role.
+    Failover,
+    /// Restart members.
+    Restart,
+    /// Replace the data from a backup.
+    Restore,
+}
+
+impl Verb {
+    /// All verbs.
+    pub const ALL: [Verb; 4] = [Self::Backup, Self::Failover, Self::Restart, Self::Restore];
+
+    /// The annotation that holds a request of this verb.
+    pub fn annotation(self) -> String {
+        format!("{GROUP}/{self}")
+    }
+}
+
+impl fmt::Display for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Backup => "backup",
+            Self::Failover => "failover",
+            Self::Restart => "restart",
+            Self::Restore => "restore",
+        })
+    }
+}
+
+impl FromStr for Verb {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        Self::ALL.into_iter().find(|verb| verb.to_string() == text).ok_or(())
+    }
+}
+
+/// One request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Request {
+    /// Made by who asks; a request of an id that was answered is not run again.
+    pub id: Ulid,
+    /// UID of the Database that is meant, so that a re-created one does not run it.
+    pub uid: String,
+    /// The verb's own arguments.
+    #[serde(flatten)]
+    pub arguments: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Why a request is not taken up.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// No such verb.
+    #[error("unknown verb {0:?}: known are backup, failover, restart and restore")]
+    UnknownVerb(String),
+    /// Not the JSON of a request.
+    #[error("malformed {verb} request: {problem}")]
+    Malformed {
+        /// The annotation's verb.
+        verb: String,
+        /// What the parser said.
+        problem: String,
+    },
+    /// For another object.
+    #[error("the {0} request names another object's uid")]
+    OtherObject(Verb),
+    /// Too old.
+    #[error("the {0} request is more than an hour old")]
+    Expired(Verb),
+}
+
+impl Request {
+    /// Reads a request from its annotation.
+    ///
+    /// # Errors
+    /// Where the text is not a request's JSON.
+    pub fn parse(verb: Verb, text: &str) -> Result<Self, RequestError> {
+        serde_json::from_str(text)
+            .map_err(|error| RequestError::Malformed { verb: verb.to_string(), problem: error.to_string() })
+    }
+
+    /// Whether it is meant for this object, now.
+    ///
+    /// # Errors
+    /// Where it names another object, or is too old.
+    pub fn check(&self, verb: Verb, uid: &str, now: jiff::Timestamp) -> Result<(), RequestError> {
+        let made = i64::try_from(self.id.timestamp_ms()).unwrap_or(i64::MAX);
+        let lifetime = i64::try_from(LIFETIME.as_millis()).unwrap_or(i64::MAX);
+        if self.uid != uid {
+            Err(RequestError::OtherObject(verb))
+        } else if made.saturating_add(lifetime) < now.as_millisecond() {
+            Err(RequestError::Expired(verb))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// A request annotation as found: the verb's text, the raw value, and what it means.
+pub type Found = (String, String, Result<(Verb, Request), RequestError>);
+
+/// The requests among a Database's annotations, good or bad.
+pub fn requests(annotations: &BTreeMap<String, String>) -> Vec<Found> {
+    annotations
+        .iter()
+        .filter_map(|(key, text)| {
+            let verb = key.strip_prefix(GROUP)?.strip_prefix('/')?;
+            if SETTINGS.contains(&verb) {
+                return None;
+            }
+            let parsed = Verb::from_str(verb)
+                .map_err(|()| RequestError::UnknownVerb(verb.to_owned()))
+                .and_then(|known| Request::parse(known, text).map(|request| (known, request)));
+            Some((verb.to_owned(), text.clone(), parsed))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_good_and_bad_requests_and_leaves_settings() {
+        let id = Ulid::from_parts(1_000, 7);
+        let annotations = BTreeMap::from([
+            ("db.example.com/failover".to_owned(), format!(r#"{{"id":"{id}","uid":"u","to":"db-1"}}"#)),
+            ("db.example.com/restart".to_owned(), "{".to_owned()),
+            ("db.example.com/dance".to_owned(), "{}".to_owned()),
+            ("db.example.com/paused".to_owned(), "true".to_owned()),
+            ("example.com/backup".to_owned(), "{}".to_owned()),
+        ]);
+        let found = requests(&annotations);
+        assert_eq!(found.len(), 3);
+        assert_eq!(found[0].2, Err(RequestError::UnknownVerb("dance".into())));
+        let (verb, request) = found[1].2.clone().unwrap();
+        assert_eq!((verb, request.id, request.arguments["to"].as_str()), (Verb::Failover, id, Some("db-1")));
+        assert!(matches!(&found[2].2, Err(RequestError::Malformed { verb, .. }) if verb == "restart"));
+    }
+
+    #[test]
+    fn a_request_is_for_one_object_and_one_hour() {
+        let request =
+            Request { id: Ulid::from_parts(1_000_000, 0), uid: "u".into(), arguments: Default::default() };
+        let at = |ms| jiff::Timestamp::from_millisecond(ms).unwrap();
+        assert_eq!(request.check(Verb::Backup, "u", at(1_000_000 + 3_600_000)), Ok(()));
+        assert_eq!(
+            request.check(Verb::Backup, "u", at(1_000_001 + 3_600_000)),
+            Err(RequestError::Expired(Verb::Backup))
+        );
+        assert_eq!(
+            request.check(Verb::Backup, "v", at(1_000_000)),
+            Err(RequestError::OtherObject(Verb::Backup))
+        );
+    }
+}

@@ -1,0 +1,10 @@
+//! dbctl: creates and runs replicated PostgreSQL on Kubernetes, or on one machine without it.
+//!
+//! ARCHITECTURE.md is the map; arrows between these modules point one way.
+
+pub mod api;
+pub mod cli;
+pub mod controller;
+pub mod patroni;
+pub mod plan;
+pub mod sandbox;

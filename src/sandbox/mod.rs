@@ -1,0 +1,8 @@
+//! A single-machine stand-in for a cluster. It knows Kubernetes, not databases.
+
+pub mod api;
+pub mod controllers;
+pub mod home;
+pub mod node;
+pub mod object;
+pub mod provision;
