@@ -1,0 +1,7 @@
+//! Whole-program tests: one binary, a module per concern.
+
+mod cli;
+mod conformance;
+mod journeys;
+mod recording;
+mod support;
