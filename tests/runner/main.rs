@@ -3,5 +3,6 @@
 mod cli;
 mod conformance;
 mod journeys;
+mod kubectl;
 mod recording;
 mod support;

@@ -99,7 +99,7 @@ pub fn dbctl(home: &Path) -> Command {
 }
 
 /// Where software is cached: `DBCTL_TEST_CACHE`, else where dbctl itself keeps it.
-fn cache() -> PathBuf {
+pub fn cache() -> PathBuf {
     let cache = std::env::var_os("DBCTL_TEST_CACHE").map_or_else(|| Home::locate().unwrap().cache(), PathBuf::from);
     std::fs::create_dir_all(&cache).unwrap();
     cache
@@ -118,6 +118,10 @@ impl Sandbox {
 
     pub fn home(&self) -> &Path {
         self.home.path()
+    }
+
+    pub fn kubeconfig(&self) -> PathBuf {
+        Home::at(self.home().to_owned()).unwrap().kubeconfig()
     }
 
     /// `dbctl --sandbox ARGS`.
@@ -144,8 +148,7 @@ impl Sandbox {
     /// A client for the sandbox's API, as its administrator.
     pub async fn client(&self) -> kube::Client {
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let file = Home::at(self.home().to_owned()).unwrap().kubeconfig();
-        let kubeconfig = kube::config::Kubeconfig::read_from(file).unwrap();
+        let kubeconfig = kube::config::Kubeconfig::read_from(self.kubeconfig()).unwrap();
         let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.unwrap();
         kube::Client::try_from(config).unwrap()
     }
