@@ -139,7 +139,16 @@ fn checks(schema: &Value, path: &str) -> Result<Option<Box<Checks>>, SchemaError
     };
     let used = ["enum", "minimum", "maximum", "multipleOf", "minLength", "maxLength", "pattern", "minItems"]
         .into_iter()
-        .chain(["maxItems", "uniqueItems", "minProperties", "maxProperties", "allOf", "anyOf", "oneOf", "not"])
+        .chain([
+            "maxItems",
+            "uniqueItems",
+            "minProperties",
+            "maxProperties",
+            "allOf",
+            "anyOf",
+            "oneOf",
+            "not",
+        ])
         .any(|name| schema.get(name).is_some());
     Ok(used.then(|| Box::new(checks)))
 }

@@ -37,9 +37,9 @@ fn mismatch(schema: &Schema, value: &Value, path: &str) -> Option<(String, &'sta
         }
     }
     match value {
-        Value::Object(fields) => fields
-            .iter()
-            .find_map(|(name, child)| mismatch(schema.field(name)?, child, &join(path, name))),
+        Value::Object(fields) => {
+            fields.iter().find_map(|(name, child)| mismatch(schema.field(name)?, child, &join(path, name)))
+        }
         Value::Array(items) => {
             let schema = node.items.as_ref()?;
             items.iter().find_map(|item| mismatch(schema, item, path))

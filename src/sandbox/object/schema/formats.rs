@@ -16,8 +16,12 @@ pub(super) fn fits(format: &str, value: &Value) -> bool {
 
 fn number_fits(format: &str, value: &Value) -> bool {
     match format {
-        "int32" => value.as_f64().is_some_and(|number| (-2_147_483_648.0..=2_147_483_647.0).contains(&number)),
-        "int64" => value.is_i64() || value.as_f64().is_some_and(|number| number.abs() < 9.3e18 && !value.is_u64()),
+        "int32" => {
+            value.as_f64().is_some_and(|number| (-2_147_483_648.0..=2_147_483_647.0).contains(&number))
+        }
+        "int64" => {
+            value.is_i64() || value.as_f64().is_some_and(|number| number.abs() < 9.3e18 && !value.is_u64())
+        }
         _ => true,
     }
 }

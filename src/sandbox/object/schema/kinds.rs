@@ -154,8 +154,10 @@ fn node(
             (name.clone(), lists::mark(owner, name, child))
         })
         .collect();
-    let values =
-        json.get("additionalProperties").filter(|child| child.is_object()).map(|child| inline("", "", child, all, trees));
+    let values = json
+        .get("additionalProperties")
+        .filter(|child| child.is_object())
+        .map(|child| inline("", "", child, all, trees));
     let items = json.get("items").map(|child| inline("", "", child, all, trees));
     let kind = json.get("type").and_then(Value::as_str).and_then(Type::parse);
     Node {

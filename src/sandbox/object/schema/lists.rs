@@ -41,7 +41,13 @@ const KEYED: &[Keyed] = &[
     keyed("PodStatus", "conditions", &["type"]),
     keyed("PodStatus", "podIPs", &["ip"]),
     keyed("PodStatus", "hostIPs", &["ip"]),
-    Keyed { owner: "PodStatus", field: "resourceClaimStatuses", apply: &["name"], merge: "name", retain_keys: true },
+    Keyed {
+        owner: "PodStatus",
+        field: "resourceClaimStatuses",
+        apply: &["name"],
+        merge: "name",
+        retain_keys: true,
+    },
     keyed("Container", "env", &["name"]),
     keyed("Container", "ports", &["containerPort", "protocol"]),
     keyed("Container", "volumeMounts", &["mountPath"]),
@@ -105,11 +111,8 @@ const ATOMIC: &[&str] = &[
 ];
 
 /// Maps that server-side apply owns as one value.
-const ATOMIC_MAPS: &[(&str, &str)] = &[
-    ("PodSpec", "nodeSelector"),
-    ("ServiceSpec", "selector"),
-    ("ReplicationControllerSpec", "selector"),
-];
+const ATOMIC_MAPS: &[(&str, &str)] =
+    &[("PodSpec", "nodeSelector"), ("ServiceSpec", "selector"), ("ReplicationControllerSpec", "selector")];
 
 fn find(owner: &str, field: &str) -> Option<&'static Keyed> {
     KEYED.iter().find(|keyed| keyed.owner == owner && keyed.field == field)
@@ -132,7 +135,9 @@ pub(super) fn merge(owner: &str, field: &str) -> Merge {
         return Merge { key: Some(""), retain_keys: false };
     }
     match find(owner, field) {
-        Some(keyed) if !keyed.merge.is_empty() => Merge { key: Some(keyed.merge), retain_keys: keyed.retain_keys },
+        Some(keyed) if !keyed.merge.is_empty() => {
+            Merge { key: Some(keyed.merge), retain_keys: keyed.retain_keys }
+        }
         _ => Merge::default(),
     }
 }

@@ -33,7 +33,9 @@ pub(super) fn check(schema: &Schema, object: &Value, old: Option<&Value>) -> Vec
 /// Checks a value and all below it. A part that is as it was is not looked at again.
 fn structure(schema: &Schema, value: &Value, old: Option<&Value>, path: &str, errors: &mut Vec<FieldError>) {
     let node = schema.node();
-    if old == Some(value) || (value.is_null() && (node.nullable || node.kind.is_none() && !node.int_or_string)) {
+    if old == Some(value)
+        || (value.is_null() && (node.nullable || node.kind.is_none() && !node.int_or_string))
+    {
         return;
     }
     if let Some(wrong) = type_error(node, value, path) {
@@ -114,8 +116,11 @@ fn type_name(value: &Value) -> &'static str {
 
 fn check_value(checks: &Checks, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
     if !checks.allowed.is_empty() && !checks.allowed.contains(value) {
-        let texts: Vec<String> =
-            checks.allowed.iter().map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned)).collect();
+        let texts: Vec<String> = checks
+            .allowed
+            .iter()
+            .map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned))
+            .collect();
         errors.push(FieldError::not_supported(path, value, texts.iter().map(String::as_str)));
     }
     match value {
@@ -218,7 +223,9 @@ fn check_branches(checks: &Checks, value: &Value, path: &str, errors: &mut Vec<F
         match count(&checks.one_of) {
             1 => {}
             0 => fail("validate one and only one schema (oneOf). Found none valid"),
-            many => fail(&format!("validate one and only one schema (oneOf). Found {many} valid alternatives")),
+            many => {
+                fail(&format!("validate one and only one schema (oneOf). Found {many} valid alternatives"))
+            }
         }
     }
     if count(&checks.all_of) < checks.all_of.len() {
