@@ -281,3 +281,5 @@ const BUILD_PREFIX: &str = "postgresql-";
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::test_cache;
