@@ -34,7 +34,8 @@ pub fn run(context: &Context, args: &CompletionsArgs) -> Result<()> {
 fn script(shell: &str) -> Result<String> {
     let shells = Shells::builtins();
     let completer = shells.completer(shell);
-    let completer = completer.ok_or_else(|| CliError::usage(format!("there is no completion for {shell}")))?;
+    let completer =
+        completer.ok_or_else(|| CliError::usage(format!("there is no completion for {shell}")))?;
     let mut text = Vec::new();
     completer.write_registration(VARIABLE, "dbctl", "dbctl", "dbctl", &mut text)?;
     String::from_utf8(text).map_err(|error| CliError::failed(format!("write the script: {error}")))

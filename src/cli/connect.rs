@@ -114,8 +114,9 @@ pub async fn guide(context: &Context, session: &Session, database: &Database) ->
 async fn addresses(session: &Session, name: &str) -> Result<Addresses> {
     let api: Api<Service> = Api::namespaced(session.client.clone(), &session.namespace);
     let services = api.list(&ListParams::default().labels(&format!("{LABEL_DATABASE}={name}"))).await;
-    let services = services
-        .map_err(|error| api_error::explain(session, &format!("read the Services of database {name:?}"), &error))?;
+    let services = services.map_err(|error| {
+        api_error::explain(session, &format!("read the Services of database {name:?}"), &error)
+    })?;
     Ok(Addresses::of(&session.place, &session.namespace, name, &services.items))
 }
 
@@ -145,17 +146,23 @@ pub async fn run(context: &Context, args: ConnectArgs) -> Result<()> {
 }
 
 fn no_address(context: &Context, args: &ConnectArgs, doing: &str) -> CliError {
-    CliError::unhealthy(format!("failed to {doing}: its Service has no address yet"))
-        .hint(format!("see how far it is: {} status {}", context.invocation(), args.name))
+    CliError::unhealthy(format!("failed to {doing}: its Service has no address yet")).hint(format!(
+        "see how far it is: {} status {}",
+        context.invocation(),
+        args.name
+    ))
 }
 
 async fn login(context: &Context, session: &Session, name: &str, doing: &str) -> Result<Login> {
     let api: Api<Secret> = Api::namespaced(session.client.clone(), &session.namespace);
     let secret_name = Names(name).app_secret();
-    let secret = api.get_opt(&secret_name).await.map_err(|error| api_error::explain(session, doing, &error))?;
+    let secret =
+        api.get_opt(&secret_name).await.map_err(|error| api_error::explain(session, doing, &error))?;
     let Some(secret) = secret else {
-        return Err(CliError::unhealthy(format!("failed to {doing}: there is no Secret {secret_name:?} yet"))
-            .hint(format!("see how far it is: {} status {name}", context.invocation())));
+        return Err(CliError::unhealthy(format!(
+            "failed to {doing}: there is no Secret {secret_name:?} yet"
+        ))
+        .hint(format!("see how far it is: {} status {name}", context.invocation())));
     };
     Login::read(secret.data.unwrap_or_default())
         .map_err(|key| CliError::failed(format!("{doing}: Secret {secret_name:?} has no {key:?}")))
@@ -163,9 +170,8 @@ async fn login(context: &Context, session: &Session, name: &str, doing: &str) ->
 
 impl Login {
     fn read(mut data: BTreeMap<String, k8s_openapi::ByteString>) -> Result<Self, &'static str> {
-        let mut take = |key: &'static str| {
-            data.remove(key).and_then(|bytes| String::from_utf8(bytes.0).ok()).ok_or(key)
-        };
+        let mut take =
+            |key: &'static str| data.remove(key).and_then(|bytes| String::from_utf8(bytes.0).ok()).ok_or(key);
         Ok(Self { user: take("username")?, password: take("password")?, database: take("dbname")? })
     }
 
@@ -173,7 +179,12 @@ impl Login {
         let quote = |text: &str| {
             percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
         };
-        format!("postgresql://{}:{}@{host}:{PORT}/{}", quote(&self.user), quote(&self.password), quote(&self.database))
+        format!(
+            "postgresql://{}:{}@{host}:{PORT}/{}",
+            quote(&self.user),
+            quote(&self.password),
+            quote(&self.database)
+        )
     }
 
     /// psql with everything in its environment, where others cannot read it as they can its arguments.
@@ -213,11 +224,20 @@ fn become_psql(
 }
 
 /// Forwards a local port to a member, and runs psql on it.
-async fn forward(context: &Context, session: &Session, login: &Login, args: &ConnectArgs, doing: &str) -> Result<()> {
+async fn forward(
+    context: &Context,
+    session: &Session,
+    login: &Login,
+    args: &ConnectArgs,
+    doing: &str,
+) -> Result<()> {
     let pod = pick_pod(context, session, args, doing).await?;
     let listener = TcpListener::bind(("127.0.0.1", 0)).await;
     let listener = listener.map_err(|error| CliError::failed(format!("listen on 127.0.0.1: {error}")))?;
-    let port = listener.local_addr().map_err(|error| CliError::failed(format!("listen on 127.0.0.1: {error}")))?.port();
+    let port = listener
+        .local_addr()
+        .map_err(|error| CliError::failed(format!("listen on 127.0.0.1: {error}")))?
+        .port();
     let pods: Api<Pod> = Api::namespaced(session.streaming.clone(), &session.namespace);
     let forwarding = tokio::spawn(serve(listener, pods, pod));
     let mut command = tokio::process::Command::from(login.psql("psql".into(), "127.0.0.1", port, &args.args));
@@ -245,8 +265,11 @@ async fn pick_pod(context: &Context, session: &Session, args: &ConnectArgs, doin
     let list = pods.list(&ListParams::default().labels(&selector)).await;
     let list = list.map_err(|error| api_error::explain(session, doing, &error))?;
     list.iter().find(|pod| members::is_ready(pod)).map(ResourceExt::name_any).ok_or_else(|| {
-        CliError::unhealthy(format!("failed to {doing}: no member is a ready {role}"))
-            .hint(format!("see how it is: {} status {}", context.invocation(), args.name))
+        CliError::unhealthy(format!("failed to {doing}: no member is a ready {role}")).hint(format!(
+            "see how it is: {} status {}",
+            context.invocation(),
+            args.name
+        ))
     })
 }
 
@@ -274,7 +297,8 @@ mod tests {
     #[test]
     fn addresses_are_ips_in_the_sandbox_and_names_in_a_cluster() {
         let service = |name: &str, ip: &str| -> Service {
-            serde_json::from_value(json!({ "metadata": { "name": name }, "spec": { "clusterIP": ip } })).unwrap()
+            serde_json::from_value(json!({ "metadata": { "name": name }, "spec": { "clusterIP": ip } }))
+                .unwrap()
         };
         let services = [service("db", "127.9.255.1"), service("db-headless", "None")];
         let sandbox = Place::Sandbox(Home::at("/h".into()).unwrap());
@@ -291,6 +315,8 @@ mod tests {
         assert_eq!(login.uri("127.9.255.1"), "postgresql://app:p%40ss%2F1@127.9.255.1:5432/app");
         let command = login.psql("psql".into(), "h", 1, &["-c".into(), "select 1".into()]);
         assert!(command.get_args().all(|arg| !arg.to_string_lossy().contains("p@ss")));
-        assert!(command.get_envs().any(|(key, value)| key == "PGPASSWORD" && value == Some("p@ss/1".as_ref())));
+        assert!(
+            command.get_envs().any(|(key, value)| key == "PGPASSWORD" && value == Some("p@ss/1".as_ref()))
+        );
     }
 }

@@ -28,8 +28,11 @@ pub struct ControllerArgs {
 /// Where there is no cluster, or the controller cannot go on.
 pub async fn run(context: &Context, args: ControllerArgs) -> Result<()> {
     if !args.image.contains("{version}") {
-        return Err(CliError::usage(format!("--image {:?} does not say where the PostgreSQL release goes", args.image))
-            .hint(format!("put {{version}} into it, for example {DEFAULT_IMAGE}")));
+        return Err(CliError::usage(format!(
+            "--image {:?} does not say where the PostgreSQL release goes",
+            args.image
+        ))
+        .hint(format!("put {{version}} into it, for example {DEFAULT_IMAGE}")));
     }
     if context.global.sandbox {
         return Err(CliError::usage("the sandbox runs a controller already")
@@ -48,7 +51,8 @@ pub async fn run(context: &Context, args: ControllerArgs) -> Result<()> {
 /// Where signals cannot be received.
 pub fn stop_on_signal(stop: &CancellationToken) -> Result<()> {
     let handler = |kind| signal(kind).map_err(|error| CliError::failed(format!("wait for signals: {error}")));
-    let (mut terminate, mut interrupt) = (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
+    let (mut terminate, mut interrupt) =
+        (handler(SignalKind::terminate())?, handler(SignalKind::interrupt())?);
     let stop = stop.clone();
     tokio::spawn(async move {
         tokio::select! {

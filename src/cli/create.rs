@@ -1,6 +1,6 @@
 //! `dbctl create`.
 
-mod flags;
+pub mod flags;
 mod manifest;
 
 use std::io::Read as _;
@@ -92,7 +92,8 @@ impl CreateArgs {
 pub async fn run(context: &Context, args: CreateArgs) -> Result<()> {
     let file = args.read_file()?;
     let file = file.as_ref().map(|(name, text)| (name.as_str(), text.as_str()));
-    let database = manifest::build(args.name.as_deref(), &args.spec, file, context.global.namespace.as_deref())?;
+    let database =
+        manifest::build(args.name.as_deref(), &args.spec, file, context.global.namespace.as_deref())?;
     warn_of_even(context, database.spec.replicas);
     if args.dry_run == Some(DryRun::Client) {
         return report(context, &args, &database, "would be created (checked here only)");
@@ -107,7 +108,8 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<()> {
     {
         sandbox::software::install(context, home, database.spec.version)?;
     }
-    let params = PostParams { dry_run: args.dry_run.is_some(), field_manager: Some(FIELD_MANAGER.to_owned()) };
+    let params =
+        PostParams { dry_run: args.dry_run.is_some(), field_manager: Some(FIELD_MANAGER.to_owned()) };
     let doing = format!("create database {:?}", database.name_any());
     let created = match api.create(&params, &database).await {
         Ok(created) => created,
@@ -127,7 +129,11 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<()> {
             context.ui.data(super::connect::guide(context, &session, &ready).await?)?;
         }
     } else {
-        context.ui.note(format_args!("to see how it goes: {} status {}", context.invocation(), created.name_any()));
+        context.ui.note(format_args!(
+            "to see how it goes: {} status {}",
+            context.invocation(),
+            created.name_any()
+        ));
     }
     Ok(())
 }
@@ -168,7 +174,9 @@ async fn refuse_existing(
         session.namespace
     ));
     if existing.metadata.deletion_timestamp.is_some() {
-        return Err(error.hint(format!("it is being deleted: wait until `{command} status {name}` does not find it")));
+        return Err(
+            error.hint(format!("it is being deleted: wait until `{command} status {name}` does not find it"))
+        );
     }
     let phase = existing.status.and_then(|status| status.phase);
     let phase = phase.map_or_else(String::new, |phase| format!(", {phase}"));

@@ -83,7 +83,8 @@ pub async fn run(context: &Context, args: DeleteArgs) -> Result<()> {
     let session = Session::open(context).await?;
     let api: Api<Database> = Api::namespaced(session.client.clone(), &session.namespace);
     let doing = format!("delete database {:?}", args.name);
-    let data = data(&session, &args.name).await.map_err(|error| api_error::explain(&session, &doing, &error))?;
+    let data =
+        data(&session, &args.name).await.map_err(|error| api_error::explain(&session, &doing, &error))?;
     let purge = matches!(args.deletion_policy, Some(DeletionFlag::Delete));
     let database = match scale::get(context, &session, &api, &args.name, &doing).await {
         Ok(database) => database,
@@ -130,7 +131,10 @@ fn announce(context: &Context, session: &Session, database: &Database, policy: D
     let ui = &context.ui;
     let name = database.name_any();
     let members = output::count(database.spec.replicas, "member");
-    ui.note(format_args!("Deleting database {name:?} in namespace {:?} (deletion policy {policy:?}):", session.namespace));
+    ui.note(format_args!(
+        "Deleting database {name:?} in namespace {:?} (deletion policy {policy:?}):",
+        session.namespace
+    ));
     ui.note(format_args!("  goes: {members}, Services {name} and {name}-ro; nobody can connect any more"));
     let (word, gone) = match policy {
         DeletionPolicy::Retain => ("stays", false),
@@ -169,8 +173,11 @@ fn confirm(context: &Context, args: &DeleteArgs) -> Result<()> {
         return Ok(());
     }
     if !std::io::stdin().is_terminal() || !context.ui.is_live() {
-        return Err(CliError::refused(format!("database {:?} is not deleted: there is no terminal to ask at", args.name))
-            .hint("to delete it without being asked, add --yes"));
+        return Err(CliError::refused(format!(
+            "database {:?} is not deleted: there is no terminal to ask at",
+            args.name
+        ))
+        .hint("to delete it without being asked, add --yes"));
     }
     let typed: String = dialoguer::Input::new()
         .with_prompt(format!("Type the name ({}) to delete it", args.name))
@@ -180,7 +187,11 @@ fn confirm(context: &Context, args: &DeleteArgs) -> Result<()> {
     if typed.trim() == args.name {
         Ok(())
     } else {
-        Err(CliError::refused(format!("database {:?} is not deleted: {:?} is not its name", args.name, typed.trim())))
+        Err(CliError::refused(format!(
+            "database {:?} is not deleted: {:?} is not its name",
+            args.name,
+            typed.trim()
+        )))
     }
 }
 
@@ -197,7 +208,8 @@ async fn data(session: &Session, name: &str) -> Result<Data, kube::Error> {
         secrets.list_metadata(&labelled),
         config_maps.list_metadata(&labelled)
     )?;
-    let is_claim = |claim: &str| claim.strip_prefix("data-").is_some_and(|member| names.ordinal(member).is_some());
+    let is_claim =
+        |claim: &str| claim.strip_prefix("data-").is_some_and(|member| names.ordinal(member).is_some());
     let kept = names.patroni_objects();
     let mut data = Data {
         volumes: claims.iter().map(ResourceExt::name_any).filter(|claim| is_claim(claim)).collect(),
@@ -233,7 +245,9 @@ async fn remove_left_overs(
     let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let config_maps: Api<ConfigMap> = Api::namespaced(client, namespace);
     remove_all(&claims, &data.volumes).await.map_err(|error| api_error::explain(session, doing, &error))?;
-    remove_all(&config_maps, &data.config_maps).await.map_err(|error| api_error::explain(session, doing, &error))?;
+    remove_all(&config_maps, &data.config_maps)
+        .await
+        .map_err(|error| api_error::explain(session, doing, &error))?;
     remove_all(&secrets, &data.secrets).await.map_err(|error| api_error::explain(session, doing, &error))?;
     context.ui.note(format_args!("what database {name:?} left is deleted"));
     Ok(())
@@ -262,7 +276,8 @@ async fn wait(context: &Context, session: &Session, database: &Database, args: &
     let end = Instant::now() + args.timeout;
     loop {
         let (object, members) = tokio::join!(databases.get_opt(name), pods.list_metadata(&of_members));
-        let explain = |error| api_error::explain(session, &format!("wait until database {name:?} is gone"), &error);
+        let explain =
+            |error| api_error::explain(session, &format!("wait until database {name:?} is gone"), &error);
         let (object, members) = (object.map_err(explain)?, members.map_err(explain)?);
         let object = object.filter(|object| object.metadata.uid == database.metadata.uid);
         if object.is_none() && members.items.is_empty() {
@@ -270,14 +285,24 @@ async fn wait(context: &Context, session: &Session, database: &Database, args: &
             return Ok(());
         }
         let left: Vec<_> = members.iter().map(ResourceExt::name_any).collect();
-        let text = if left.is_empty() { "members have stopped".to_owned() } else { format!("stopping {}", left.join(", ")) };
+        let text = if left.is_empty() {
+            "members have stopped".to_owned()
+        } else {
+            format!("stopping {}", left.join(", "))
+        };
         steps.set("members", Step::Working, text);
         if Instant::now() >= end {
             steps.finish();
             let waited = humantime::format_duration(args.timeout);
             let held = object.map(|object| object.finalizers().join(", ")).filter(|held| !held.is_empty());
-            return Err(CliError::timed_out(format!("database {name:?} is not gone after {waited}; it still goes"))
-                .details(held.map(|held| format!("its finalizers {held} hold it: a controller must run to release them"))));
+            return Err(CliError::timed_out(format!(
+                "database {name:?} is not gone after {waited}; it still goes"
+            ))
+            .details(
+                held.map(|held| {
+                    format!("its finalizers {held} hold it: a controller must run to release them")
+                }),
+            ));
         }
         tokio::time::sleep(INTERVAL).await;
     }

@@ -91,7 +91,8 @@ fn render(databases: &[Database], namespaces: bool, wide: bool, now: jiff::Times
     }
     let row = |database: &Database| {
         let status = database.status.clone().unwrap_or_default();
-        let age = |time: Option<jiff::Timestamp>| time.map_or_else(|| "-".into(), |time| output::age(time, now));
+        let age =
+            |time: Option<jiff::Timestamp>| time.map_or_else(|| "-".into(), |time| output::age(time, now));
         let mut row = vec![
             database.name_any(),
             status.phase.map_or_else(|| "-".into(), |phase| phase.to_string()),
@@ -139,7 +140,14 @@ mod tests {
         .unwrap();
         let bare = Database { status: None, ..database.clone() };
         let now = "2026-11-22T10:05:00Z".parse().unwrap();
-        insta::assert_snapshot!(render(&[database.clone(), bare], false, false, now), @"");
-        insta::assert_snapshot!(render(&[database], true, true, now), @"");
+        insta::assert_snapshot!(render(&[database.clone(), bare], false, false, now), @"
+        NAME        PHASE      READY   PRIMARY       VERSION   LAST BACKUP   AGE
+        orders-db   Degraded   2/3     orders-db-1   18.6      -             5m
+        orders-db   -          -       -             -         -             5m
+        ");
+        insta::assert_snapshot!(render(&[database], true, true, now), @"
+        NAMESPACE   NAME        PHASE      READY   PRIMARY       VERSION   LAST BACKUP   AGE   STORAGE   SYNCHRONOUS   DELETION   PROBLEM
+        shop        orders-db   Degraded   2/3     orders-db-1   18.6      -             5m    10Gi      true          Retain     MemberNotReady
+        ");
     }
 }

@@ -259,7 +259,10 @@ mod tests {
     #[test]
     fn the_time_is_taken_off_and_lines_without_one_are_kept() {
         let line = split("db-0", "2026-11-22T10:00:00.123456789Z hello  there");
-        assert_eq!((line.time.as_str(), line.text.as_str()), ("2026-11-22T10:00:00.123456789Z", "hello  there"));
+        assert_eq!(
+            (line.time.as_str(), line.text.as_str()),
+            ("2026-11-22T10:00:00.123456789Z", "hello  there")
+        );
         let line = split("db-0", "no time here");
         assert_eq!((line.time.as_str(), line.text.as_str()), ("", "no time here"));
     }

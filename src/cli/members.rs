@@ -53,8 +53,9 @@ pub fn members(database: &Database, pods: &[Pod]) -> Vec<Member> {
     let names = Names(&name);
     let instances = database.status.as_ref().map(|status| status.instances.as_slice()).unwrap_or_default();
     let wanted = (0..database.spec.replicas).map(|ordinal| names.member(ordinal));
-    let mut all: Vec<String> =
-        wanted.chain(pods.iter().map(ResourceExt::name_any).filter(|pod| names.ordinal(pod).is_some())).collect();
+    let mut all: Vec<String> = wanted
+        .chain(pods.iter().map(ResourceExt::name_any).filter(|pod| names.ordinal(pod).is_some()))
+        .collect();
     all.sort_by_key(|member| names.ordinal(member));
     all.dedup();
     all.into_iter()
@@ -71,8 +72,7 @@ fn of(name: String, instance: Instance, pod: Option<&Pod>) -> Member {
         return Member { name, instance, story: "not made yet".to_owned(), ..Default::default() };
     };
     let status = pod.status.clone().unwrap_or_default();
-    let container =
-        status.container_statuses.iter().flatten().find(|container| container.name == CONTAINER);
+    let container = status.container_statuses.iter().flatten().find(|container| container.name == CONTAINER);
     Member {
         name,
         instance,
@@ -99,7 +99,8 @@ fn story(pod: &Pod) -> String {
         return "terminating".to_owned();
     }
     let Some(status) = &pod.status else { return "waiting".to_owned() };
-    let all = status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
+    let all =
+        status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
     for container in all {
         match &container.state {
             Some(ContainerState { waiting: Some(waiting), .. }) => {
@@ -110,16 +111,24 @@ fn story(pod: &Pod) -> String {
                 return with_message(reason, waiting.message.as_deref());
             }
             Some(ContainerState { terminated: Some(ended), .. }) if ended.exit_code != 0 => {
-                return with_message(&format!("ended with exit code {}", ended.exit_code), ended.message.as_deref());
+                return with_message(
+                    &format!("ended with exit code {}", ended.exit_code),
+                    ended.message.as_deref(),
+                );
             }
             _ => {}
         }
     }
-    let unscheduled = status.conditions.iter().flatten().find(|condition| {
-        condition.type_ == "PodScheduled" && condition.status == "False"
-    });
+    let unscheduled = status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
     if let Some(condition) = unscheduled {
-        return with_message(condition.reason.as_deref().unwrap_or("Unschedulable"), condition.message.as_deref());
+        return with_message(
+            condition.reason.as_deref().unwrap_or("Unschedulable"),
+            condition.message.as_deref(),
+        );
     }
     match status.phase.as_deref() {
         Some("Running") => String::new(),
@@ -175,7 +184,8 @@ mod tests {
         }))
         .unwrap();
         let named = |name: &str| {
-            let mut pod = pod(json!({ "phase": "Running", "conditions": [{ "type": "Ready", "status": "True" }] }));
+            let mut pod =
+                pod(json!({ "phase": "Running", "conditions": [{ "type": "Ready", "status": "True" }] }));
             pod.metadata.name = Some(name.to_owned());
             pod
         };

@@ -77,7 +77,14 @@ struct Global {
     verbose: u8,
 
     /// When output is coloured
-    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN", hide_possible_values = true)]
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "WHEN",
+        hide_possible_values = true
+    )]
     color: ColorChoice,
 }
 
@@ -146,10 +153,10 @@ pub fn command() -> clap::Command {
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
     let definition = command().color(clap_color(&args));
-    let parsed = definition.try_get_matches_from(args).and_then(|matches| Cli::from_arg_matches(&matches));
+    let parsed = definition.try_get_matches_from(&args).and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match parsed {
         Ok(cli) => cli,
-        Err(error) => return usage(error),
+        Err(error) => return usage(error, &args),
     };
     let ui = Ui::new(cli.global.color);
     let context = Context { global: cli.global, ui };
@@ -175,18 +182,25 @@ fn clap_color(args: &[OsString]) -> clap::ColorChoice {
 }
 
 /// Help, the version, or what is wrong with the command line.
-fn usage(mut error: clap::Error) -> ExitCode {
+fn usage(mut error: clap::Error, args: &[OsString]) -> ExitCode {
     let stray = match error.get(ContextKind::InvalidArg) {
         Some(ContextValue::String(text)) if error.kind() == ErrorKind::UnknownArgument => Some(text.clone()),
         _ => None,
     };
-    // A word that no flag took is most often the second half of a value with a space in it.
-    if stray.is_some_and(|text| !text.starts_with('-')) {
-        let tip = "a value with a space in it must be quoted, for example --hba 'host all all all md5'";
+    if let Some(tip) = stray.and_then(|stray| unquoted(&stray, args)) {
         error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
     }
     let _ = error.print();
     ExitCode::from(if error.use_stderr() { Outcome::Usage.code() } else { Outcome::Done.code() })
+}
+
+/// A word that no flag took is most often the second half of a value with a space in it.
+fn unquoted(stray: &str, args: &[OsString]) -> Option<String> {
+    let texts: Vec<_> = args.iter().map(|arg| arg.to_string_lossy()).collect();
+    let triple = texts.windows(3).find(|triple| triple[2] == stray && triple[0].starts_with("--"))?;
+    let value = output::shell_word(&format!("{} {stray}", triple[1]));
+    (!stray.starts_with('-') && !triple[1].starts_with('-'))
+        .then(|| format!("a value with a space in it must be quoted: {} {value}", triple[0]))
 }
 
 fn dispatch(context: &Context, command: Command) -> Result<ExitCode> {
@@ -285,6 +299,18 @@ mod tests {
             }
         }
         check(&command());
+    }
+
+    #[test]
+    fn a_value_that_was_not_quoted_is_recognized() {
+        let tip = |args: &[&str], stray| {
+            let args: Vec<OsString> = args.iter().map(Into::into).collect();
+            unquoted(stray, &args)
+        };
+        let quoted = tip(&["dbctl", "create", "a", "--storage", "5", "potatoes"], "potatoes").unwrap();
+        assert!(quoted.ends_with("--storage '5 potatoes'"), "{quoted}");
+        assert_eq!(tip(&["dbctl", "list", "extra"], "extra"), None);
+        assert_eq!(tip(&["dbctl", "create", "--wait", "a", "--bad"], "--bad"), None);
     }
 
     #[test]

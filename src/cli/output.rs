@@ -20,10 +20,13 @@ pub enum Document {
 /// # Errors
 /// Where it cannot be written as one.
 pub fn document(format: Document, object: &impl Serialize) -> Result<String> {
-    let mut value = serde_json::to_value(object).map_err(|error| CliError::failed(format!("write JSON: {error}")))?;
+    let mut value =
+        serde_json::to_value(object).map_err(|error| CliError::failed(format!("write JSON: {error}")))?;
     drop_managed_fields(&mut value);
     match format {
-        Document::Yaml => serde_yaml::to_string(&value).map_err(|error| CliError::failed(format!("write YAML: {error}"))),
+        Document::Yaml => {
+            serde_yaml::to_string(&value).map_err(|error| CliError::failed(format!("write YAML: {error}")))
+        }
         Document::Json => serde_json::to_string_pretty(&value)
             .map(|text| text + "\n")
             .map_err(|error| CliError::failed(format!("write JSON: {error}"))),

@@ -40,11 +40,15 @@ pub struct ScaleArgs {
 /// Where the number is not allowed, there is no such database, or, with --wait, it is not ready in time.
 pub async fn run(context: &Context, args: ScaleArgs) -> Result<()> {
     let name = &args.name;
-    let replicas: i32 = args.replicas.parse().ok().filter(|n| (1..=REPLICAS_MAX).contains(n)).ok_or_else(|| {
-        CliError::usage(format!("failed to scale database {name:?}: nothing was changed"))
-            .details([format!("spec.replicas (--replicas): {:?} is not allowed: a whole number, 1 to {REPLICAS_MAX}", args.replicas)])
-            .hint(format!("for example: {} scale {name} --replicas 3", context.invocation()))
-    })?;
+    let replicas: i32 =
+        args.replicas.parse().ok().filter(|n| (1..=REPLICAS_MAX).contains(n)).ok_or_else(|| {
+            CliError::usage(format!("failed to scale database {name:?}: nothing was changed"))
+                .details([format!(
+                    "spec.replicas (--replicas): {:?} is not allowed: a whole number, 1 to {REPLICAS_MAX}",
+                    args.replicas
+                )])
+                .hint(format!("for example: {} scale {name} --replicas 3", context.invocation()))
+        })?;
     create::warn_of_even(context, replicas);
     let session = Session::open(context).await?;
     let doing = format!("scale database {name:?}");
@@ -57,7 +61,8 @@ pub async fn run(context: &Context, args: ScaleArgs) -> Result<()> {
         context.ui.note(format_args!("database {name:?} has {} already", output::count(replicas, "member")));
     } else {
         let patch = json!({ "spec": { "replicas": replicas } });
-        let params = PatchParams { field_manager: Some(create::FIELD_MANAGER.to_owned()), ..Default::default() };
+        let params =
+            PatchParams { field_manager: Some(create::FIELD_MANAGER.to_owned()), ..Default::default() };
         let scaled = api.patch_scale(name, &params, &Patch::Merge(&patch)).await;
         scaled.map_err(|error| api_error::explain(&session, &doing, &error))?;
         context.ui.note(format_args!(
@@ -91,7 +96,13 @@ pub async fn get(
 }
 
 /// There is no such database, or no such kind: a list tells.
-async fn missing(context: &Context, session: &Session, api: &Api<Database>, name: &str, doing: &str) -> CliError {
+async fn missing(
+    context: &Context,
+    session: &Session,
+    api: &Api<Database>,
+    name: &str,
+    doing: &str,
+) -> CliError {
     let list = match api.list(&Default::default()).await {
         Ok(list) => list,
         Err(error) => return api_error::explain(session, doing, &error),

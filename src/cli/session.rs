@@ -80,12 +80,12 @@ impl Session {
     fn connect(context: &Context, mut config: Config, place: Place) -> Result<Self> {
         config.default_retry = false;
         config.connect_timeout = Some(CONNECT_TIMEOUT);
-        let namespace =
-            context.global.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
+        let namespace = context.global.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
         let build = |config: Config| {
             Client::try_from(config).map_err(|error| CliError::failed(format!("make an API client: {error}")))
         };
-        let streaming = build(Config { read_timeout: None, ..config.clone() })?;
+        config.read_timeout = None;
+        let streaming = build(config.clone())?;
         config.read_timeout = Some(READ_TIMEOUT);
         Ok(Self { client: build(config)?, streaming, namespace, place })
     }
@@ -98,15 +98,16 @@ async fn from_kubeconfig(path: &std::path::Path, context: Option<&str>) -> Resul
 }
 
 /// The kubeconfig files that are looked at, as kubectl does: the flag, then KUBECONFIG, then the user's own.
-fn kubeconfig_paths(flag: Option<&PathBuf>, env: Option<std::ffi::OsString>, home: Option<PathBuf>) -> Vec<PathBuf> {
+fn kubeconfig_paths(
+    flag: Option<&PathBuf>,
+    env: Option<std::ffi::OsString>,
+    home: Option<PathBuf>,
+) -> Vec<PathBuf> {
     if let Some(path) = flag {
         return vec![path.clone()];
     }
-    let listed: Vec<_> = env
-        .iter()
-        .flat_map(std::env::split_paths)
-        .filter(|path| !path.as_os_str().is_empty())
-        .collect();
+    let listed: Vec<_> =
+        env.iter().flat_map(std::env::split_paths).filter(|path| !path.as_os_str().is_empty()).collect();
     if listed.is_empty() { home.map(|home| home.join(".kube/config")).into_iter().collect() } else { listed }
 }
 

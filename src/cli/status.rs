@@ -90,7 +90,10 @@ fn verdict(database: &Database) -> Result<()> {
 pub fn is_ready(database: &Database) -> bool {
     database.status.as_ref().is_some_and(|status| {
         status.observed_generation >= database.metadata.generation
-            && status.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+            && status
+                .conditions
+                .iter()
+                .any(|condition| condition.type_ == "Ready" && condition.status == "True")
     })
 }
 
@@ -104,7 +107,8 @@ async fn snapshot(context: &Context, session: &Session, name: &str) -> Result<Sn
     let events: Api<Event> = Api::namespaced(client(), namespace);
     let of_members = ListParams::default().labels(&members::selector(name));
     let of_database = ListParams::default().labels(&format!("{LABEL_DATABASE}={name}"));
-    let about = ListParams::default().fields(&format!("involvedObject.kind=Database,involvedObject.name={name}"));
+    let about =
+        ListParams::default().fields(&format!("involvedObject.kind=Database,involvedObject.name={name}"));
     let doing = format!("read the status of database {name:?}");
     let (database, pods, services, events) = tokio::join!(
         databases.get_opt(name),
@@ -114,7 +118,12 @@ async fn snapshot(context: &Context, session: &Session, name: &str) -> Result<Sn
     );
     let database = match database {
         Ok(Some(database)) => database,
-        Ok(None) => return Err(scale::get(context, session, &databases, name, &doing).await.err().unwrap_or_else(|| CliError::failed(doing))),
+        Ok(None) => {
+            return Err(scale::get(context, session, &databases, name, &doing)
+                .await
+                .err()
+                .unwrap_or_else(|| CliError::failed(doing)));
+        }
         Err(error) => return Err(api_error::explain(session, &doing, &error)),
     };
     let explain = |error| api_error::explain(session, &doing, &error);

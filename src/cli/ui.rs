@@ -127,8 +127,7 @@ impl Ui {
 
     /// Says on standard error why a command ends.
     pub fn error(&self, error: &CliError) {
-        let text =
-            error.render(&self.paint_err(Tone::Bad, "error:"), &self.paint_err(Tone::Strong, "hint:"));
+        let text = error.render(&self.paint_err(Tone::Bad, "error:"), &self.paint_err(Tone::Strong, "hint:"));
         let _ = io::stderr().write_all(text.as_bytes());
     }
 }

@@ -104,6 +104,7 @@ pub async fn until_ready(
             },
             _ = tick.tick() => {}
             () = tokio::time::sleep_until(end) => {
+                steps.set("ready", Step::Failed, "not ready in time");
                 steps.finish();
                 return Err(too_late(context, &name, timeout, &seen, trouble.as_ref()));
             }
@@ -122,6 +123,7 @@ pub async fn until_ready(
                 return Ok(database.clone());
             }
             Verdict::Stuck(message) => {
+                steps.set("ready", Step::Failed, format!("{name} cannot become ready"));
                 steps.finish();
                 return Err(CliError::failed(format!("bring up database {name:?}: {message}"))
                     .hint(format!("see more with {} status {name}", context.invocation())));
@@ -135,9 +137,14 @@ pub async fn until_ready(
 fn check_sandbox(context: &Context, session: &Session, name: &str) -> Result<()> {
     let Some(home) = session.place.sandbox() else { return Ok(()) };
     match Daemon::new(home.clone()).state() {
-        Ok(State::Stopped) => Err(CliError::failed(format!("wait for database {name:?}: the sandbox has stopped"))
-            .hint(format!("what was written is kept: {} status {name} starts the sandbox again", context.invocation()))
-            .hint("see why it stopped with `dbctl sandbox logs`")),
+        Ok(State::Stopped) => {
+            Err(CliError::failed(format!("wait for database {name:?}: the sandbox has stopped"))
+                .hint(format!(
+                    "what was written is kept: {} status {name} starts the sandbox again",
+                    context.invocation()
+                ))
+                .hint("see why it stopped with `dbctl sandbox logs`"))
+        }
         _ => Ok(()),
     }
 }
@@ -186,12 +193,17 @@ fn show(steps: &mut Steps, database: &Database, members: &[Member]) {
         let role = member.instance.role.as_deref();
         if member.ready && role.is_some() {
             let role = role.unwrap_or_default();
-            steps.set(&member.name, Step::Done, format!("{}: {role}, {}{place}", member.name, member.state()));
+            steps.set(
+                &member.name,
+                Step::Done,
+                format!("{}: {role}, {}{place}", member.name, member.state()),
+            );
         } else {
             steps.set(&member.name, Step::Working, format!("{}: {}", member.name, member.state()));
         }
     }
-    let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready" && condition.status != "True");
+    let ready =
+        status.conditions.iter().find(|condition| condition.type_ == "Ready" && condition.status != "True");
     if let Some(ready) = ready {
         steps.set("ready", Step::Working, ready.message.clone());
     }

@@ -149,9 +149,8 @@ pub fn wait_for<E>(limit: Duration, mut condition: impl FnMut() -> Result<bool, 
 
 /// Whether a process of that id exists.
 pub fn exists(pid: i32) -> bool {
-    Pid::from_raw(pid).is_some_and(|pid| {
-        !matches!(rustix::process::test_kill_process(pid), Err(rustix::io::Errno::SRCH))
-    })
+    Pid::from_raw(pid)
+        .is_some_and(|pid| !matches!(rustix::process::test_kill_process(pid), Err(rustix::io::Errno::SRCH)))
 }
 
 /// Writes a file so that readers see the old content or the new one, never a part.

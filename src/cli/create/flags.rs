@@ -301,12 +301,21 @@ mod tests {
         for (args, expected) in [
             (vec!["--replicas", "3"], json!({ "replicas": 3 })),
             (vec!["--replicas", "three"], json!({ "replicas": "three" })),
-            (vec!["--storage", "5Gi", "--storage-class", "fast"], json!({ "storage": { "size": "5Gi", "storageClassName": "fast" } })),
+            (
+                vec!["--storage", "5Gi", "--storage-class", "fast"],
+                json!({ "storage": { "size": "5Gi", "storageClassName": "fast" } }),
+            ),
             (vec!["--deletion-policy", "Delete"], json!({ "deletionPolicy": "Delete" })),
             (vec!["--no-synchronous"], json!({ "synchronous": false })),
             (vec!["--no-synchronous", "--synchronous"], json!({ "synchronous": true })),
-            (vec!["--parameter", "a=1", "--parameter", "b=x=y"], json!({ "parameters": { "a": "1", "b": "x=y" } })),
-            (vec!["--cpu", "1", "--memory-limit", "1Gi"], json!({ "resources": { "requests": { "cpu": "1" }, "limits": { "memory": "1Gi" } } })),
+            (
+                vec!["--parameter", "a=1", "--parameter", "b=x=y"],
+                json!({ "parameters": { "a": "1", "b": "x=y" } }),
+            ),
+            (
+                vec!["--cpu", "1", "--memory-limit", "1Gi"],
+                json!({ "resources": { "requests": { "cpu": "1" }, "limits": { "memory": "1Gi" } } }),
+            ),
             (
                 vec!["--toleration", "a=b:NoExecute", "--toleration", "c"],
                 json!({ "placement": { "tolerations": [
@@ -314,7 +323,10 @@ mod tests {
                     { "key": "c", "operator": "Exists" },
                 ] } }),
             ),
-            (vec!["--backup-destination", "s3://b"], json!({ "backup": { "destination": "s3://b", "enabled": true } })),
+            (
+                vec!["--backup-destination", "s3://b"],
+                json!({ "backup": { "destination": "s3://b", "enabled": true } }),
+            ),
             (vec!["--no-backup"], json!({ "backup": { "enabled": false } })),
             (vec!["--restore-from", "s3://b/x"], json!({ "restoreFrom": { "destination": "s3://b/x" } })),
             (vec!["--restore-from", "orders-db"], json!({ "restoreFrom": { "database": "orders-db" } })),

@@ -58,16 +58,19 @@ fn refuse(name: &str, source: Option<&str>, wrong: Vec<Violation>) -> CliError {
         Some(flag) if source.is_none() => format!("{} ({flag}): {}", violation.field, violation.message),
         _ => violation.to_string(),
     });
-    CliError::usage(format!("failed to create database {name:?}{from}: it is not valid, and nothing was made"))
-        .details(lines)
-        .hint("correct it and try again; `dbctl create --help` lists the fields")
+    CliError::usage(format!(
+        "failed to create database {name:?}{from}: it is not valid, and nothing was made"
+    ))
+    .details(lines)
+    .hint("correct it and try again; `dbctl create --help` lists the fields")
 }
 
 /// Reads the one document of a file.
 fn parse(source: &str, text: &str) -> Result<Value> {
     let bad = |problem: String| {
-        CliError::usage(format!("failed to read {source}: {problem}; nothing was made"))
-            .hint(format!("it must hold one object of kind {KIND}, apiVersion {API_VERSION}, in YAML or JSON"))
+        CliError::usage(format!("failed to read {source}: {problem}; nothing was made")).hint(format!(
+            "it must hold one object of kind {KIND}, apiVersion {API_VERSION}, in YAML or JSON"
+        ))
     };
     let mut documents = Vec::new();
     for document in serde_yaml::Deserializer::from_str(text) {
@@ -79,7 +82,10 @@ fn parse(source: &str, text: &str) -> Result<Value> {
     let problem = match documents.as_slice() {
         [one] if one["kind"] == "List" => match one["items"].as_array().map(Vec::as_slice) {
             Some([item]) => return Ok(item.clone()),
-            items => format!("it holds a List of {} objects, and one Database is created at a time", items.map_or(0, <[Value]>::len)),
+            items => format!(
+                "it holds a List of {} objects, and one Database is created at a time",
+                items.map_or(0, <[Value]>::len)
+            ),
         },
         [one @ Value::Object(_)] => return Ok(one.clone()),
         [_] => "it holds plain text, not an object with fields".to_owned(),
@@ -134,7 +140,10 @@ fn place(object: &mut Value, name: Option<&str>, namespace: Option<&str>, wrong:
                 meta.insert(field.to_owned(), json!(given));
             }
             (Some(given), Some(there)) if there != given => {
-                wrong.push(violation(format!("metadata.{field}"), format!("the file says {there}, the command line {given:?}")));
+                wrong.push(violation(
+                    format!("metadata.{field}"),
+                    format!("the file says {there}, the command line {given:?}"),
+                ));
             }
             _ => {}
         }
@@ -152,21 +161,26 @@ fn check_fields(spec: &Value) -> Vec<Violation> {
     check_known(schema, spec, "spec", &mut wrong);
     let parse = |value: &Value, parse: fn(Value) -> Option<String>| parse(value.clone());
     match &spec["version"] {
-        Value::Null => wrong.push(violation("spec.version", format!("is missing: for example \"{}\"", PgVersion::EXAMPLE))),
+        Value::Null => wrong
+            .push(violation("spec.version", format!("is missing: for example \"{}\"", PgVersion::EXAMPLE))),
         Value::Number(number) => wrong.push(violation(
             "spec.version",
             format!("{number} is a number here: put it in quotes, for example \"{}\"", PgVersion::EXAMPLE),
         )),
         text => wrong.extend(
-            parse(text, |value| serde_json::from_value::<PgVersion>(value).err().map(|error| error.to_string()))
-                .map(|message| violation("spec.version", message)),
+            parse(text, |value| {
+                serde_json::from_value::<PgVersion>(value).err().map(|error| error.to_string())
+            })
+            .map(|message| violation("spec.version", message)),
         ),
     }
     match &spec["storage"]["size"] {
         Value::Null => wrong.push(violation("spec.storage.size", "is missing: for example \"10Gi\"")),
         text => wrong.extend(
-            parse(text, |value| serde_json::from_value::<Quantity>(value).err().map(|error| error.to_string()))
-                .map(|message| violation("spec.storage.size", message)),
+            parse(text, |value| {
+                serde_json::from_value::<Quantity>(value).err().map(|error| error.to_string())
+            })
+            .map(|message| violation("spec.storage.size", message)),
         ),
     }
     match &spec["replicas"] {
@@ -276,7 +290,8 @@ spec:
 
     #[test]
     fn an_export_of_a_server_can_be_created_again() {
-        let text = GOOD.replace("{name: orders-db}", "{name: orders-db, uid: u, resourceVersion: \"7\", generation: 2}");
+        let text = GOOD
+            .replace("{name: orders-db}", "{name: orders-db, uid: u, resourceVersion: \"7\", generation: 2}");
         let database = from_file(&(text + "status: {phase: Running}\n")).unwrap();
         assert_eq!((database.metadata.uid, database.metadata.resource_version), (None, None));
         assert!(database.status.is_none());
@@ -313,7 +328,8 @@ spec:
 
     #[test]
     fn everything_wrong_is_named_at_once() {
-        let text = refused(&GOOD.replace("16.3", "x").replace("50Gi", "y").replace("replicas: 3", "replicas: z"));
+        let text =
+            refused(&GOOD.replace("16.3", "x").replace("50Gi", "y").replace("replicas: 3", "replicas: z"));
         for field in ["spec.version", "spec.storage.size", "spec.replicas"] {
             assert!(text.contains(field), "{text}");
         }

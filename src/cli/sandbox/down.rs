@@ -17,7 +17,11 @@ pub fn run(context: &Context, home: &Home, timeout: Duration) -> Result<()> {
     // Nobody may start it anew in the middle of this.
     let _guard = daemon.hold_start().map_err(CliError::failed)?;
     let stopped = stop(context, home, &daemon, timeout)?;
-    context.ui.note(if stopped { "the sandbox is stopped; its databases are kept" } else { "the sandbox does not run" });
+    context.ui.note(if stopped {
+        "the sandbox is stopped; its databases are kept"
+    } else {
+        "the sandbox does not run"
+    });
     Ok(())
 }
 

@@ -21,8 +21,10 @@ const INTERVAL: Duration = Duration::from_millis(200);
 pub fn run(context: &Context, home: &Home, follow: bool, tail: Option<usize>) -> Result<()> {
     let path = Daemon::new(home.clone()).log_path();
     let fail = |error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound => CliError::not_found(format!("there is no sandbox in {} yet", home.root().display()))
-            .hint("start it: dbctl sandbox up"),
+        io::ErrorKind::NotFound => {
+            CliError::not_found(format!("there is no sandbox in {} yet", home.root().display()))
+                .hint("start it: dbctl sandbox up")
+        }
         _ => CliError::failed(format!("read {}: {error}", path.display())),
     };
     let mut file = File::open(&path).map_err(fail)?;

@@ -36,7 +36,9 @@ pub enum NetworkError {
         source: io::Error,
     },
     /// Somebody else has it.
-    #[error("use the network 127.{network}.0.0/16 that this sandbox has had: {address} is in use; stop what uses it, or give this sandbox up with `dbctl sandbox reset`")]
+    #[error(
+        "use the network 127.{network}.0.0/16 that this sandbox has had: {address} is in use; stop what uses it, or give this sandbox up with `dbctl sandbox reset`"
+    )]
     Taken {
         /// The second byte.
         network: u8,
@@ -135,7 +137,10 @@ mod tests {
         assert_ne!(first.network, second.network);
         let kept = first.network;
         let refused = hold(dirs[0].path()).unwrap_err();
-        assert!(matches!(refused, NetworkError::Taken { network, .. } if network == kept.network), "{refused}");
+        assert!(
+            matches!(refused, NetworkError::Taken { network, .. } if network == kept.network),
+            "{refused}"
+        );
         drop(first);
         assert_eq!(hold(dirs[0].path()).unwrap().network, kept);
     }

@@ -34,7 +34,11 @@ pub fn run(context: &Context, home: &Home, yes: bool) -> Result<()> {
         }
     }
     drop(guard);
-    context.ui.note(format_args!("the sandbox is deleted; installed software stays in {}", home.cache().display()));
+    // Only where it is empty.
+    let _ = std::fs::remove_dir(home.root());
+    context
+        .ui
+        .note(format_args!("the sandbox is deleted; installed software stays in {}", home.cache().display()));
     Ok(())
 }
 

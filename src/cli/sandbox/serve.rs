@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, ServiceAccount};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{Patch, PatchParams};
+use kube::api::{ListParams, Patch, PatchParams};
 use kube::config::AuthInfo;
 use kube::runtime::wait::{await_condition, conditions};
 use kube::{Api, Client, Config, ResourceExt};
@@ -54,7 +54,8 @@ pub fn run(context: &Context, home: &Home, background: bool) -> Result<()> {
         Ok(()) => tracing::info!("the sandbox has stopped"),
         Err(error) => tracing::error!("the sandbox ends: {}", error.message),
     }
-    result
+    // In the background the log has said it; at a terminal it is said once more, as every command does.
+    if background { result.map_err(|error| CliError::silent(error.outcome)) } else { result }
 }
 
 /// What stops what: pods shut down while the API still answers, and nothing reacts to their going.
@@ -172,9 +173,10 @@ fn spawn<E: Display + Send>(
 async fn await_ready(client: &Client, parts: &mut Parts) -> Result<()> {
     let nodes: Api<Node> = Api::all(client.clone());
     let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), "default");
+    let all = ListParams::default();
     let ready = async {
         loop {
-            let (nodes, account) = tokio::join!(nodes.list(&Default::default()), accounts.get_opt("default"));
+            let (nodes, account) = tokio::join!(nodes.list(&all), accounts.get_opt("default"));
             let node = nodes.is_ok_and(|nodes| nodes.iter().any(is_ready));
             if node && account.is_ok_and(|account| account.is_some()) {
                 return;

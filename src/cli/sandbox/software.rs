@@ -6,10 +6,10 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::api::PgVersion;
+use crate::cli::Context;
 use crate::cli::controller::DEFAULT_IMAGE;
 use crate::cli::error::{CliError, Outcome, Result};
 use crate::cli::ui::{Tone, Ui};
-use crate::cli::Context;
 use crate::sandbox::home::Home;
 use crate::sandbox::provision::{Image, Progress, ProvisionError, Provisioner};
 

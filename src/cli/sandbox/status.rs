@@ -52,10 +52,16 @@ async fn show(context: &Context, home: &Home, record: &Record) -> Result<()> {
     let (databases, pods) = tokio::join!(databases.list(&params), pods.list(&params));
     let explain = |error| api_error::explain(&session, "read what runs in the sandbox", &error);
     let (databases, pods) = (databases.map_err(explain)?, pods.map_err(explain)?);
-    let running = pods.iter().filter(|pod| pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running"));
+    let running =
+        pods.iter().filter(|pod| pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running"));
     let mut page = String::new();
     let age = output::age(record.started, jiff::Timestamp::now());
-    let _ = writeln!(page, "sandbox    {} for {age}, process {}", context.ui.paint(Tone::Good, "running"), record.pid);
+    let _ = writeln!(
+        page,
+        "sandbox    {} for {age}, process {}",
+        context.ui.paint(Tone::Good, "running"),
+        record.pid
+    );
     let _ = writeln!(page, "version    dbctl {}{}", record.version, build_note(record));
     let _ = writeln!(page, "home       {}", home.root().display());
     let _ = writeln!(page, "api        {}", record.server);
@@ -69,10 +75,19 @@ async fn show(context: &Context, home: &Home, record: &Record) -> Result<()> {
             format!("{}/{} ({phase})", database.namespace().unwrap_or_default(), database.name_any())
         })
         .collect();
-    let _ = writeln!(page, "databases  {}", if names.is_empty() { "none".to_owned() } else { names.join(", ") });
+    let _ =
+        writeln!(page, "databases  {}", if names.is_empty() { "none".to_owned() } else { names.join(", ") });
     let installed: Vec<_> =
         Provisioner::new(home.cache()).installed().iter().map(ToString::to_string).collect();
-    let _ = writeln!(page, "installed  {}", if installed.is_empty() { "nothing yet".to_owned() } else { format!("PostgreSQL {}", installed.join(", ")) });
+    let _ = writeln!(
+        page,
+        "installed  {}",
+        if installed.is_empty() {
+            "nothing yet".to_owned()
+        } else {
+            format!("PostgreSQL {}", installed.join(", "))
+        }
+    );
     context.ui.data(page)
 }
 

@@ -17,7 +17,13 @@ use crate::cli::{Context, events, output};
 const EVENTS: usize = 5;
 
 /// The whole page.
-pub fn status(context: &Context, session: &Session, snapshot: &Snapshot, wide: bool, now: jiff::Timestamp) -> String {
+pub fn status(
+    context: &Context,
+    session: &Session,
+    snapshot: &Snapshot,
+    wide: bool,
+    now: jiff::Timestamp,
+) -> String {
     let Some(database) = &snapshot.database else { return String::new() };
     let none = DatabaseStatus::default();
     let status = database.status.as_ref().unwrap_or(&none);
@@ -34,7 +40,13 @@ pub fn status(context: &Context, session: &Session, snapshot: &Snapshot, wide: b
     page
 }
 
-fn header(page: &mut String, context: &Context, database: &Database, status: &DatabaseStatus, now: jiff::Timestamp) {
+fn header(
+    page: &mut String,
+    context: &Context,
+    database: &Database,
+    status: &DatabaseStatus,
+    now: jiff::Timestamp,
+) {
     let ui = &context.ui;
     let phase = match status.phase {
         Some(phase) => phase.to_string(),
@@ -49,7 +61,9 @@ fn header(page: &mut String, context: &Context, database: &Database, status: &Da
     let ready = status.ready.clone().unwrap_or_else(|| format!("0/{}", spec.replicas));
     let age = database.creation_timestamp().map(|time| output::age(time.0, now)).unwrap_or_default();
     let version = match &status.version {
-        Some(running) if *running != spec.version.to_string() => format!("{running} (asked for: {})", spec.version),
+        Some(running) if *running != spec.version.to_string() => {
+            format!("{running} (asked for: {})", spec.version)
+        }
         _ => spec.version.to_string(),
     };
     let _ = writeln!(page, "{}  {}", ui.paint(Tone::Strong, database.name_any()), ui.paint(tone, phase));
@@ -60,14 +74,23 @@ fn header(page: &mut String, context: &Context, database: &Database, status: &Da
     } else {
         "asynchronous: a failover may lose the last commits"
     };
-    let _ = writeln!(page, "PostgreSQL {version}, {ready} members ready, {} each, age {age}", spec.storage.size);
+    let _ =
+        writeln!(page, "PostgreSQL {version}, {ready} members ready, {} each, age {age}", spec.storage.size);
     let _ = writeln!(page, "{commits}; deletion policy {:?}", spec.deletion_policy);
     match status.observed_generation {
         None => {
-            let _ = writeln!(page, "{}", ui.paint(Tone::Warning, "no controller has answered yet: is one running (dbctl controller)?"));
+            let _ = writeln!(
+                page,
+                "{}",
+                ui.paint(Tone::Warning, "no controller has answered yet: is one running (dbctl controller)?")
+            );
         }
         Some(seen) if Some(seen) < database.metadata.generation => {
-            let _ = writeln!(page, "{}", ui.paint(Tone::Warning, "the controller has not answered the newest change yet"));
+            let _ = writeln!(
+                page,
+                "{}",
+                ui.paint(Tone::Warning, "the controller has not answered the newest change yet")
+            );
         }
         Some(_) => {}
     }
@@ -103,12 +126,20 @@ fn member_table(members: &[Member], wide: bool, now: jiff::Timestamp) -> String 
 }
 
 /// The conditions that are not as they should be; all of them where more is asked for.
-fn conditions(page: &mut String, context: &Context, status: &DatabaseStatus, wide: bool, now: jiff::Timestamp) {
+fn conditions(
+    page: &mut String,
+    context: &Context,
+    status: &DatabaseStatus,
+    wide: bool,
+    now: jiff::Timestamp,
+) {
     let fine = |status: &str, reason: &str| status == "True" || reason == reason::BACKUPS_DISABLED;
     let mut first = true;
     for kind in ConditionType::ALL {
         let kind = kind.to_string();
-        let Some(condition) = status.conditions.iter().find(|condition| condition.type_ == kind) else { continue };
+        let Some(condition) = status.conditions.iter().find(|condition| condition.type_ == kind) else {
+            continue;
+        };
         let fine = fine(&condition.status, &condition.reason);
         if fine && !wide {
             continue;
