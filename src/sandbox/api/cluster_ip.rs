@@ -1,0 +1,147 @@
+//! Addresses of Services: each is one Service's alone.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::sync::{Arc, MutexGuard, PoisonError};
+
+use serde_json::{Value, json};
+
+use super::body::meta;
+use super::call::{App, Call};
+use super::failure::Failure;
+use super::registry::Resource;
+use crate::sandbox::object::FieldError;
+
+/// Addresses taken for a Service that is about to be made; given back unless it is.
+#[derive(Debug)]
+pub struct Reservation {
+    app: Arc<App>,
+    taken: Option<u8>,
+}
+
+impl Reservation {
+    /// The Service was made.
+    pub fn keep(mut self) {
+        self.taken = None;
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if let Some(last) = self.taken {
+            used(&self.app).remove(&last);
+        }
+    }
+}
+
+fn used(app: &App) -> MutexGuard<'_, BTreeSet<u8>> {
+    app.service_ips.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The last byte of an address in the range.
+fn last_byte(app: &App, address: &str) -> Option<u8> {
+    let [a, b, c, last] = address.parse::<Ipv4Addr>().ok()?.octets();
+    let prefix = app.service_prefix.octets();
+    (prefix[..3] == [a, b, c] && (1..=254).contains(&last)).then_some(last)
+}
+
+fn text<'a>(service: &'a Value, pointer: &str) -> &'a str {
+    service.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// Gives a new Service its address: the one it names, or any; none where it is headless. Other kinds pass.
+///
+/// # Errors
+/// 422 where the address is taken or out of range, 500 where all are taken.
+pub fn reserve(call: &Call, service: &mut Value) -> Result<Reservation, Failure> {
+    let mut reservation = Reservation { app: Arc::clone(&call.app), taken: None };
+    if &*call.resource.storage != "/services" || text(service, "/spec/type") == "ExternalName" {
+        return Ok(reservation);
+    }
+    let wanted = text(service, "/spec/clusterIP").to_owned();
+    let address = match wanted.as_str() {
+        "None" => wanted,
+        "" => {
+            let last = take_any(&call.app)?;
+            reservation.taken = Some(last);
+            let [a, b, c, _] = call.app.service_prefix.octets();
+            Ipv4Addr::new(a, b, c, last).to_string()
+        }
+        _ => {
+            reservation.taken = Some(take(call, service, &wanted)?);
+            wanted
+        }
+    };
+    if let Some(spec) = service.get_mut("spec").and_then(Value::as_object_mut) {
+        spec.insert("clusterIP".into(), address.as_str().into());
+        spec.insert("clusterIPs".into(), json!([address]));
+        spec.entry("ipFamilies").or_insert_with(|| json!(["IPv4"]));
+        spec.entry("ipFamilyPolicy").or_insert_with(|| json!("SingleStack"));
+    }
+    Ok(reservation)
+}
+
+/// Any free address: the one after the highest, so that an address comes back as late as possible.
+fn take_any(app: &App) -> Result<u8, Failure> {
+    let mut used = used(app);
+    let after = used.last().map_or(1, |last| last.saturating_add(1));
+    let free = (after..=254).chain(1..=254).find(|last| !used.contains(last));
+    let last = free.ok_or_else(|| Failure::internal("failed to allocate a serviceIP: range is full"))?;
+    used.insert(last);
+    Ok(last)
+}
+
+fn take(call: &Call, service: &Value, wanted: &str) -> Result<u8, Failure> {
+    let refuse = |why: String| {
+        let error = FieldError::invalid("spec.clusterIPs", &json!([wanted]), &why);
+        Failure::invalid(&call.resource, meta(service, "name"), &[error])
+    };
+    let Some(last) = last_byte(&call.app, wanted) else {
+        return Err(refuse(format!(
+            "failed to allocate IP {wanted}: the provided IP ({wanted}) is not in the valid range. The range of valid \
+             IPs is {}/24",
+            call.app.service_prefix
+        )));
+    };
+    if used(&call.app).insert(last) {
+        Ok(last)
+    } else {
+        Err(refuse(format!("failed to allocate IP {wanted}: provided IP is already allocated")))
+    }
+}
+
+/// A replacement that does not name the address keeps it.
+pub fn carry_over(resource: &Resource, new: &mut Value, live: &Value) {
+    if &*resource.storage != "/services" || text(new, "/spec/type") == "ExternalName" {
+        return;
+    }
+    let Some(spec) = new.get_mut("spec").and_then(Value::as_object_mut) else { return };
+    for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+        let missing = spec.get(field).is_none_or(|value| value.is_null() || value == "");
+        if missing && let Some(value) = live.pointer(&format!("/spec/{field}")) {
+            spec.insert(field.to_owned(), value.clone());
+        }
+    }
+}
+
+/// Gives back the address of a Service that is gone.
+pub fn release(app: &App, service: &Value) {
+    if let Some(last) = last_byte(app, text(service, "/spec/clusterIP")) {
+        used(app).remove(&last);
+    }
+}
+
+/// Takes the addresses of the Services that are there.
+///
+/// # Errors
+/// Where they cannot be read.
+pub fn load(app: &App) -> Result<(), Failure> {
+    let services = app.builtin("", "services")?;
+    for (_, record) in app.store.list(&services.storage, "", None).items {
+        let service = services.load(&record)?;
+        if let Some(last) = last_byte(app, text(&service, "/spec/clusterIP")) {
+            used(app).insert(last);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,209 @@
+//! What a client is told when it does not get what it asked for: `metav1.Status`.
+
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use serde_json::{Value, json};
+
+use super::registry::Resource;
+use super::store::{StoreError, TooOld, WriteError};
+use crate::sandbox::object::{self, FieldError, error::status};
+
+/// A refusal, with its HTTP status code and `Status` body.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    code: u16,
+    body: Value,
+    retry_after: Option<u32>,
+}
+
+impl Failure {
+    /// A body that is ready; its code is the HTTP status too.
+    pub fn from_status(body: Value) -> Self {
+        let code = body.get("code").and_then(Value::as_u64).and_then(|code| u16::try_from(code).ok());
+        Self { code: code.unwrap_or(500), body, retry_after: None }
+    }
+
+    fn new(code: u16, reason: &str, message: &str, details: Value) -> Self {
+        Self::from_status(status(code, reason, message, details))
+    }
+
+    /// 400.
+    pub fn bad_request(message: impl AsRef<str>) -> Self {
+        Self::new(400, "BadRequest", message.as_ref(), Value::Null)
+    }
+
+    /// 401.
+    pub fn unauthorized() -> Self {
+        Self::new(401, "Unauthorized", "Unauthorized", Value::Null)
+    }
+
+    /// 403, with the sentence that follows `… is forbidden: `.
+    pub fn forbidden(resource: &Resource, name: &str, why: &str, causes: Option<Value>) -> Self {
+        let message = format!("{} \"{name}\" is forbidden: {why}", resource.qualified());
+        let mut details = details(resource, name);
+        if let Some(causes) = causes {
+            details["causes"] = causes;
+        }
+        Self::new(403, "Forbidden", &message, details)
+    }
+
+    /// 404 for a path that leads nowhere.
+    pub fn no_such_path() -> Self {
+        Self::new(404, "NotFound", "the server could not find the requested resource", Value::Null)
+    }
+
+    /// 404 for an object.
+    pub fn not_found(resource: &Resource, name: &str) -> Self {
+        let message = format!("{} \"{name}\" not found", resource.qualified());
+        Self::new(404, "NotFound", &message, details(resource, name))
+    }
+
+    /// 404 for the namespace of an object.
+    pub fn no_namespace(name: &str) -> Self {
+        let details = json!({"name": name, "kind": "namespaces"});
+        Self::new(404, "NotFound", &format!("namespaces \"{name}\" not found"), details)
+    }
+
+    /// 405.
+    pub fn method_not_allowed() -> Self {
+        let message = "the server does not allow this method on the requested resource";
+        Self::new(405, "MethodNotAllowed", message, json!({}))
+    }
+
+    /// 405 for a new object of a definition that is being deleted.
+    pub fn terminating_definition() -> Self {
+        let message = "create not allowed while custom resource definition is terminating";
+        Self::new(405, "MethodNotAllowed", message, json!({}))
+    }
+
+    /// 406.
+    pub fn not_acceptable() -> Self {
+        let message = "only the following media types are accepted: application/json";
+        Self::new(406, "NotAcceptable", message, Value::Null)
+    }
+
+    /// 409 for a name that is taken.
+    pub fn already_exists(resource: &Resource, name: &str) -> Self {
+        let message = format!("{} \"{name}\" already exists", resource.qualified());
+        Self::new(409, "AlreadyExists", &message, details(resource, name))
+    }
+
+    /// 409, with the reason that ends the sentence.
+    pub fn conflict(resource: &Resource, name: &str, why: &str) -> Self {
+        let message = format!("Operation cannot be fulfilled on {} \"{name}\": {why}", resource.qualified());
+        Self::new(409, "Conflict", &message, details(resource, name))
+    }
+
+    /// 409 for a resourceVersion that is not the object's any more.
+    pub fn stale(resource: &Resource, name: &str) -> Self {
+        let why =
+            "the object has been modified; please apply your changes to the latest version and try again";
+        Self::conflict(resource, name, why)
+    }
+
+    /// 410 for a resourceVersion that history does not reach back to.
+    pub fn too_old(asked: u64, TooOld { oldest }: TooOld) -> Self {
+        let message = format!("too old resource version: {asked} ({oldest})");
+        Self::new(410, "Expired", &message, Value::Null)
+    }
+
+    /// 410 for a list that was read in pages too slowly.
+    pub fn continue_expired() -> Self {
+        let message = "The provided continue parameter is too old to display a consistent list result. You can \
+                       start a new list without the continue parameter.";
+        Self::new(410, "Expired", message, Value::Null)
+    }
+
+    /// 415.
+    pub fn unsupported_media_type(accepted: &[&str]) -> Self {
+        let message = format!(
+            "the body of the request was in an unknown format - accepted media types include: {}",
+            accepted.join(", ")
+        );
+        Self::new(415, "UnsupportedMediaType", &message, Value::Null)
+    }
+
+    /// 422.
+    pub fn invalid(resource: &Resource, name: &str, errors: &[FieldError]) -> Self {
+        Self::from_status(object::invalid(&resource.group, &resource.kind, name, errors))
+    }
+
+    /// 429 for an eviction that would disturb too much.
+    pub fn too_many_requests(message: &str, causes: Value) -> Self {
+        Self::new(429, "TooManyRequests", message, json!({"causes": causes}))
+    }
+
+    /// 500.
+    pub fn internal(message: impl AsRef<str>) -> Self {
+        let message = format!("Internal error occurred: {}", message.as_ref());
+        Self::new(500, "InternalError", &message, json!({"causes": [{"message": message}]}))
+    }
+
+    /// What a node refused, in its words.
+    pub fn from_node(code: u16, message: &str) -> Self {
+        let reason = match code {
+            400 => "BadRequest",
+            404 => "NotFound",
+            _ => "InternalError",
+        };
+        Self::new(code, reason, message, Value::Null)
+    }
+
+    /// 503 for something else that does not answer.
+    pub fn unavailable(message: impl AsRef<str>) -> Self {
+        Self::new(503, "ServiceUnavailable", message.as_ref(), Value::Null)
+    }
+
+    /// 504 for a resourceVersion from the future.
+    pub fn too_new(asked: u64, current: u64) -> Self {
+        let message = format!("Too large resource version: {asked}, current: {current}");
+        let details = json!({"retryAfterSeconds": 1, "causes":
+            [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]});
+        Self { retry_after: Some(1), ..Self::new(504, "Timeout", &message, details) }
+    }
+
+    /// The `Status`.
+    pub fn body(&self) -> &Value {
+        &self.body
+    }
+}
+
+fn details(resource: &Resource, name: &str) -> Value {
+    let mut details = json!({"name": name, "kind": resource.plural});
+    if !resource.group.is_empty() {
+        details["group"] = json!(resource.group);
+    }
+    details
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::internal(format!("failed to {error}"))
+    }
+}
+
+impl From<WriteError> for Failure {
+    fn from(error: WriteError) -> Self {
+        Self::internal(format!("failed to {error}"))
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let code = StatusCode::from_u16(self.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (code, self.body.to_string()).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        response
+    }
+}
+
+impl Failure {
+    /// Whether this is a 404.
+    pub fn is_not_found(&self) -> bool {
+        self.code == 404
+    }
+}

@@ -1,0 +1,162 @@
+//! Getting one object, and lists.
+
+use std::sync::Arc;
+
+use axum::response::Response;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::answer::{json_response, value_response};
+use super::call::Call;
+use super::failure::Failure;
+use super::filter::Filter;
+use super::request::Form;
+use super::store::{Listing, Record};
+
+type Items = Vec<(Arc<str>, Arc<Record>)>;
+
+/// Where the next page of a list begins.
+#[derive(Debug, Deserialize, Serialize)]
+struct Continue {
+    v: String,
+    rv: u64,
+    start: String,
+}
+
+const CONTINUE_VERSION: &str = "meta.k8s.io/v1";
+
+impl Continue {
+    fn parse(text: &str) -> Result<Self, Failure> {
+        let refuse = || Failure::bad_request("continue key is not valid");
+        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| refuse())?;
+        let token: Self = serde_json::from_slice(&bytes).map_err(|_| refuse())?;
+        if token.v == CONTINUE_VERSION { Ok(token) } else { Err(refuse()) }
+    }
+
+    fn encode(version: u64, start: &str) -> String {
+        let token = json!({"v": CONTINUE_VERSION, "rv": version, "start": start});
+        URL_SAFE_NO_PAD.encode(token.to_string())
+    }
+}
+
+/// GET of one object.
+///
+/// # Errors
+/// 404 where there is none.
+pub fn get(call: &Call) -> Result<Response, Failure> {
+    let name = call.name()?;
+    let record = call.app.store.get(&call.resource.storage, &call.key()?);
+    let record = record.ok_or_else(|| Failure::not_found(&call.resource, name))?;
+    let mut body = Vec::with_capacity(record.size() + 128);
+    call.write_record(&record, false, &mut body)?;
+    let mut response = json_response(StatusCode::OK, body);
+    call.warn_of_deprecation(&mut response);
+    Ok(response)
+}
+
+/// GET of many objects.
+///
+/// # Errors
+/// 400 for parameters that do not parse, 410 and 504 for versions that cannot be had.
+pub fn list(call: &Call) -> Result<Response, Failure> {
+    let filter = Filter::parse(&call.resource, call.namespace.as_deref(), &call.query)?;
+    let listing = snapshot(call, &filter)?;
+    let limit = call.query.number("limit")?.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(0);
+    let mut items = selected(call, &filter, listing.items)?;
+    let mut metadata = json!({"resourceVersion": listing.version.to_string()});
+    if limit > 0 && items.len() > limit {
+        let rest = items.len() - limit;
+        items.truncate(limit);
+        if let Some((last, _)) = items.last() {
+            metadata["continue"] = Continue::encode(listing.version, last).into();
+        }
+        // As Kubernetes, which cannot count what a selector leaves.
+        if call.query.get("labelSelector").is_none() && call.query.get("fieldSelector").is_none() {
+            metadata["remainingItemCount"] = rest.into();
+        }
+    }
+    let mut response = list_response(call, &items, &metadata)?;
+    call.warn_of_deprecation(&mut response);
+    Ok(response)
+}
+
+fn selected(call: &Call, filter: &Filter, items: Items) -> Result<Items, Failure> {
+    let mut selected = Vec::with_capacity(items.len());
+    for (key, record) in items {
+        if filter.matches(&call.resource, &key, &record)? {
+            selected.push((key, record));
+        }
+    }
+    Ok(selected)
+}
+
+/// What is selected of a resource now, with keys.
+///
+/// # Errors
+/// 400 for selectors that do not parse.
+pub fn matching(call: &Call) -> Result<Listing, Failure> {
+    let filter = Filter::parse(&call.resource, call.namespace.as_deref(), &call.query)?;
+    let Listing { version, items } = call.app.store.list(&call.resource.storage, &filter.prefix, None);
+    Ok(Listing { version, items: selected(call, &filter, items)? })
+}
+
+fn snapshot(call: &Call, filter: &Filter) -> Result<Listing, Failure> {
+    let (store, storage) = (&call.app.store, &call.resource.storage);
+    if let Some(token) = call.query.get("continue") {
+        let token = Continue::parse(token)?;
+        return store
+            .list_at(token.rv, storage, &filter.prefix, Some(&token.start))
+            .map_err(|_| Failure::continue_expired());
+    }
+    let asked = call.query.resource_version()?.unwrap_or(0);
+    let current = store.version();
+    if asked > current {
+        return Err(Failure::too_new(asked, current));
+    }
+    match call.query.get("resourceVersionMatch") {
+        None | Some("NotOlderThan") => Ok(store.list(storage, &filter.prefix, None)),
+        Some("Exact") if asked > 0 => store
+            .list_at(asked, storage, &filter.prefix, None)
+            .map_err(|error| Failure::too_old(asked, error)),
+        Some(other) => Err(Failure::bad_request(format!(
+            "resourceVersionMatch: Forbidden: resourceVersionMatch {other:?} is forbidden without a resourceVersion"
+        ))),
+    }
+}
+
+/// Objects as the list of their kind, or as a table.
+///
+/// # Errors
+/// Where the store is damaged.
+pub fn list_response(
+    call: &Call,
+    items: &[(Arc<str>, Arc<Record>)],
+    metadata: &Value,
+) -> Result<Response, Failure> {
+    if call.form == Form::Table {
+        let values =
+            items.iter().map(|(_, record)| call.resource.load(record)).collect::<Result<Vec<_>, _>>()?;
+        let table = call.table(&values.iter().collect::<Vec<_>>(), metadata);
+        return Ok(value_response(StatusCode::OK, &table));
+    }
+    let (kind, version) = match call.form {
+        Form::Metadata => ("PartialObjectMetadataList", "meta.k8s.io/v1"),
+        _ => (&*call.resource.list_kind, &*call.resource.name.api_version),
+    };
+    let head =
+        format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{version}\",\"metadata\":{metadata},\"items\":[");
+    let mut body =
+        Vec::with_capacity(head.len() + items.iter().map(|(_, item)| item.size() + 64).sum::<usize>());
+    body.extend_from_slice(head.as_bytes());
+    for (index, (_, record)) in items.iter().enumerate() {
+        if index > 0 {
+            body.push(b',');
+        }
+        call.write_record(record, true, &mut body)?;
+    }
+    body.extend_from_slice(b"]}");
+    Ok(json_response(StatusCode::OK, body))
+}

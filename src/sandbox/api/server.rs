@@ -1,0 +1,271 @@
+//! Starting, dispatching requests, stopping.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::serve::ListenerExt;
+use http::{HeaderMap, Method, StatusCode, header};
+use ring::rand::{SecureRandom, SystemRandom};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::answer::value_response;
+use super::auth::{Authenticator, User};
+use super::call::{App, Call};
+use super::delete::DeleteOptions;
+use super::failure::Failure;
+use super::registry::{Registry, Subresource};
+use super::request::{Query, Target, negotiate};
+use super::store::Store;
+use super::update::Edit;
+use super::{
+    ApiConfig, ApiError, body, cluster_ip, crd, create, delete, discovery, logs, openapi, read, scale,
+    subresource, tokens, update, watch,
+};
+
+/// Namespaces that are always there.
+const NAMESPACES: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
+/// How long requests may take to end once the server stops.
+const DRAIN: Duration = Duration::from_secs(5);
+/// Headers that are about one connection only.
+pub const HOP_HEADERS: [header::HeaderName; 3] =
+    [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE];
+
+/// Starts to serve.
+///
+/// # Errors
+/// Where the files or the address cannot be used.
+pub async fn start(
+    config: ApiConfig,
+    stop: CancellationToken,
+) -> Result<(SocketAddr, JoinHandle<Result<(), ApiError>>), ApiError> {
+    let app = Arc::new(open(&config, stop.clone())?);
+    prepare(&app).await.map_err(|failure| ApiError::Bootstrap(failure.body().to_string()))?;
+    let listen = |source| ApiError::Listen { address: config.address, source };
+    let listener = TcpListener::bind(config.address).await.map_err(listen)?;
+    let address = listener.local_addr().map_err(listen)?;
+    let cleaner = tokio::spawn(crd::clean_up(Arc::clone(&app)));
+    let router = Router::new().fallback(answer).with_state(app);
+    let listener = listener.tap_io(|stream| {
+        // A watch event is small and must not wait for the next one.
+        let _ = stream.set_nodelay(true);
+    });
+    let task = tokio::spawn(async move {
+        let serving = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+        let expired = async {
+            stop.cancelled().await;
+            tokio::time::sleep(DRAIN).await;
+        };
+        let result = tokio::select! {
+            result = serving => result.map_err(ApiError::Serve),
+            () = expired => Ok(()),
+        };
+        stop.cancel();
+        cleaner.await?;
+        result
+    });
+    Ok((address, task))
+}
+
+fn open(config: &ApiConfig, stop: CancellationToken) -> Result<App, ApiError> {
+    std::fs::create_dir_all(&config.state_dir)
+        .map_err(|source| ApiError::File { path: config.state_dir.clone(), source })?;
+    let key = signing_key(&config.state_dir.join("token.key"))?;
+    Ok(App {
+        store: Store::open(&config.state_dir.join("store.redb"))?,
+        registry: RwLock::new(Arc::new(Registry::builtin())),
+        auth: Authenticator::new(&key, &config.admin_token),
+        service_prefix: config.service_prefix,
+        service_ips: Mutex::new(BTreeSet::new()),
+        stop,
+    })
+}
+
+/// The key that signs tokens, made at the first start.
+fn signing_key(path: &Path) -> Result<Vec<u8>, ApiError> {
+    let failed = |source| ApiError::File { path: path.to_owned(), source };
+    match std::fs::read(path) {
+        Ok(key) if key.len() >= 32 => return Ok(key),
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
+    }
+    let mut key = vec![0; 32];
+    SystemRandom::new().fill(&mut key).map_err(|_| failed(std::io::Error::other("no random numbers")))?;
+    let mut options = std::fs::OpenOptions::new();
+    let file = options.write(true).create(true).truncate(true).mode(0o600).open(path);
+    let mut file = file.map_err(failed)?;
+    std::io::Write::write_all(&mut file, &key).map_err(failed)?;
+    file.sync_all().map_err(failed)?;
+    Ok(key)
+}
+
+/// Serves the definitions that are there, and makes the namespaces that must be.
+async fn prepare(app: &Arc<App>) -> Result<(), Failure> {
+    cluster_ip::load(app)?;
+    crd::refresh(app)?;
+    for (name, _) in app.store.list(crd::STORAGE, "", None).items {
+        // A definition whose acceptance was cut short.
+        crd::after_write(app, &name).await?;
+    }
+    let namespaces = app.builtin("", "namespaces")?;
+    for name in NAMESPACES {
+        if app.store.get(&namespaces.storage, name).is_none() {
+            let call = app.internal_call(&namespaces);
+            let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+            create::make(&call, object, false).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn answer(State(app): State<Arc<App>>, request: Request) -> Response {
+    match dispatch(&app, request).await {
+        Ok(response) => response,
+        Err(failure) => failure.into_response(),
+    }
+}
+
+async fn dispatch(app: &Arc<App>, request: Request) -> Result<Response, Failure> {
+    let path = request.uri().path().to_owned();
+    if let Some(response) = open_path(&path) {
+        return Ok(response);
+    }
+    let header = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let user = app.auth.caller(header, &app.store).ok_or_else(Failure::unauthorized)?;
+    if request.method() == Method::GET {
+        if path.starts_with("/openapi/") {
+            return openapi::get(app, &path);
+        }
+        if let Some(answer) = discovery::get(&app.registry(), &path, request.headers()) {
+            return answer;
+        }
+    }
+    let (parts, body) = request.into_parts();
+    let raw_query = parts.uri.query().unwrap_or_default().to_owned();
+    let call = call(app, &path, &raw_query, parts.headers, user)?;
+    // Requests without an effect do not wait for their body.
+    let bytes = match parts.method {
+        Method::GET => bytes::Bytes::new(),
+        _ => body::read(body).await?,
+    };
+    if call.subresource.is_some() {
+        return on_subresource(call, &parts.method, &raw_query, &bytes).await;
+    }
+    on_resource(call, &parts.method, &bytes).await
+}
+
+/// What is answered to anybody.
+fn open_path(path: &str) -> Option<Response> {
+    match path {
+        "/healthz" | "/livez" | "/readyz" | "/healthz/ping" | "/livez/ping" | "/readyz/ping" => {
+            Some((StatusCode::OK, "ok").into_response())
+        }
+        "/version" | "/version/" => {
+            let version = json!({"major": "1", "minor": "36", "gitVersion": "v1.36.2", "gitCommit": "",
+                "gitTreeState": "clean", "buildDate": "2026-11-01T00:00:00Z", "goVersion": "", "compiler": "rustc",
+                "platform": format!("{}/{}", std::env::consts::OS, std::env::consts::ARCH)});
+            Some(value_response(StatusCode::OK, &version))
+        }
+        _ => None,
+    }
+}
+
+fn call(app: &Arc<App>, path: &str, query: &str, headers: HeaderMap, user: User) -> Result<Call, Failure> {
+    let target = Target::parse(path).ok_or_else(Failure::no_such_path)?;
+    let registry = app.registry();
+    let resource =
+        registry.find(&target.group, &target.version, &target.plural).ok_or_else(Failure::no_such_path)?;
+    let subresource = match &target.subresource {
+        Some(name) => {
+            let found = resource.subresources.iter().find(|sub| sub.name() == name).copied();
+            Some(found.ok_or_else(Failure::no_such_path)?)
+        }
+        None => None,
+    };
+    // A namespaced object is only found by its namespace, a cluster's object only without one.
+    if resource.namespaced != target.namespace.is_some() && (!resource.namespaced || target.name.is_some()) {
+        return Err(Failure::no_such_path());
+    }
+    let form = if subresource == Some(Subresource::Log) { Default::default() } else { negotiate(&headers)? };
+    Ok(Call {
+        app: Arc::clone(app),
+        resource: Arc::clone(resource),
+        namespace: target.namespace,
+        name: target.name,
+        subresource,
+        query: Query::parse(query),
+        headers,
+        form,
+        user,
+    })
+}
+
+async fn on_resource(mut call: Call, method: &Method, bytes: &[u8]) -> Result<Response, Failure> {
+    if call.resource.create_only {
+        return match *method {
+            Method::POST if call.name.is_none() => tokens::review(&call, body::decode(&call.headers, bytes)?),
+            _ => Err(Failure::method_not_allowed()),
+        };
+    }
+    match (method, call.name.is_some()) {
+        (&Method::GET, _) if call.query.flag("watch") => watch::open(call),
+        (&Method::GET, true) => read::get(&call),
+        (&Method::GET, false) => read::list(&call),
+        (&Method::POST, false) if call.namespace.is_some() == call.resource.namespaced => {
+            create::create(&call, body::decode(&call.headers, bytes)?).await
+        }
+        (&Method::PUT, true) => {
+            let object = call.typed(body::decode(&call.headers, bytes)?)?;
+            update::update(&call, &Edit::Replace(object)).await
+        }
+        (&Method::PATCH, true) => update::update(&call, &Edit::patch(&call, bytes)?).await,
+        (&Method::DELETE, named) => {
+            let options = delete_options(&mut call, bytes)?;
+            if named {
+                delete::delete(&call, &options).await
+            } else {
+                delete::delete_collection(&call, &options).await
+            }
+        }
+        _ => Err(Failure::method_not_allowed()),
+    }
+}
+
+fn delete_options(call: &mut Call, bytes: &[u8]) -> Result<DeleteOptions, Failure> {
+    let body: Option<Value> = if bytes.is_empty() { None } else { Some(body::decode(&call.headers, bytes)?) };
+    DeleteOptions::read(call, body.as_ref())
+}
+
+async fn on_subresource(call: Call, method: &Method, query: &str, bytes: &[u8]) -> Result<Response, Failure> {
+    let Some(sub) = call.subresource else { return Err(Failure::no_such_path()) };
+    let decode = || body::decode(&call.headers, bytes);
+    match (sub, method) {
+        (Subresource::Status | Subresource::Finalize, &Method::GET) => read::get(&call),
+        (Subresource::Status | Subresource::Finalize, &Method::PUT) => {
+            let object = call.typed(decode()?)?;
+            update::update(&call, &Edit::Replace(object)).await
+        }
+        (Subresource::Status, &Method::PATCH) => update::update(&call, &Edit::patch(&call, bytes)?).await,
+        (Subresource::Scale, &Method::GET) => scale::get(&call),
+        (Subresource::Scale, &Method::PUT) => scale::update(&call, true, bytes).await,
+        (Subresource::Scale, &Method::PATCH) => scale::update(&call, false, bytes).await,
+        (Subresource::Binding, &Method::POST) => subresource::bind(&call, &decode()?).await,
+        (Subresource::Eviction, &Method::POST) => {
+            let eviction = decode()?;
+            subresource::evict(&call, &eviction, call.clone()).await
+        }
+        (Subresource::Token, &Method::POST) => tokens::request(&call, &decode()?),
+        (Subresource::Log, &Method::GET) => logs::get(&call, query).await,
+        _ => Err(Failure::method_not_allowed()),
+    }
+}

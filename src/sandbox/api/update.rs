@@ -1,0 +1,412 @@
+//! PUT and PATCH: changing objects, and applying them.
+
+use std::sync::Arc;
+
+use axum::response::Response;
+use http::StatusCode;
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+
+use super::body::{self, finalizers, meta, metadata_mut};
+use super::call::{Call, Refused};
+use super::create::{self, stamp};
+use super::failure::Failure;
+use super::registry::Subresource;
+use super::store::{Record, WriteError};
+use super::{cluster_ip, hooks};
+use crate::sandbox::object::apply::{ApplyError, apply, track_update};
+use crate::sandbox::object::{FieldError, builtin, error, invalid, patch};
+
+/// How often a write is tried again that others were quicker than.
+const ATTEMPTS: usize = 50;
+
+/// A change that can be made to an object.
+#[derive(Clone, Debug)]
+pub enum Edit {
+    /// The whole object anew.
+    Replace(Value),
+    /// RFC 6902.
+    Json(Value),
+    /// RFC 7386.
+    Merge(Value),
+    /// Merge with lists that merge by key.
+    Strategic(Value),
+    /// Server-side apply.
+    Apply(Value),
+}
+
+/// What became of an edit.
+struct Outcome {
+    object: Value,
+    warnings: Vec<String>,
+    created: bool,
+}
+
+impl Edit {
+    /// Reads the body of a PATCH.
+    ///
+    /// # Errors
+    /// 400 where it does not parse, 415 where it is no kind of patch.
+    pub fn patch(call: &Call, bytes: &[u8]) -> Result<Self, Failure> {
+        let custom = call.resource.custom.is_some();
+        let edit = match body::media_type(&call.headers) {
+            "application/json-patch+json" => Self::Json(body::json(bytes)?),
+            "application/merge-patch+json" => Self::Merge(body::json(bytes)?),
+            "application/strategic-merge-patch+json" if !custom => Self::Strategic(body::json(bytes)?),
+            "application/apply-patch+yaml" => Self::Apply(call.typed(body::yaml(bytes)?)?),
+            _ => {
+                let mut accepted = vec!["application/json-patch+json", "application/merge-patch+json"];
+                accepted.extend((!custom).then_some("application/strategic-merge-patch+json"));
+                accepted.push("application/apply-patch+yaml");
+                return Err(Failure::unsupported_media_type(&accepted));
+            }
+        };
+        check_options(call, &edit)?;
+        Ok(edit)
+    }
+}
+
+fn check_options(call: &Call, edit: &Edit) -> Result<(), Failure> {
+    let refuse = |error| Err(Failure::from_status(invalid("meta.k8s.io", "PatchOptions", "", &[error])));
+    match edit {
+        Edit::Apply(_) if call.query.get("fieldManager").is_none() => {
+            refuse(FieldError::required("fieldManager", "is required for apply patch"))
+        }
+        Edit::Apply(_) => Ok(()),
+        _ if call.query.get("force").is_some() => {
+            refuse(FieldError::forbidden("force", "may not be specified for non-apply patch"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Answers a PUT or PATCH of an object or its status.
+///
+/// # Errors
+/// Whatever is wrong with the change.
+pub async fn update(call: &Call, edit: &Edit) -> Result<Response, Failure> {
+    let Outcome { object, warnings, created } = change(call, edit).await?;
+    let code = if created { StatusCode::CREATED } else { StatusCode::OK };
+    Ok(call.object_response(code, &object, &warnings))
+}
+
+/// Makes a change, and returns the object as it is then.
+///
+/// # Errors
+/// Whatever is wrong with the change.
+pub async fn change_object(call: &Call, edit: &Edit) -> Result<Value, Failure> {
+    Ok(change(call, edit).await?.object)
+}
+
+async fn change(call: &Call, edit: &Edit) -> Result<Outcome, Failure> {
+    if let Edit::Replace(object) | Edit::Apply(object) = edit {
+        check_name(call, object)?;
+    }
+    for _ in 0..ATTEMPTS {
+        let (record, live) = match (call.live(), edit) {
+            (Err(_), Edit::Apply(applied)) if call.subresource.is_none() && !exists(call)? => {
+                match create_applied(call, applied).await {
+                    Err(Refused::Write(WriteError::Stale)) => continue,
+                    Err(Refused::Write(error)) => return Err(error.into()),
+                    Err(Refused::Failure(failure)) => return Err(failure),
+                    Ok(outcome) => return Ok(outcome),
+                }
+            }
+            (found, _) => found?,
+        };
+        match change_live(call, edit, &record, &live).await {
+            Err(Refused::Write(WriteError::Stale)) => {}
+            Err(Refused::Write(error)) => return Err(error.into()),
+            Err(Refused::Failure(failure)) => return Err(failure),
+            Ok(outcome) => return Ok(outcome),
+        }
+    }
+    Err(Failure::stale(&call.resource, call.name()?))
+}
+
+fn exists(call: &Call) -> Result<bool, Failure> {
+    Ok(call.app.store.latest(&call.resource.storage, &call.key()?).is_some())
+}
+
+/// The name in the body must be that in the path.
+fn check_name(call: &Call, object: &Value) -> Result<(), Failure> {
+    let (own, path) = (meta(object, "name"), call.name()?);
+    if !own.is_empty() && own != path {
+        return Err(Failure::bad_request(format!(
+            "the name of the object ({own}) does not match the name on the URL ({path})"
+        )));
+    }
+    let own = meta(object, "namespace");
+    if !own.is_empty() && call.namespace.as_deref().is_some_and(|path| own != path) {
+        return Err(Failure::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    Ok(())
+}
+
+/// Applies to what is not there: makes it.
+async fn create_applied(call: &Call, applied: &Value) -> Result<Outcome, Refused> {
+    if !meta(applied, "resourceVersion").is_empty() {
+        return Err(Failure::stale(&call.resource, call.name()?).into());
+    }
+    if !meta(applied, "uid").is_empty() {
+        let why = format!(
+            "uid mismatch: the provided object specified uid {}, and no existing object was found",
+            meta(applied, "uid")
+        );
+        return Err(Failure::conflict(&call.resource, call.name()?, &why).into());
+    }
+    let mut applied = applied.clone();
+    if let Some(metadata) = metadata_mut(&mut applied) {
+        metadata.insert("name".into(), call.name()?.into());
+        if let Some(namespace) = &call.namespace {
+            metadata.insert("namespace".into(), namespace.as_str().into());
+        }
+    }
+    let warnings = call.unknown_fields(&applied)?;
+    let mut wanted = applied;
+    call.resource.schema().prune(&mut wanted);
+    let object = apply_over(call, None, &wanted)?;
+    let object = create::make(call, object, true).await?;
+    Ok(Outcome { object, warnings, created: true })
+}
+
+fn apply_over(call: &Call, live: Option<&Value>, applied: &Value) -> Result<Value, Failure> {
+    let writer = call.writer(Timestamp::now());
+    let force = call.query.flag("force");
+    apply(live, applied, &call.resource.schema(), &writer, force).map_err(|error: ApplyError| {
+        let name = call.name().unwrap_or_default();
+        Failure::from_status(error.status(&call.resource.group, &call.resource.kind, name))
+    })
+}
+
+/// The edited object, before the server has had its say.
+fn edited(call: &Call, edit: &Edit, live: &Value) -> Result<Value, Failure> {
+    let patched = match edit {
+        Edit::Replace(object) => Ok(object.clone()),
+        Edit::Json(patch) => patch::json_patch(live, patch),
+        Edit::Merge(patch) => patch::merge_patch(live, patch),
+        Edit::Strategic(patch) => patch::strategic_patch(live, patch, &call.resource.schema()),
+        Edit::Apply(applied) => {
+            let mut wanted = applied.clone();
+            call.resource.schema().prune(&mut wanted);
+            return apply_over(call, Some(live), &wanted);
+        }
+    };
+    call.typed(patched.map_err(|error| Failure::from_status(error.status()))?)
+}
+
+async fn change_live(
+    call: &Call,
+    edit: &Edit,
+    record: &Arc<Record>,
+    live: &Value,
+) -> Result<Outcome, Refused> {
+    check_preconditions(call, edit, live)?;
+    let mut new = edited(call, edit, live)?;
+    check_preconditions(call, &Edit::Replace(new.clone()), live)?;
+    if !matches!(edit, Edit::Replace(_) | Edit::Apply(_)) {
+        check_name(call, &new)?;
+    }
+    let warnings = call.unknown_fields(if let Edit::Apply(applied) = edit { applied } else { &new })?;
+    keep_server_fields(&mut new, live);
+    prepare(call, &mut new, live)?;
+    let owned = matches!(edit, Edit::Apply(_));
+    if same(&new, live, owned) {
+        return Ok(Outcome { object: live.clone(), warnings, created: false });
+    }
+    if !owned {
+        track_update(Some(live), &mut new, &call.resource.schema(), &call.writer(Timestamp::now()));
+    }
+    store(call, record, &mut new).await?;
+    Ok(Outcome { object: new, warnings, created: false })
+}
+
+/// A resourceVersion or uid in the change must be the object's.
+fn check_preconditions(call: &Call, edit: &Edit, live: &Value) -> Result<(), Failure> {
+    let (Edit::Replace(wanted) | Edit::Apply(wanted)) = edit else { return Ok(()) };
+    let (asked, current) = (meta(wanted, "uid"), meta(live, "uid"));
+    if !asked.is_empty() && asked != current {
+        let why = format!("Precondition failed: UID in precondition: {asked}, UID in object meta: {current}");
+        return Err(Failure::conflict(&call.resource, call.name()?, &why));
+    }
+    let asked = meta(wanted, "resourceVersion");
+    if !asked.is_empty() && asked != "0" && asked != meta(live, "resourceVersion") {
+        return Err(Failure::stale(&call.resource, call.name()?));
+    }
+    Ok(())
+}
+
+/// What no client sets.
+fn keep_server_fields(new: &mut Value, live: &Value) {
+    const FIELDS: [&str; 7] = [
+        "name",
+        "namespace",
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+    ];
+    let Some(old) = live.get("metadata").and_then(Value::as_object) else { return };
+    let Some(metadata) = metadata_mut(new) else { return };
+    for field in FIELDS {
+        copy(metadata, old, field);
+    }
+    copy(metadata, old, "resourceVersion");
+    if !metadata.contains_key("managedFields") {
+        copy(metadata, old, "managedFields");
+    }
+    if !metadata.contains_key("generateName") {
+        copy(metadata, old, "generateName");
+    }
+    metadata.remove("selfLink");
+}
+
+fn copy(to: &mut Map<String, Value>, from: &Map<String, Value>, field: &str) {
+    match from.get(field) {
+        Some(value) => to.insert(field.to_owned(), value.clone()),
+        None => to.remove(field),
+    };
+}
+
+/// Defaults, what is written elsewhere, and checks.
+fn prepare(call: &Call, new: &mut Value, live: &Value) -> Result<(), Failure> {
+    let resource = &call.resource;
+    let (gvk, schema) = (resource.gvk(), resource.schema());
+    schema.prune(new);
+    let errors = if resource.custom.is_some() {
+        schema.default(new);
+        prepare_custom(call, new, live);
+        let mut errors = builtin::metadata_update(&gvk, new, live);
+        errors.extend(schema.validate(new, Some(live)));
+        errors
+    } else {
+        match call.subresource {
+            Some(Subresource::Status) => {
+                builtin::default(&gvk, new);
+                builtin::prepare_status_update(&gvk, new, live);
+                builtin::validate_status_update(&gvk, new, live)
+            }
+            Some(Subresource::Finalize) => {
+                keep_all_but_finalizers(new, live);
+                Vec::new()
+            }
+            _ => {
+                cluster_ip::carry_over(resource, new, live);
+                builtin::default(&gvk, new);
+                builtin::prepare_update(&gvk, new, live);
+                builtin::validate_update(&gvk, new, live)
+            }
+        }
+    };
+    if errors.is_empty() {
+        hooks::check(call, new)
+    } else {
+        Err(Failure::invalid(resource, call.name()?, &errors))
+    }
+}
+
+fn keep_all_but_finalizers(new: &mut Value, live: &Value) {
+    let wanted = new.pointer("/spec/finalizers").cloned();
+    let managed = new.pointer("/metadata/managedFields").cloned();
+    *new = live.clone();
+    if let Some(spec) = new.get_mut("spec").and_then(Value::as_object_mut) {
+        spec.remove("finalizers");
+        if let Some(wanted) = wanted.filter(|list| list.as_array().is_some_and(|list| !list.is_empty())) {
+            spec.insert("finalizers".into(), wanted);
+        }
+    }
+    set_or_remove(metadata_mut(new), "managedFields", managed);
+}
+
+fn set_or_remove(fields: Option<&mut Map<String, Value>>, name: &str, value: Option<Value>) {
+    let Some(fields) = fields else { return };
+    match value {
+        Some(value) => fields.insert(name.to_owned(), value),
+        None => fields.remove(name),
+    };
+}
+
+fn prepare_custom(call: &Call, new: &mut Value, live: &Value) {
+    if call.subresource == Some(Subresource::Status) {
+        let status = new.get("status").cloned();
+        let managed = new.pointer("/metadata/managedFields").cloned();
+        *new = live.clone();
+        set_or_remove(new.as_object_mut(), "status", status);
+        set_or_remove(metadata_mut(new), "managedFields", managed);
+        return;
+    }
+    let apart = call.resource.has(Subresource::Status);
+    if apart {
+        set_or_remove(new.as_object_mut(), "status", live.get("status").cloned());
+    }
+    let body = |object: &Value| -> Map<String, Value> {
+        let fields = object.as_object().cloned().unwrap_or_default();
+        fields.into_iter().filter(|(name, _)| name != "metadata" && !(apart && name == "status")).collect()
+    };
+    if body(new) != body(live)
+        && let Some(metadata) = metadata_mut(new)
+    {
+        let generation = metadata.get("generation").and_then(Value::as_u64).unwrap_or(0);
+        metadata.insert("generation".into(), (generation + 1).into());
+    }
+}
+
+/// Whether nothing changes. Ownership counts only where the writer set it.
+fn same(new: &Value, live: &Value, owned: bool) -> bool {
+    if new == live {
+        return true;
+    }
+    if owned {
+        return false;
+    }
+    let without = |object: &Value| {
+        let mut object = object.clone();
+        metadata_mut(&mut object).map(|metadata| metadata.remove("managedFields"));
+        object
+    };
+    let reset = new.pointer("/metadata/managedFields") != live.pointer("/metadata/managedFields");
+    !reset && without(new) == without(live)
+}
+
+/// Commits the change; an object whose last finalizer went is deleted by it.
+async fn store(call: &Call, record: &Arc<Record>, new: &mut Value) -> Result<(), Refused> {
+    let key = call.key()?;
+    let draft = call.resource.draft(new).map_err(Failure::from)?;
+    let done = is_done(new);
+    let written = call.commit(&key, Some(record.version()), (!done).then_some(&draft)).await?;
+    if written.is_some() {
+        if done {
+            hooks::after_delete(call, new).await?;
+        } else {
+            hooks::after_write(call, call.name()?).await?;
+        }
+    }
+    stamp(new, written.as_ref());
+    Ok(())
+}
+
+/// Whether the object was only waiting for its finalizers, and they are gone.
+pub fn is_done(object: &Value) -> bool {
+    let empty = |pointer: &str| object.pointer(pointer).and_then(Value::as_array).is_none_or(Vec::is_empty);
+    let grace = object.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0);
+    let namespace = object.get("kind").and_then(Value::as_str) == Some("Namespace");
+    !meta(object, "deletionTimestamp").is_empty()
+        && grace == 0
+        && finalizers(object).is_empty()
+        && (!namespace || empty("/spec/finalizers"))
+}
+
+/// A `Status` that says all went well.
+pub fn success(details: Value) -> Value {
+    let mut status = error::status(200, "", "", details);
+    if let Some(fields) = status.as_object_mut() {
+        for field in ["message", "reason", "code"] {
+            fields.remove(field);
+        }
+        fields.insert("status".into(), "Success".into());
+    }
+    status
+}

@@ -1,0 +1,239 @@
+//! Watches: what is there, then every change, one JSON document per chunk.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use http::{HeaderValue, header};
+use serde_json::{Value, json};
+use tokio::sync::watch::Receiver;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::call::Call;
+use super::failure::Failure;
+use super::filter::Filter;
+use super::request::Form;
+use super::store::{Change, Record, StoreError};
+
+/// How long a watch lasts whose client does not say: within the half hour to an hour of a real API server.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(45 * 60);
+/// How often a watch that wants bookmarks gets one.
+const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
+
+/// One watch.
+struct Watch {
+    call: Call,
+    filter: Filter,
+    /// Everything up to this version was sent or is about to be.
+    cursor: u64,
+    initial: std::vec::IntoIter<(Arc<str>, Arc<Record>)>,
+    /// Whether the end of what was there is still to be announced.
+    announce_end: bool,
+    changes: std::vec::IntoIter<Change>,
+    /// Whether there may be changes that were not fetched.
+    stale: bool,
+    changed: Receiver<u64>,
+    bookmark_due: bool,
+    bookmarks: Option<Interval>,
+    deadline: Instant,
+    gone: CancellationToken,
+    ended: bool,
+}
+
+/// Opens the watch that a list request with `watch=true` asks for.
+///
+/// # Errors
+/// 400 for parameters that do not parse or fit together, 504 for a version from the future.
+pub fn open(call: Call) -> Result<Response, Failure> {
+    let watch = Watch::new(call)?;
+    let stream = futures::stream::unfold(watch, |mut watch| async move {
+        let document = watch.next().await?;
+        Some((Ok::<_, std::convert::Infallible>(document), watch))
+    });
+    let mut response = Response::new(Body::from_stream(stream));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(response)
+}
+
+impl Watch {
+    fn new(call: Call) -> Result<Self, Failure> {
+        let mut filter = Filter::parse(&call.resource, call.namespace.as_deref(), &call.query)?;
+        if let Some(name) = &call.name {
+            // A watch of one object by its path.
+            filter.prefix = call.resource.key(call.namespace.as_deref(), name);
+            filter.exact = true;
+        }
+        let asked = call.query.resource_version()?;
+        let send_initial = call.query.flag_or("sendInitialEvents");
+        if send_initial.is_some() && call.query.get("resourceVersionMatch") != Some("NotOlderThan") {
+            return Err(Failure::bad_request(
+                "sendInitialEvents: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+            ));
+        }
+        let store = &call.app.store;
+        let changed = store.subscribe(&call.resource.storage);
+        let current = store.version();
+        if let Some(asked) = asked.filter(|asked| *asked > current) {
+            return Err(Failure::too_new(asked, current));
+        }
+        let from_state = send_initial.unwrap_or(asked.unwrap_or(0) == 0);
+        let (cursor, initial) = if from_state {
+            let listing = store.list(&call.resource.storage, &filter.prefix, None);
+            (listing.version, listing.items)
+        } else {
+            (asked.filter(|asked| *asked > 0).unwrap_or(current), Vec::new())
+        };
+        let wants_bookmarks = call.query.flag("allowWatchBookmarks");
+        let timeout = call.query.number("timeoutSeconds")?.filter(|seconds| *seconds > 0);
+        let timeout = timeout.map_or(DEFAULT_TIMEOUT, Duration::from_secs);
+        let now = Instant::now();
+        let custom = call.resource.custom.as_ref();
+        Ok(Self {
+            cursor,
+            initial: initial.into_iter(),
+            announce_end: send_initial == Some(true) && wants_bookmarks,
+            changes: Vec::new().into_iter(),
+            stale: true,
+            changed,
+            bookmark_due: false,
+            bookmarks: wants_bookmarks.then(|| {
+                let mut ticks = interval_at(now + BOOKMARK_PERIOD, BOOKMARK_PERIOD);
+                ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                ticks
+            }),
+            deadline: now + timeout,
+            gone: custom.map(|custom| custom.gone.clone()).unwrap_or_default(),
+            ended: false,
+            filter,
+            call,
+        })
+    }
+
+    /// The next document; none when the watch has ended.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            match self.ready() {
+                Ok(Some(document)) => return Some(document),
+                Ok(None) if self.ended => return None,
+                Ok(None) => {}
+                Err(error) => return Some(self.fail(&error.into())),
+            }
+            if !self.wait().await {
+                return None;
+            }
+        }
+    }
+
+    /// What can be sent without waiting.
+    fn ready(&mut self) -> Result<Option<Bytes>, StoreError> {
+        if self.ended {
+            return Ok(None);
+        }
+        while let Some((key, record)) = self.initial.next() {
+            if self.filter.matches(&self.call.resource, &key, &record)? {
+                return self.event("ADDED", &record).map(Some);
+            }
+        }
+        if std::mem::take(&mut self.announce_end) {
+            return Ok(Some(self.bookmark(true)));
+        }
+        loop {
+            while let Some(change) = self.changes.next() {
+                if let Some(document) = self.shown_change(&change)? {
+                    return Ok(Some(document));
+                }
+            }
+            if !std::mem::take(&mut self.stale) {
+                break;
+            }
+            match self.call.app.store.changes_since(&self.call.resource.storage, self.cursor) {
+                Ok((version, changes)) => {
+                    self.cursor = version;
+                    self.changes = changes.into_iter();
+                }
+                Err(error) => return Ok(Some(self.fail(&Failure::too_old(self.cursor, error)))),
+            }
+        }
+        Ok(std::mem::take(&mut self.bookmark_due).then(|| self.bookmark(false)))
+    }
+
+    /// Waits for something to happen; false when the watch is over.
+    async fn wait(&mut self) -> bool {
+        let tick = async {
+            match &mut self.bookmarks {
+                Some(ticks) => ticks.tick().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.call.app.stop.cancelled() => return false,
+            () = self.gone.cancelled() => return false,
+            () = sleep_until(self.deadline) => return false,
+            _ = tick => self.bookmark_due = true,
+            changed = self.changed.changed() => {
+                if changed.is_err() {
+                    return false;
+                }
+            }
+        }
+        // A bookmark, too, speaks only of what was sent before it.
+        self.stale = true;
+        true
+    }
+
+    /// A change as this watch sees it: an object that comes to match is new, one that ceases to is deleted.
+    fn shown_change(&self, change: &Change) -> Result<Option<Bytes>, StoreError> {
+        let matching = |record: &Option<Arc<Record>>| match record {
+            Some(record) => self.filter.matches(&self.call.resource, &change.key, record),
+            None => Ok(false),
+        };
+        let before = change.old.as_ref().filter(|_| matching(&change.old).unwrap_or(false));
+        let after = if matching(&change.new)? { change.new.as_ref() } else { None };
+        match (before, after) {
+            (None, None) => Ok(None),
+            (None, Some(record)) => self.event("ADDED", record).map(Some),
+            (Some(_), Some(record)) => self.event("MODIFIED", record).map(Some),
+            (Some(record), None) => self.event("DELETED", &record.at(change.version)).map(Some),
+        }
+    }
+
+    fn event(&self, kind: &str, record: &Record) -> Result<Bytes, StoreError> {
+        let mut out = Vec::with_capacity(record.size() + 192);
+        out.extend_from_slice(format!("{{\"type\":\"{kind}\",\"object\":").as_bytes());
+        self.call.write_record(record, false, &mut out)?;
+        out.extend_from_slice(b"}\n");
+        Ok(out.into())
+    }
+
+    fn bookmark(&self, end_of_initial: bool) -> Bytes {
+        let mut metadata = json!({"resourceVersion": self.cursor.to_string()});
+        if end_of_initial {
+            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let name = &self.call.resource.name;
+        let object = match self.call.form {
+            Form::Object => json!({"kind": name.kind, "apiVersion": name.api_version, "metadata": metadata}),
+            Form::Metadata => {
+                json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
+            }
+            Form::Table => self.call.table(&[], &metadata),
+        };
+        document("BOOKMARK", &object)
+    }
+
+    /// Ends the watch with an error that the client reads as an event.
+    fn fail(&mut self, failure: &Failure) -> Bytes {
+        self.ended = true;
+        document("ERROR", failure.body())
+    }
+}
+
+fn document(kind: &str, object: &Value) -> Bytes {
+    let mut text = json!({"type": kind, "object": object}).to_string();
+    text.push('\n');
+    text.into()
+}

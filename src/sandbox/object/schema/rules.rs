@@ -1,0 +1,147 @@
+//! CEL rules (`x-kubernetes-validations`) at every level of a tree.
+//!
+//! The evaluator walks lists by position and reports no values, so each node's rules are compiled alone and the
+//! walk, with its matching of old and new items, is ours.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
+
+use kube::core::cel::{CompiledSchema, ErrorKind, ValidationError, compile_schema, validate_compiled};
+use serde_json::Value;
+
+use super::node::ListKind;
+use super::{Schema, SchemaError, join};
+use crate::sandbox::object::{Cause, FieldError};
+
+const KEYWORD: &str = "x-kubernetes-validations";
+
+/// The compiled rules of one node.
+#[derive(Clone)]
+pub(crate) struct Rules {
+    compiled: Arc<CompiledSchema>,
+    /// Texts of the rules that look at the old value.
+    transitions: Arc<HashSet<String>>,
+}
+
+impl fmt::Debug for Rules {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Rules").field("count", &self.compiled.validations.len()).finish()
+    }
+}
+
+impl Rules {
+    /// Compiles the rules of this node alone.
+    pub(super) fn compile(schema: &Value, path: &str) -> Result<Option<Self>, SchemaError> {
+        if schema.get(KEYWORD).is_none_or(|rules| rules.as_array().is_some_and(Vec::is_empty)) {
+            return Ok(None);
+        }
+        let mut alone = schema.clone();
+        if let Some(fields) = alone.as_object_mut() {
+            fields.iter_mut().filter(|(name, _)| *name != KEYWORD).for_each(|(_, child)| strip(child));
+        }
+        let compiled = compile_schema(&alone);
+        if let Some(error) = compiled.compilation_errors().first() {
+            return Err(SchemaError::Compile { path: join(path, KEYWORD), problem: error.to_string() });
+        }
+        let transitions = compiled
+            .validations
+            .iter()
+            .flatten()
+            .filter(|result| result.is_transition_rule)
+            .map(|result| result.rule.rule.clone())
+            .collect();
+        Ok(Some(Self { compiled: Arc::new(compiled), transitions: Arc::new(transitions) }))
+    }
+}
+
+/// Removes rules and defaults below: the rules because they are checked at their own node, the defaults because the
+/// object has them already.
+fn strip(schema: &mut Value) {
+    match schema {
+        Value::Object(fields) => {
+            fields.remove(KEYWORD);
+            fields.values_mut().for_each(strip);
+        }
+        Value::Array(items) => items.iter_mut().for_each(strip),
+        _ => {}
+    }
+}
+
+/// Checks the rules of this node and of all below it.
+pub(super) fn check(
+    schema: &Schema,
+    value: &Value,
+    old: Option<&Value>,
+    path: &str,
+    errors: &mut Vec<FieldError>,
+) {
+    let node = schema.node();
+    if !node.has_rules {
+        return;
+    }
+    if let Some(rules) = &node.rules {
+        check_node(rules, value, old, path, errors);
+    }
+    if let Some(also) = &node.also {
+        check(also, value, old, path, errors);
+    }
+    match value {
+        Value::Object(fields) => {
+            for (name, child) in fields {
+                if let Some(schema) = schema.field(name) {
+                    let old = old.and_then(|old| old.get(name));
+                    check(schema, child, old, &join(path, name), errors);
+                }
+            }
+        }
+        Value::Array(items) => {
+            let Some(schema) = &node.items else { return };
+            for (index, item) in items.iter().enumerate() {
+                let old = old.and_then(|old| counterpart(&node.list, item, old));
+                check(schema, item, old, &format!("{path}[{index}]"), errors);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The item of the old list that this item is the new form of; only lists with keys can tell.
+pub(super) fn counterpart<'a>(list: &ListKind, item: &Value, old: &'a Value) -> Option<&'a Value> {
+    let ListKind::Map(keys) = list else { return None };
+    old.as_array()?.iter().find(|candidate| keys.iter().all(|key| candidate.get(key) == item.get(key)))
+}
+
+fn check_node(rules: &Rules, value: &Value, old: Option<&Value>, path: &str, errors: &mut Vec<FieldError>) {
+    let Err(found) = validate_compiled(&rules.compiled, value, old) else { return };
+    let unchanged = old == Some(value);
+    for error in found {
+        // What was wrong before the write and did not change is let pass; a rule about the change itself is not.
+        if unchanged && !rules.transitions.contains(&error.rule) {
+            continue;
+        }
+        errors.push(field_error(path, value, &error));
+    }
+}
+
+fn field_error(path: &str, value: &Value, error: &ValidationError) -> FieldError {
+    let below = error.field_path.as_str();
+    let field = match (path.is_empty(), below.is_empty()) {
+        (true, true) => "<nil>".to_owned(),
+        (false, true) => path.to_owned(),
+        (true, false) => below.trim_start_matches('.').to_owned(),
+        (false, false) if below.starts_with(['.', '[']) => format!("{path}{below}"),
+        (false, false) => format!("{path}.{below}"),
+    };
+    let message = match error.kind {
+        ErrorKind::ValidationFailure => error.message.trim().to_owned(),
+        _ => format!("{} evaluating rule: {}", error.message, error.rule),
+    };
+    let scalar = (!value.is_object() && !value.is_array()).then_some(value);
+    match error.reason.as_deref() {
+        Some("FieldValueRequired") => FieldError::required(field, &message),
+        Some("FieldValueForbidden") => FieldError::forbidden(field, &message),
+        Some("FieldValueDuplicate") => FieldError::new(field, Cause::Duplicate, scalar, ""),
+        _ => FieldError::new(field, Cause::Invalid, scalar, &message),
+    }
+}
