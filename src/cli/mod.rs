@@ -135,7 +135,7 @@ impl Context {
 
     /// How a user would run this program again.
     fn program(&self) -> String {
-        let typed = std::env::args_os().next().map_or_else(|| "dbctl".into(), |arg| arg);
+        let typed = std::env::args_os().next().unwrap_or_else(|| "dbctl".into());
         output::shell_word(&typed.to_string_lossy())
     }
 }

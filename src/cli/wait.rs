@@ -32,8 +32,8 @@ struct Seen {
 }
 
 enum News {
-    Database(watcher::Event<Database>),
-    Pod(watcher::Event<Pod>),
+    Database(Box<watcher::Event<Database>>),
+    Pod(Box<watcher::Event<Pod>>),
     Trouble(watcher::Error),
 }
 
@@ -41,22 +41,26 @@ impl Seen {
     fn apply(&mut self, uid: Option<&str>, news: News) -> Option<watcher::Error> {
         use watcher::Event::{Apply, Delete, Init, InitApply, InitDone};
         match news {
-            News::Database(Apply(database) | InitApply(database)) => {
-                // The same name with another uid is another database.
-                self.gone = database.metadata.uid.as_deref() != uid;
-                self.database = Some(database);
-            }
-            News::Database(Delete(_)) => self.gone = true,
-            News::Database(Init) => self.database = None,
-            News::Database(InitDone) => self.gone |= self.database.is_none(),
-            News::Pod(Apply(pod) | InitApply(pod)) => {
-                self.pods.insert(pod.name_any(), pod);
-            }
-            News::Pod(Delete(pod)) => {
-                self.pods.remove(&pod.name_any());
-            }
-            News::Pod(Init) => self.pods.clear(),
-            News::Pod(InitDone) => {}
+            News::Database(event) => match *event {
+                Apply(database) | InitApply(database) => {
+                    // The same name with another uid is another database.
+                    self.gone = database.metadata.uid.as_deref() != uid;
+                    self.database = Some(database);
+                }
+                Delete(_) => self.gone = true,
+                Init => self.database = None,
+                InitDone => self.gone |= self.database.is_none(),
+            },
+            News::Pod(event) => match *event {
+                Apply(pod) | InitApply(pod) => {
+                    self.pods.insert(pod.name_any(), pod);
+                }
+                Delete(pod) => {
+                    self.pods.remove(&pod.name_any());
+                }
+                Init => self.pods.clear(),
+                InitDone => {}
+            },
             News::Trouble(error) => return Some(error),
         }
         None
@@ -73,8 +77,8 @@ fn news(session: &Session, name: &str) -> impl Stream<Item = News> + use<> {
     let pods: Api<Pod> = Api::namespaced(session.streaming.clone(), &session.namespace);
     let one = watcher::Config::default().fields(&format!("metadata.name={name}"));
     let all = watcher::Config::default().labels(&members::selector(name));
-    let databases = watcher(databases, one).default_backoff().map(|event| event.map(News::Database));
-    let pods = watcher(pods, all).default_backoff().map(|event| event.map(News::Pod));
+    let databases = watcher(databases, one).default_backoff().map(|event| event.map(|event| News::Database(Box::new(event))));
+    let pods = watcher(pods, all).default_backoff().map(|event| event.map(|event| News::Pod(Box::new(event))));
     futures::stream::select(databases, pods).map(|event| event.unwrap_or_else(News::Trouble))
 }
 
@@ -277,9 +281,9 @@ mod tests {
     #[test]
     fn another_database_of_the_name_is_not_the_one_waited_for() {
         let mut seen = Seen::default();
-        seen.apply(Some("u"), News::Database(watcher::Event::Apply(database(json!({})))));
+        seen.apply(Some("u"), News::Database(Box::new(watcher::Event::Apply(database(json!({}))))));
         assert!(!seen.gone);
-        seen.apply(Some("other"), News::Database(watcher::Event::Apply(database(json!({})))));
+        seen.apply(Some("other"), News::Database(Box::new(watcher::Event::Apply(database(json!({}))))));
         assert!(seen.gone);
     }
 }

@@ -32,7 +32,10 @@ pub fn run(context: &Context, home: &Home, follow: bool, tail: Option<usize>) ->
         Some(lines) => context.ui.data(last_lines(&file, lines).map_err(fail)?)?,
         None => copy(context, &mut file)?,
     }
-    while follow {
+    if !follow {
+        return Ok(());
+    }
+    loop {
         std::thread::sleep(INTERVAL);
         copy(context, &mut file)?;
         // A new start sets a large log aside.
@@ -42,7 +45,6 @@ pub fn run(context: &Context, home: &Home, follow: bool, tail: Option<usize>) ->
             file = File::open(&path).map_err(fail)?;
         }
     }
-    Ok(())
 }
 
 fn copy(context: &Context, file: &mut File) -> Result<()> {
