@@ -1,7 +1,10 @@
 //! The three kinds of patch.
 
 mod strategic;
+#[cfg(test)]
+mod tests;
 
+use json_patch::PatchOperation;
 use serde_json::Value;
 
 use super::schema::Schema;
@@ -41,18 +44,38 @@ impl PatchError {
     }
 }
 
+/// The API server refuses longer patches.
+const MAX_OPERATIONS: usize = 10_000;
+
 /// Applies a JSON patch (RFC 6902), where `test` against null passes on a missing path.
 pub fn json_patch(object: &Value, patch: &Value) -> Result<Value, PatchError> {
     let operations: json_patch::Patch = serde_json::from_value(patch.clone())
         .map_err(|error| PatchError::Malformed(format!("error decoding patch: {error}")))?;
+    if operations.0.len() > MAX_OPERATIONS {
+        return Err(PatchError::Malformed(format!(
+            "the allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}",
+            operations.0.len()
+        )));
+    }
     let mut result = object.clone();
-    json_patch::patch(&mut result, &operations)
-        .map_err(|error| PatchError::DoesNotApply(error.to_string()))?;
+    for operation in operations.0 {
+        if let PatchOperation::Test(test) = &operation
+            && test.value.is_null()
+            && test.path.resolve(&result).is_err()
+        {
+            continue;
+        }
+        json_patch::patch(&mut result, std::slice::from_ref(&operation))
+            .map_err(|error| PatchError::DoesNotApply(error.to_string()))?;
+    }
     Ok(result)
 }
 
-/// Applies a JSON merge patch (RFC 7386).
+/// Applies a JSON merge patch (RFC 7386); it must be an object.
 pub fn merge_patch(object: &Value, patch: &Value) -> Result<Value, PatchError> {
+    if !patch.is_object() {
+        return Err(PatchError::Malformed(format!("a merge patch must be an object, not {patch}")));
+    }
     let mut result = object.clone();
     json_patch::merge(&mut result, patch);
     Ok(result)
