@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 use super::body::meta;
 use super::call::{App, Call};
 use super::failure::Failure;
-use super::registry::Resource;
 use crate::sandbox::object::FieldError;
 
 /// Addresses taken for a Service that is about to be made; given back unless it is.
@@ -110,17 +109,39 @@ fn take(call: &Call, service: &Value, wanted: &str) -> Result<u8, Failure> {
     }
 }
 
-/// A replacement that does not name the address keeps it.
-pub fn carry_over(resource: &Resource, new: &mut Value, live: &Value) {
-    if &*resource.storage != "/services" || text(new, "/spec/type") == "ExternalName" {
-        return;
+const FIELDS: [&str; 4] = ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"];
+
+/// Sees to the address of a Service that changes: one that is not named stays, one that had none may get one.
+///
+/// # Errors
+/// As [`reserve`].
+pub fn adjust(call: &Call, new: &mut Value, live: &Value) -> Result<Reservation, Failure> {
+    let none = Reservation { app: Arc::clone(&call.app), taken: None };
+    if &*call.resource.storage != "/services" || call.subresource.is_some() {
+        return Ok(none);
     }
-    let Some(spec) = new.get_mut("spec").and_then(Value::as_object_mut) else { return };
-    for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+    let external = text(new, "/spec/type") == "ExternalName";
+    if !external && text(live, "/spec/clusterIP").is_empty() {
+        return reserve(call, new);
+    }
+    let Some(spec) = new.get_mut("spec").and_then(Value::as_object_mut) else { return Ok(none) };
+    for field in FIELDS {
+        if external {
+            spec.remove(field);
+            continue;
+        }
         let missing = spec.get(field).is_none_or(|value| value.is_null() || value == "");
         if missing && let Some(value) = live.pointer(&format!("/spec/{field}")) {
             spec.insert(field.to_owned(), value.clone());
         }
+    }
+    Ok(none)
+}
+
+/// Gives back the address of a Service that changed into one without.
+pub fn release_dropped(call: &Call, new: &Value, live: &Value) {
+    if &*call.resource.storage == "/services" && text(new, "/spec/clusterIP").is_empty() {
+        release(&call.app, live);
     }
 }
 

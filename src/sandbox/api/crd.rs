@@ -102,7 +102,8 @@ async fn amend(app: &Arc<App>, name: &str, change: impl Fn(&mut Value)) -> Resul
         let write = Write { collection: &resource.storage, key: name, expect, draft, guard: None };
         match app.store.write(write).await {
             Err(WriteError::Stale) => {}
-            other => return Ok(drop(other?)),
+            Err(error) => return Err(error.into()),
+            Ok(_) => return Ok(()),
         }
     }
 }

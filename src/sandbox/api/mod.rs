@@ -12,6 +12,7 @@ mod crd;
 mod create;
 mod delete;
 mod discovery;
+mod events;
 mod failure;
 mod filter;
 mod hooks;

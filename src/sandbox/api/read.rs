@@ -1,7 +1,5 @@
 //! Getting one object, and lists.
 
-use std::sync::Arc;
-
 use axum::response::Response;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -14,9 +12,7 @@ use super::call::Call;
 use super::failure::Failure;
 use super::filter::Filter;
 use super::request::Form;
-use super::store::{Listing, Record};
-
-type Items = Vec<(Arc<str>, Arc<Record>)>;
+use super::store::{Items, Listing};
 
 /// Where the next page of a list begins.
 #[derive(Debug, Deserialize, Serialize)]
@@ -131,11 +127,7 @@ fn snapshot(call: &Call, filter: &Filter) -> Result<Listing, Failure> {
 ///
 /// # Errors
 /// Where the store is damaged.
-pub fn list_response(
-    call: &Call,
-    items: &[(Arc<str>, Arc<Record>)],
-    metadata: &Value,
-) -> Result<Response, Failure> {
+pub fn list_response(call: &Call, items: &Items, metadata: &Value) -> Result<Response, Failure> {
     if call.form == Form::Table {
         let values =
             items.iter().map(|(_, record)| call.resource.load(record)).collect::<Result<Vec<_>, _>>()?;

@@ -149,10 +149,12 @@ impl Resource {
     }
 }
 
+type GroupVersion = (Arc<str>, Arc<str>);
+
 /// Everything that is served.
 #[derive(Clone, Debug, Default)]
 pub struct Registry {
-    resources: BTreeMap<(Arc<str>, Arc<str>), Vec<Arc<Resource>>>,
+    resources: BTreeMap<GroupVersion, Vec<Arc<Resource>>>,
     /// Versions of each group, preferred first.
     groups: BTreeMap<Arc<str>, Vec<Arc<str>>>,
 }

@@ -28,8 +28,8 @@ use super::request::{Query, Target, negotiate};
 use super::store::Store;
 use super::update::Edit;
 use super::{
-    ApiConfig, ApiError, body, cluster_ip, crd, create, delete, discovery, logs, openapi, read, scale,
-    subresource, tokens, update, watch,
+    ApiConfig, ApiError, body, cluster_ip, crd, create, delete, discovery, events, logs, openapi, read,
+    scale, subresource, tokens, update, watch,
 };
 
 /// Namespaces that are always there.
@@ -54,6 +54,7 @@ pub async fn start(
     let listener = TcpListener::bind(config.address).await.map_err(listen)?;
     let address = listener.local_addr().map_err(listen)?;
     let cleaner = tokio::spawn(crd::clean_up(Arc::clone(&app)));
+    let expirer = tokio::spawn(events::expire(Arc::clone(&app)));
     let router = Router::new().fallback(answer).with_state(app);
     let listener = listener.tap_io(|stream| {
         // A watch event is small and must not wait for the next one.
@@ -71,6 +72,7 @@ pub async fn start(
         };
         stop.cancel();
         cleaner.await?;
+        expirer.await?;
         result
     });
     Ok((address, task))

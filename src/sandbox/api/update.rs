@@ -211,6 +211,7 @@ async fn change_live(
     }
     let warnings = call.unknown_fields(if let Edit::Apply(applied) = edit { applied } else { &new })?;
     keep_server_fields(&mut new, live);
+    let address = cluster_ip::adjust(call, &mut new, live)?;
     prepare(call, &mut new, live)?;
     let owned = matches!(edit, Edit::Apply(_));
     if same(&new, live, owned) {
@@ -220,6 +221,10 @@ async fn change_live(
         track_update(Some(live), &mut new, &call.resource.schema(), &call.writer(Timestamp::now()));
     }
     store(call, record, &mut new).await?;
+    if !call.query.dry_run()? {
+        address.keep();
+        cluster_ip::release_dropped(call, &new, live);
+    }
     Ok(Outcome { object: new, warnings, created: false })
 }
 
@@ -294,7 +299,6 @@ fn prepare(call: &Call, new: &mut Value, live: &Value) -> Result<(), Failure> {
                 Vec::new()
             }
             _ => {
-                cluster_ip::carry_over(resource, new, live);
                 builtin::default(&gvk, new);
                 builtin::prepare_update(&gvk, new, live);
                 builtin::validate_update(&gvk, new, live)

@@ -65,7 +65,10 @@ const GROUPS: &[(&str, &[Kind])] = &[
             kind("statefulsets", "StatefulSet", true).short(&["sts"]).all().sub(&[Scale, Status]),
         ],
     ),
-    ("authentication.k8s.io", &[kind("tokenreviews", "TokenReview", false)]),
+    (
+        "authentication.k8s.io",
+        &[kind("selfsubjectreviews", "SelfSubjectReview", false), kind("tokenreviews", "TokenReview", false)],
+    ),
     ("authorization.k8s.io", &[kind("selfsubjectaccessreviews", "SelfSubjectAccessReview", false)]),
     (
         "batch",

@@ -13,6 +13,9 @@ const MAX_CHANGES: usize = 1024;
 /// Most bytes of superseded objects kept for the same purpose.
 const MAX_BYTES: usize = 512 * 1024;
 
+/// Objects with their keys, in order.
+pub type Items = Vec<(Arc<str>, Arc<Record>)>;
+
 /// One committed write.
 #[derive(Clone, Debug)]
 pub struct Change {
@@ -102,7 +105,7 @@ impl Collection {
     }
 
     /// The objects whose key begins with `prefix` and comes after `after`, now.
-    pub fn list(&self, prefix: &str, after: Option<&str>) -> Vec<(Arc<str>, Arc<Record>)> {
+    pub fn list(&self, prefix: &str, after: Option<&str>) -> Items {
         self.range(prefix, after).map(|(key, record)| (Arc::clone(key), Arc::clone(record))).collect()
     }
 
@@ -121,12 +124,7 @@ impl Collection {
     ///
     /// # Errors
     /// Where some of those changes are forgotten.
-    pub fn list_at(
-        &self,
-        version: u64,
-        prefix: &str,
-        after: Option<&str>,
-    ) -> Result<Vec<(Arc<str>, Arc<Record>)>, TooOld> {
+    pub fn list_at(&self, version: u64, prefix: &str, after: Option<&str>) -> Result<Items, TooOld> {
         self.check(version)?;
         let mut objects: BTreeMap<Arc<str>, Arc<Record>> = self.list(prefix, after).into_iter().collect();
         let wanted = |key: &str| key.starts_with(prefix) && after.is_none_or(|after| key > after);

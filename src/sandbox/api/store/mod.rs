@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 
 use tokio::sync::{oneshot, watch};
 
-pub use collection::{Change, TooOld};
+pub use collection::{Change, Items, TooOld};
 pub use record::{Draft, Record, TypeName};
 
 use collection::Collection;
@@ -79,14 +79,19 @@ pub struct Listing {
     /// The resourceVersion of the whole.
     pub version: u64,
     /// The objects with their keys, in order.
-    pub items: Vec<(Arc<str>, Arc<Record>)>,
+    pub items: Items,
 }
+
+/// A resource, and a key in it.
+type Id = (Arc<str>, Arc<str>);
+/// The resourceVersion that a write will have, and what it leaves.
+type Pending = (u64, Option<Arc<Record>>);
 
 #[derive(Debug)]
 struct State {
     collections: HashMap<Arc<str>, Collection>,
     /// Writes that are queued but not durable: the newest for each key.
-    pending: HashMap<(Arc<str>, Arc<str>), (u64, Option<Arc<Record>>)>,
+    pending: HashMap<Id, Pending>,
     /// The last resourceVersion given out.
     last: u64,
     /// The last resourceVersion committed.
@@ -286,10 +291,11 @@ impl Store {
         let answer = record.clone().or_else(|| current.map(|gone| Arc::new(gone.at(version))));
         let key: Arc<str> = write.key.into();
         let id = (Arc::clone(write.collection), Arc::clone(&key));
-        state.pending.insert(id, (version, record.clone()));
         let (done, committed) = oneshot::channel();
-        let job = Job { version, collection: Arc::clone(write.collection), key, record, done };
+        let job =
+            Job { version, collection: Arc::clone(write.collection), key, record: record.clone(), done };
         self.queue.as_ref().ok_or_else(closed)?.send(job).map_err(|_| closed())?;
+        state.pending.insert(id, (version, record));
         Ok((answer.ok_or(WriteError::Stale)?, committed))
     }
 }

@@ -151,11 +151,6 @@ impl Record {
         self.draft.text.len()
     }
 
-    /// Whether both hold the same text.
-    pub fn same_as(&self, draft: &Draft) -> bool {
-        self.draft.text == draft.text
-    }
-
     /// Appends the JSON, with its type in front if one is given.
     pub fn write_json(&self, name: Option<&TypeName>, out: &mut Vec<u8>) {
         out.push(b'{');
