@@ -204,14 +204,11 @@ impl<'a> Actor<'a> {
         }
         let mut body = apply.body.clone();
         let mut params = PatchParams::apply(FIELD_MANAGER);
-        match &apply.uid {
-            // Ours: our fields are ours, whoever wrote them, as long as it is the very object that was seen.
-            Some(uid) => {
-                body["metadata"]["uid"] = json!(uid);
-                params = params.force();
-            }
-            // Not seen: where one has appeared meanwhile, its fields are its maker's.
-            None => {}
+        // What was seen is ours, and so are our fields in it, whoever wrote them, as long as it is that very object. Where
+        // nothing was seen and something has appeared meanwhile, its fields are its maker's: then this is a conflict.
+        if let Some(uid) = &apply.uid {
+            body["metadata"]["uid"] = json!(uid);
+            params = params.force();
         }
         let api = namespaced(self.client, &self.namespace, apply.kind);
         api.patch(name, &params, &Patch::Apply(&body))

@@ -240,7 +240,8 @@ mod tests {
             Some(json!({ "ttl": 20, "postgresql": { "parameters": { "b": null }, "pg_hba": ["x"] } }))
         );
         let mut patched = live;
-        json_patch::merge(&mut patched, &config_patch(&patched.clone(), &wanted).unwrap());
+        let patch = config_patch(&patched, &wanted).unwrap();
+        json_patch::merge(&mut patched, &patch);
         assert_eq!(config_patch(&patched, &wanted), None);
         assert_eq!(patched["pause"], true);
     }

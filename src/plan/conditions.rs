@@ -133,18 +133,19 @@ fn ready(cx: &Context<'_>, scale: &Scale, writable: &Verdict) -> Verdict {
             "no replica confirms commits, so they exist on the primary alone until one does",
         );
     }
-    members_ready(cx)
-        .or_else(|| (writable.status != Some(true)).then(|| writable.clone()))
-        .or_else(|| unlisted(cx))
-        .unwrap_or_else(|| {
-            let count = cx.spec().replicas;
-            let message = if count == 1 {
-                "the member is ready".to_owned()
-            } else {
-                format!("all {count} members are ready")
-            };
-            Verdict::yes(reason::ALL_MEMBERS_READY, message)
-        })
+    // That nobody can write outweighs it too, but before there is a database that goes without saying.
+    let outage = (writable.status != Some(true)).then(|| writable.clone());
+    let (first, second) =
+        if cx.view.initialized() { (outage, members_ready(cx)) } else { (members_ready(cx), outage) };
+    first.or(second).or_else(|| unlisted(cx)).unwrap_or_else(|| {
+        let count = cx.spec().replicas;
+        let message = if count == 1 {
+            "the member is ready".to_owned()
+        } else {
+            format!("all {count} members are ready")
+        };
+        Verdict::yes(reason::ALL_MEMBERS_READY, message)
+    })
 }
 
 /// The first thing that a member lacks.

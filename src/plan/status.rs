@@ -151,7 +151,7 @@ pub fn events(cx: &Context<'_>, new: &DatabaseStatus, blocked: Option<&Blocked>)
     if old.observed_generation != new.observed_generation
         && replicas > 2
         && replicas % 2 == 0
-        && new.phase != Some(Phase::Deleting)
+        && blocked.is_none()
     {
         events.push(Event::warning(
             reason::EVEN_REPLICAS,
