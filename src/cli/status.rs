@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{Event, Pod, Service};
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
+use super::connect::Addresses;
 use super::error::{CliError, Outcome, Result};
 use super::output::{self, Document};
 use super::session::Session;
@@ -77,8 +78,20 @@ pub async fn run(context: &Context, args: StatusArgs) -> Result<()> {
     }
     let snapshot = snapshot(context, &session, &args.name).await?;
     let wide = args.output == Some(StatusFormat::Wide);
-    context.ui.data(render::status(context, &session, &snapshot, wide, jiff::Timestamp::now()))?;
+    context.ui.data(page(context, &session, &snapshot, wide).render())?;
     snapshot.database.as_ref().map_or(Ok(()), verdict)
+}
+
+fn page<'a>(context: &Context, session: &Session, snapshot: &'a Snapshot, wide: bool) -> render::Page<'a> {
+    let name = snapshot.database.as_ref().map(ResourceExt::name_any).unwrap_or_default();
+    render::Page {
+        ui: context.ui,
+        command: context.invocation(),
+        addresses: Addresses::of(&session.place, &session.namespace, &name, &snapshot.services),
+        snapshot,
+        wide,
+        now: jiff::Timestamp::now(),
+    }
 }
 
 /// Ends with 3 where the database is not ready; the output has said why.
@@ -148,7 +161,7 @@ async fn watch(context: &Context, session: &Session, name: &str) -> Result<()> {
     let mut shown = String::new();
     loop {
         let snapshot = snapshot(context, session, name).await?;
-        let text = render::status(context, session, &snapshot, false, jiff::Timestamp::now());
+        let text = page(context, session, &snapshot, false).render();
         if redraws {
             // To the top left, the text with the rest of each old line cleared, then all below it.
             let lines = text.replace('\n', "\x1b[K\n");

@@ -77,8 +77,11 @@ fn news(session: &Session, name: &str) -> impl Stream<Item = News> + use<> {
     let pods: Api<Pod> = Api::namespaced(session.streaming.clone(), &session.namespace);
     let one = watcher::Config::default().fields(&format!("metadata.name={name}"));
     let all = watcher::Config::default().labels(&members::selector(name));
-    let databases = watcher(databases, one).default_backoff().map(|event| event.map(|event| News::Database(Box::new(event))));
-    let pods = watcher(pods, all).default_backoff().map(|event| event.map(|event| News::Pod(Box::new(event))));
+    let databases = watcher(databases, one)
+        .default_backoff()
+        .map(|event| event.map(|event| News::Database(Box::new(event))));
+    let pods =
+        watcher(pods, all).default_backoff().map(|event| event.map(|event| News::Pod(Box::new(event))));
     futures::stream::select(databases, pods).map(|event| event.unwrap_or_else(News::Trouble))
 }
 

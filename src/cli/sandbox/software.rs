@@ -24,7 +24,7 @@ fn image(version: PgVersion) -> String {
 /// Where no such build exists, or it cannot be installed.
 pub fn install(context: &Context, home: &Home, version: PgVersion) -> Result<Image> {
     let image = image(version);
-    let progress = Bars { ui: context.ui, bar: Mutex::new(None) };
+    let progress = Bars { ui: context.ui, bar: Mutex::new(None), said: Mutex::default() };
     Provisioner::new(home.cache()).ensure(&image, &progress).map_err(|error| {
         let unknown = matches!(error, ProvisionError::Unknown { .. });
         let mut shown = CliError::failed(&error);
@@ -40,9 +40,22 @@ pub fn install(context: &Context, home: &Home, version: PgVersion) -> Result<Ima
 struct Bars {
     ui: Ui,
     bar: Mutex<Option<(ProgressBar, String)>>,
+    /// What the last plain line said.
+    said: Mutex<String>,
 }
 
 impl Bars {
+    /// A plain line for a step; the files of one step are not told one by one.
+    fn say(&self, step: &str) {
+        let step = step.split_once(": ").map_or(step, |(step, _)| step);
+        if let Ok(mut said) = self.said.lock()
+            && *said != step
+        {
+            step.clone_into(&mut said);
+            self.ui.note(format_args!("{} {step}", self.ui.paint_err(Tone::Faint, "·")));
+        }
+    }
+
     fn with(&self, act: impl FnOnce(&mut Option<(ProgressBar, String)>)) {
         if let Ok(mut bar) = self.bar.lock() {
             act(&mut bar);
@@ -66,7 +79,7 @@ impl Progress for Bars {
     fn start(&self, step: &str, total: Option<u64>) {
         self.finish();
         if !self.ui.is_live() {
-            return self.ui.note(format_args!("{} {step}", self.ui.paint_err(Tone::Faint, "·")));
+            return self.say(step);
         }
         let bar = total.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
         bar.set_style(style(total.is_some()));
@@ -94,7 +107,9 @@ impl Progress for Bars {
         self.with(|place| {
             if let Some((bar, step)) = place.take() {
                 bar.finish_and_clear();
-                self.ui.note(format_args!("{} {step}", self.ui.paint_err(Tone::Good, "✓")));
+                if !step.contains(": ") {
+                    self.ui.note(format_args!("{} {step}", self.ui.paint_err(Tone::Good, "✓")));
+                }
             }
         });
     }

@@ -9,45 +9,47 @@ use super::{Snapshot, is_ready};
 use crate::api::{ConditionType, Database, DatabaseStatus, Phase, reason};
 use crate::cli::connect::Addresses;
 use crate::cli::members::{self, Member};
-use crate::cli::session::Session;
-use crate::cli::ui::{self, Tone};
-use crate::cli::{Context, events, output};
+use crate::cli::ui::{self, Tone, Ui};
+use crate::cli::{events, output};
 
 /// How many events are shown.
 const EVENTS: usize = 5;
 
-/// The whole page.
-pub fn status(
-    context: &Context,
-    session: &Session,
-    snapshot: &Snapshot,
-    wide: bool,
-    now: jiff::Timestamp,
-) -> String {
-    let Some(database) = &snapshot.database else { return String::new() };
-    let none = DatabaseStatus::default();
-    let status = database.status.as_ref().unwrap_or(&none);
-    let mut page = String::new();
-    header(&mut page, context, database, status, now);
-    let members = members::members(database, &snapshot.pods);
-    let _ = writeln!(page, "\n{}", member_table(&members, wide, now).trim_end());
-    conditions(&mut page, context, status, wide, now);
-    let name = database.name_any();
-    let addresses = Addresses::of(&session.place, &session.namespace, &name, &snapshot.services);
-    let _ = writeln!(page, "\n{}", addresses.render().trim_end());
-    let _ = writeln!(page, "connect    {} connect {name}", context.invocation());
-    recent_events(&mut page, &snapshot.events, now);
-    page
+/// What the page is made of.
+pub struct Page<'a> {
+    /// How it is coloured.
+    pub ui: Ui,
+    /// How this program is run again.
+    pub command: String,
+    /// Where the database is reached.
+    pub addresses: Addresses,
+    /// Everything that was read.
+    pub snapshot: &'a Snapshot,
+    /// Whether more columns and all conditions are shown.
+    pub wide: bool,
+    /// What ages are counted to.
+    pub now: jiff::Timestamp,
 }
 
-fn header(
-    page: &mut String,
-    context: &Context,
-    database: &Database,
-    status: &DatabaseStatus,
-    now: jiff::Timestamp,
-) {
-    let ui = &context.ui;
+impl Page<'_> {
+    /// The whole page.
+    pub fn render(&self) -> String {
+        let Some(database) = &self.snapshot.database else { return String::new() };
+        let none = DatabaseStatus::default();
+        let status = database.status.as_ref().unwrap_or(&none);
+        let mut page = String::new();
+        header(&mut page, &self.ui, database, status, self.now);
+        let members = members::members(database, &self.snapshot.pods);
+        let _ = writeln!(page, "\n{}", member_table(&members, self.wide, self.now).trim_end());
+        conditions(&mut page, &self.ui, status, self.wide, self.now);
+        let _ = writeln!(page, "\n{}", self.addresses.render().trim_end());
+        let _ = writeln!(page, "connect    {} connect {}", self.command, database.name_any());
+        recent_events(&mut page, &self.snapshot.events, self.now);
+        page
+    }
+}
+
+fn header(page: &mut String, ui: &Ui, database: &Database, status: &DatabaseStatus, now: jiff::Timestamp) {
     let phase = match status.phase {
         Some(phase) => phase.to_string(),
         None => "Pending".to_owned(),
@@ -126,13 +128,7 @@ fn member_table(members: &[Member], wide: bool, now: jiff::Timestamp) -> String 
 }
 
 /// The conditions that are not as they should be; all of them where more is asked for.
-fn conditions(
-    page: &mut String,
-    context: &Context,
-    status: &DatabaseStatus,
-    wide: bool,
-    now: jiff::Timestamp,
-) {
+fn conditions(page: &mut String, ui: &Ui, status: &DatabaseStatus, wide: bool, now: jiff::Timestamp) {
     let fine = |status: &str, reason: &str| status == "True" || reason == reason::BACKUPS_DISABLED;
     let mut first = true;
     for kind in ConditionType::ALL {
@@ -150,7 +146,7 @@ fn conditions(
         let since = output::age(condition.last_transition_time.0, now);
         let head = format!("{kind}={} ({}, for {since})", condition.status, condition.reason);
         let tone = if fine { Tone::Good } else { Tone::Bad };
-        let _ = writeln!(page, "{}: {}", context.ui.paint(tone, head), condition.message);
+        let _ = writeln!(page, "{}: {}", ui.paint(tone, head), condition.message);
     }
 }
 
@@ -161,5 +157,89 @@ fn recent_events(page: &mut String, all: &[Event], now: jiff::Timestamp) {
     if !last.is_empty() {
         let rows = last.iter().map(|event| events::row(event, false, now));
         let _ = write!(page, "\n{}", ui::table(&events::HEADER[..4], rows));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::session::Place;
+    use crate::cli::ui::ColorChoice;
+    use crate::sandbox::home::Home;
+    use serde::de::DeserializeOwned;
+    use serde_json::{Value, json};
+
+    fn read<T: DeserializeOwned>(value: Value) -> T {
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn pod(name: &str, ready: bool) -> Value {
+        json!({
+            "metadata": { "name": name, "creationTimestamp": "2026-11-22T10:00:10Z" },
+            "spec": { "nodeName": "sandbox", "containers": [] },
+            "status": {
+                "phase": "Running", "podIP": "127.9.1.1",
+                "conditions": [{ "type": "Ready", "status": if ready { "True" } else { "False" } }],
+            },
+        })
+    }
+
+    fn snapshot() -> Snapshot {
+        let condition = |kind: &str, status: &str, reason: &str, message: &str| json!({ "type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": "2026-11-22T10:01:00Z" });
+        Snapshot {
+            database: Some(read(json!({
+                "apiVersion": "db.example.com/v1alpha1", "kind": "Database",
+                "metadata": { "name": "orders-db", "generation": 2, "creationTimestamp": "2026-11-22T10:00:00Z" },
+                "spec": { "replicas": 3, "version": "18.6", "storage": { "size": "10Gi" } },
+                "status": {
+                    "observedGeneration": 2, "phase": "Degraded", "ready": "2/3", "replicas": 3, "version": "18.6",
+                    "instances": [
+                        { "name": "orders-db-0", "role": "primary", "state": "running", "timeline": 1 },
+                        { "name": "orders-db-1", "role": "replica", "state": "streaming", "timeline": 1, "lagBytes": 2048 },
+                    ],
+                    "conditions": [
+                        condition("Ready", "False", "MemberNotReady", "orders-db-2 is not ready"),
+                        condition("Writable", "True", "PrimaryAcceptsWrites", "orders-db-0 accepts writes"),
+                        condition("BackupsHealthy", "False", "BackupsDisabled", "backups are off"),
+                    ],
+                },
+            }))),
+            pods: vec![
+                read(pod("orders-db-0", true)),
+                read(pod("orders-db-1", true)),
+                read(pod("orders-db-2", false)),
+            ],
+            services: vec![read(
+                json!({ "metadata": { "name": "orders-db" }, "spec": { "clusterIP": "127.9.255.1" } }),
+            )],
+            events: vec![read(json!({
+                "metadata": {}, "involvedObject": { "kind": "Database", "name": "orders-db" },
+                "lastTimestamp": "2026-11-22T10:00:30Z", "type": "Normal", "reason": "Created", "message": "made the StatefulSet",
+            }))],
+        }
+    }
+
+    fn render(wide: bool) -> String {
+        let snapshot = snapshot();
+        let place = Place::Sandbox(Home::at("/h".into()).unwrap());
+        Page {
+            ui: Ui::new(ColorChoice::Never),
+            command: "dbctl --sandbox".into(),
+            addresses: Addresses::of(&place, "default", "orders-db", &snapshot.services),
+            snapshot: &snapshot,
+            wide,
+            now: "2026-11-22T10:05:00Z".parse().unwrap(),
+        }
+        .render()
+    }
+
+    #[test]
+    fn the_page_says_what_is_wrong_and_how_to_connect() {
+        insta::assert_snapshot!(render(false), @"");
+    }
+
+    #[test]
+    fn the_wide_page_has_every_condition_and_more_columns() {
+        insta::assert_snapshot!(render(true), @"");
     }
 }
