@@ -17,6 +17,8 @@ pub mod builtin;
 pub mod error;
 pub mod openapi;
 pub mod patch;
+#[cfg(test)]
+mod replay;
 pub mod schema;
 pub mod selector;
 pub mod table;
