@@ -1,0 +1,8 @@
+//! CronJobs: Jobs on a schedule.
+
+mod act;
+mod plan;
+#[cfg(test)]
+mod tests;
+
+pub(super) use act::start;

@@ -1,0 +1,1 @@
+//! The controllers against a real API server, in this process.
