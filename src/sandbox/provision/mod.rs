@@ -13,6 +13,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 pub use identity::{Identity, first_closed};
+pub(crate) use identity::{is_personal, open};
 pub use release::{ImageError, Release};
 
 /// The Patroni release that pods run.

@@ -9,6 +9,7 @@
 //! [`Order`]s) and answers with [`Report`]s, a line each, on its standard output.
 
 mod log;
+pub(super) use log::set_aside;
 pub(crate) mod tree;
 
 use std::io::{BufRead, Read, Write};
