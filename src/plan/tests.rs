@@ -247,7 +247,7 @@ fn conditions_tell_the_truth() {
                     Kind::ConfigMap,
                     "db-leader",
                     json!({ "metadata": { "annotations": { "leader": null } } }),
-                )
+                );
             },
             reason::NO_LEADER,
             reason::NO_LEADER,
@@ -277,7 +277,7 @@ fn conditions_tell_the_truth() {
         (
             "replica not streaming",
             |w| {
-                w.change(Kind::Pod, "db-2", json!({ "metadata": { "annotations": { "status": "{\"role\":\"replica\",\"state\":\"running\"}" } } }))
+                w.change(Kind::Pod, "db-2", json!({ "metadata": { "annotations": { "status": "{\"role\":\"replica\",\"state\":\"running\"}" } } }));
             },
             reason::MEMBER_NOT_READY,
             reason::PRIMARY_ACCEPTS_WRITES,
@@ -286,7 +286,7 @@ fn conditions_tell_the_truth() {
         (
             "replica on an older timeline",
             |w| {
-                w.change(Kind::Pod, "db-2", json!({ "metadata": { "annotations": { "status": "{\"role\":\"replica\",\"state\":\"running\",\"replication_state\":\"streaming\",\"timeline\":9}" } } }))
+                w.change(Kind::Pod, "db-2", json!({ "metadata": { "annotations": { "status": "{\"role\":\"replica\",\"state\":\"running\",\"replication_state\":\"streaming\",\"timeline\":9}" } } }));
             },
             reason::MEMBER_NOT_READY,
             reason::PRIMARY_ACCEPTS_WRITES,
@@ -299,7 +299,7 @@ fn conditions_tell_the_truth() {
                     Kind::ConfigMap,
                     "db-sync",
                     json!({ "metadata": { "annotations": { "sync_standby": "db-1" } } }),
-                )
+                );
             },
             reason::MEMBER_NOT_READY,
             reason::PRIMARY_ACCEPTS_WRITES,
@@ -312,7 +312,7 @@ fn conditions_tell_the_truth() {
                     Kind::ConfigMap,
                     "db-sync",
                     json!({ "metadata": { "annotations": { "sync_standby": "" } } }),
-                )
+                );
             },
             reason::SYNC_DEGRADED,
             reason::PRIMARY_ACCEPTS_WRITES,
@@ -328,7 +328,7 @@ fn conditions_tell_the_truth() {
         (
             "two to write to",
             |w| {
-                w.change(Kind::EndpointSlice, "db-x", json!({ "endpoints": [{ "targetRef": { "name": "db-0" } }, { "targetRef": { "name": "db-1" } }] }))
+                w.change(Kind::EndpointSlice, "db-x", json!({ "endpoints": [{ "targetRef": { "name": "db-0" } }, { "targetRef": { "name": "db-1" } }] }));
             },
             reason::NO_ENDPOINT,
             reason::NO_ENDPOINT,
@@ -340,7 +340,7 @@ fn conditions_tell_the_truth() {
                 drop(w.observed.answers.insert(
                     "db-0".into(),
                     Answer { role: "replica".into(), state: "running".into(), timeline: None },
-                ))
+                ));
             },
             reason::PRIMARY_NOT_RUNNING,
             reason::PRIMARY_NOT_RUNNING,
@@ -647,10 +647,10 @@ fn happen(world: &mut World, happening: &Happening) {
         Happening::Step => world.step(),
         Happening::Edit(spec) => world.edit(spec.clone()),
         Happening::Lead(pod) if world.leader().is_some() && !pods.is_empty() => {
-            world.lead(&pods[pod % pods.len()])
+            world.lead(&pods[pod % pods.len()]);
         }
         Happening::LosePod(pod) if !pods.is_empty() => {
-            drop(world.observed.remove(Kind::Pod, &pods[pod % pods.len()]))
+            drop(world.observed.remove(Kind::Pod, &pods[pod % pods.len()]));
         }
         Happening::LoseObject(which) => {
             let owned = [

@@ -177,7 +177,7 @@ impl World {
                 object["metadata"]["generation"] = json!(generation + 1);
             }
             Kind::Service if at(&object, "/spec/clusterIP").is_none() => {
-                object["spec"]["clusterIP"] = json!("10.0.0.1")
+                object["spec"]["clusterIP"] = json!("10.0.0.1");
             }
             _ => {}
         }
