@@ -22,9 +22,10 @@ use crate::cli::error::{CliError, Result};
 use crate::cli::{Context, log_to_stderr, threaded};
 use crate::controller::{self, ControllerConfig};
 use crate::sandbox::api::{ApiConfig, Running, serve};
+use crate::sandbox::controllers;
 use crate::sandbox::daemon::{Claim, Daemon};
 use crate::sandbox::home::Home;
-use crate::sandbox::{controllers, node};
+use crate::sandbox::node::{self, NodeConfig};
 
 /// How long the parts may take to be ready.
 const READY_LIMIT: Duration = Duration::from_secs(60);
@@ -154,7 +155,8 @@ fn start_parts(
     client: &impl Fn() -> Result<Client>,
 ) -> Result<()> {
     spawn(parts, "Kubernetes controllers", controllers::run(client()?, stops.controllers.clone()));
-    let config = node::NodeConfig { home: home.clone(), network: held.network.network };
+    let config =
+        NodeConfig::new(home.clone(), held.network.network, format!("http://{}", held.network.api()));
     spawn(parts, "node", node::run(client()?, config, stops.node.clone()));
     let config = ControllerConfig { namespace: None, image: DEFAULT_IMAGE.to_owned() };
     spawn(parts, "database controller", controller::run(client()?, config, stops.controllers.clone()));

@@ -235,11 +235,49 @@ mod tests {
 
     #[test]
     fn the_page_says_what_is_wrong_and_how_to_connect() {
-        insta::assert_snapshot!(render(false), @"");
+        insta::assert_snapshot!(render(false), @r"
+        orders-db  Degraded
+        PostgreSQL 18.6, 2/3 members ready, 10Gi each, age 5m
+        synchronous: no failover loses an acknowledged commit; deletion policy Retain
+
+        MEMBER        ROLE      STATE       READY   TIMELINE   LAG       NODE
+        orders-db-0   primary   running     yes     1          -         sandbox
+        orders-db-1   replica   streaming   yes     1          2.0 KiB   sandbox
+        orders-db-2   -         starting    no      -          -         sandbox
+
+        Ready=False (MemberNotReady, for 4m): orders-db-2 is not ready
+
+        write      127.9.255.1:5432
+        read-only  -
+        connect    dbctl --sandbox connect orders-db
+
+        LAST SEEN   TYPE     REASON    MESSAGE
+        4m30s       Normal   Created   made the StatefulSet
+        ");
     }
 
     #[test]
     fn the_wide_page_has_every_condition_and_more_columns() {
-        insta::assert_snapshot!(render(true), @"");
+        insta::assert_snapshot!(render(true), @r"
+        orders-db  Degraded
+        PostgreSQL 18.6, 2/3 members ready, 10Gi each, age 5m
+        synchronous: no failover loses an acknowledged commit; deletion policy Retain
+
+        MEMBER        ROLE      STATE       READY   TIMELINE   LAG       NODE      VERSION   IP          RESTARTS   AGE
+        orders-db-0   primary   running     yes     1          -         sandbox   -         127.9.1.1   0          4m50s
+        orders-db-1   replica   streaming   yes     1          2.0 KiB   sandbox   -         127.9.1.1   0          4m50s
+        orders-db-2   -         starting    no      -          -         sandbox   -         127.9.1.1   0          4m50s
+
+        Ready=False (MemberNotReady, for 4m): orders-db-2 is not ready
+        Writable=True (PrimaryAcceptsWrites, for 4m): orders-db-0 accepts writes
+        BackupsHealthy=False (BackupsDisabled, for 4m): backups are off
+
+        write      127.9.255.1:5432
+        read-only  -
+        connect    dbctl --sandbox connect orders-db
+
+        LAST SEEN   TYPE     REASON    MESSAGE
+        4m30s       Normal   Created   made the StatefulSet
+        ");
     }
 }

@@ -46,6 +46,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::sandbox::home::Home;
 use context::Context;
+pub use setup::sweep;
 pub use shim::shim_main;
 pub use sources::VOLUME_DRIVER;
 
@@ -140,7 +141,7 @@ pub async fn run(client: Client, mut config: NodeConfig, stop: CancellationToken
     if config.shim.is_empty() {
         config.shim = vec![program.to_string_lossy().into_owned(), "sandbox".to_owned(), "shim".to_owned()];
     }
-    setup::sweep(&config).await?;
+    setup::sweep(&config.home).await?;
     let listener =
         TcpListener::bind(config.address).await.map_err(|error| NodeError::Listen(config.address, error))?;
     let capacity = register::capacity(config.home.root());

@@ -1,5 +1,6 @@
 //! Before a node's first pod: its directories, its program, and what an earlier run left.
 
+use crate::sandbox::home::Home;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -62,8 +63,10 @@ fn install_program(directory: &Path) -> Result<PathBuf, NodeError> {
 }
 
 /// Kills what an earlier run of this home left, and waits until it is gone: nothing may run twice.
-pub(super) async fn sweep(config: &NodeConfig) -> Result<(), NodeError> {
-    let home = &config.home;
+///
+/// # Errors
+/// Where a process does not end even though it is killed.
+pub async fn sweep(home: &Home) -> Result<(), NodeError> {
     let mark = Mark {
         entry: format!("{HOME_MARK}={}", home.root().display()),
         directories: vec![home.state().join("volumes"), home.state().join("pods"), home.scratch()],
