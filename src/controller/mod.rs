@@ -10,5 +10,7 @@ mod random;
 mod reconcile;
 mod resource;
 mod run;
+#[cfg(test)]
+mod tests;
 
 pub use run::{ControllerConfig, ControllerError, run};

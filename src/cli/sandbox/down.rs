@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::cli::error::{CliError, Result};
 use crate::cli::progress::{Step, Steps};
-use crate::cli::{Context, single};
+use crate::cli::Context;
 use crate::sandbox::daemon::{Daemon, State};
 use crate::sandbox::home::Home;
 
@@ -33,7 +33,7 @@ pub fn stop(context: &Context, home: &Home, daemon: &Daemon, timeout: Duration) 
     }
     let stopped = daemon.stop(timeout).map_err(CliError::failed)?;
     // Also where nothing ran: a process that was killed leaves its children to end by themselves.
-    single(async { crate::sandbox::node::sweep(home).await.map_err(CliError::failed) })?;
+    crate::sandbox::node::sweep(home).map_err(CliError::failed)?;
     if stopped {
         steps.set("stop", Step::Done, "the sandbox has stopped");
     }

@@ -27,7 +27,7 @@ const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 pub async fn create(call: &Call, object: Value) -> Result<Response, Failure> {
     let object = call.typed(object)?;
     if !meta(&object, "resourceVersion").is_empty() {
-        return Err(Failure::bad_request("resourceVersion should not be set on objects to be created"));
+        return Err(Failure::unknown("resourceVersion should not be set on objects to be created"));
     }
     let warnings = call.unknown_fields(&object)?;
     let created = make(call, object, false).await?;

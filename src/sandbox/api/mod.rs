@@ -46,7 +46,8 @@ pub struct ApiConfig {
     pub address: SocketAddr,
     /// The /24 that Services get their addresses from.
     pub service_prefix: Ipv4Addr,
-    /// The administrator's bearer token.
+    /// The administrator's token: sent as a bearer token, or as the password in the server's URL, which is what kubectl
+    /// needs, since it sends no bearer token over plain HTTP.
     pub admin_token: String,
 }
 

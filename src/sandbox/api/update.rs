@@ -15,7 +15,7 @@ use super::registry::Subresource;
 use super::store::{Record, WriteError};
 use super::{cluster_ip, hooks};
 use crate::sandbox::object::apply::{ApplyError, apply, track_update};
-use crate::sandbox::object::{FieldError, builtin, error, invalid, patch};
+use crate::sandbox::object::{FieldError, builtin, error, patch};
 
 /// How often a write is tried again that others were quicker than.
 const ATTEMPTS: usize = 50;
@@ -67,7 +67,7 @@ impl Edit {
 }
 
 fn check_options(call: &Call, edit: &Edit) -> Result<(), Failure> {
-    let refuse = |error| Err(Failure::from_status(invalid("meta.k8s.io", "PatchOptions", "", &[error])));
+    let refuse = |error| Err(Failure::option("PatchOptions", error));
     match edit {
         Edit::Apply(_) if call.query.get("fieldManager").is_none() => {
             refuse(FieldError::required("fieldManager", "is required for apply patch"))
@@ -100,7 +100,7 @@ pub async fn change_object(call: &Call, edit: &Edit) -> Result<Value, Failure> {
 
 async fn change(call: &Call, edit: &Edit) -> Result<Outcome, Failure> {
     if let Edit::Replace(object) | Edit::Apply(object) = edit {
-        check_name(call, object)?;
+        check_name(call, edit, object)?;
     }
     for _ in 0..ATTEMPTS {
         let (record, live) = match (call.live(), edit) {
@@ -129,18 +129,23 @@ fn exists(call: &Call) -> Result<bool, Failure> {
 }
 
 /// The name in the body must be that in the path.
-fn check_name(call: &Call, object: &Value) -> Result<(), Failure> {
+fn check_name(call: &Call, edit: &Edit, object: &Value) -> Result<(), Failure> {
     let (own, path) = (meta(object, "name"), call.name()?);
+    if own.is_empty() && matches!(edit, Edit::Replace(_)) {
+        return Err(Failure::bad_request(format!(
+            "the name of the object ({path} based on URL) was undeterminable: name must be provided"
+        )));
+    }
     if !own.is_empty() && own != path {
         return Err(Failure::bad_request(format!(
             "the name of the object ({own}) does not match the name on the URL ({path})"
         )));
     }
     let own = meta(object, "namespace");
-    if !own.is_empty() && call.namespace.as_deref().is_some_and(|path| own != path) {
-        return Err(Failure::bad_request(
-            "the namespace of the provided object does not match the namespace sent on the request",
-        ));
+    if let Some(path) = call.namespace.as_deref().filter(|path| !own.is_empty() && own != *path) {
+        return Err(Failure::bad_request(format!(
+            "the namespace of the object ({own}) does not match the namespace on the request ({path})"
+        )));
     }
     Ok(())
 }
@@ -207,7 +212,7 @@ async fn change_live(
     let mut new = edited(call, edit, live)?;
     check_preconditions(call, &Edit::Replace(new.clone()), live)?;
     if !matches!(edit, Edit::Replace(_) | Edit::Apply(_)) {
-        check_name(call, &new)?;
+        check_name(call, edit, &new)?;
     }
     let warnings = call.unknown_fields(if let Edit::Apply(applied) = edit { applied } else { &new })?;
     keep_server_fields(&mut new, live);

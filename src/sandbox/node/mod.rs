@@ -68,7 +68,7 @@ pub struct NodeConfig {
     pub cache: PathBuf,
     /// The X of the network 127.X.0.0/16.
     pub network: u8,
-    /// Where it tells logs: 127.X.0.2:10250.
+    /// Where it tells logs: 127.X.0.2:10250; port 0 takes any.
     pub address: SocketAddr,
     /// The API server's URL, as pods are told it.
     pub server: String,
@@ -141,9 +141,14 @@ pub async fn run(client: Client, mut config: NodeConfig, stop: CancellationToken
     if config.shim.is_empty() {
         config.shim = vec![program.to_string_lossy().into_owned(), "sandbox".to_owned(), "shim".to_owned()];
     }
-    setup::sweep(&config.home).await?;
-    let listener =
-        TcpListener::bind(config.address).await.map_err(|error| NodeError::Listen(config.address, error))?;
+    let home = config.home.clone();
+    let swept = tokio::task::spawn_blocking(move || sweep(&home)).await;
+    if swept.map_err(|error| NodeError::Ended(error.to_string()))?? > 0 {
+        tracing::warn!("killed processes that an earlier run left");
+    }
+    let listen = |error| NodeError::Listen(config.address, error);
+    let listener = TcpListener::bind(config.address).await.map_err(listen)?;
+    config.address = listener.local_addr().map_err(listen)?;
     let capacity = register::capacity(config.home.root());
     while let Err(error) = register::register(&client, &config, capacity).await {
         tracing::warn!(%error, "failed to register the node, trying again");
@@ -276,3 +281,6 @@ impl Crew {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

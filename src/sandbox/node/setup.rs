@@ -1,12 +1,12 @@
 //! Before a node's first pod: its directories, its program, and what an earlier run left.
 
-use crate::sandbox::home::Home;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::process::HOME_MARK;
 use super::shim::tree::Mark;
 use super::{NodeConfig, NodeError};
+use crate::sandbox::home::Home;
 use crate::sandbox::provision::{Identity, first_closed, is_personal, open};
 
 /// How long left-overs may take to die.
@@ -62,23 +62,14 @@ fn install_program(directory: &Path) -> Result<PathBuf, NodeError> {
     Ok(place)
 }
 
-/// Kills what an earlier run of this home left, and waits until it is gone: nothing may run twice.
+/// Kills what an earlier run of a home left, and waits until it is gone: nothing may run twice. How many there were.
 ///
 /// # Errors
-/// Where a process does not end even though it is killed.
-pub async fn sweep(home: &Home) -> Result<(), NodeError> {
+/// The processes that cannot be killed.
+pub fn sweep(home: &Home) -> Result<usize, NodeError> {
     let mark = Mark {
         entry: format!("{HOME_MARK}={}", home.root().display()),
         directories: vec![home.state().join("volumes"), home.state().join("pods"), home.scratch()],
     };
-    let swept = tokio::task::spawn_blocking(move || mark.sweep(SWEEP_PATIENCE)).await;
-    match swept {
-        Ok(Ok(0)) => Ok(()),
-        Ok(Ok(count)) => {
-            tracing::warn!(count, "killed processes that an earlier run left");
-            Ok(())
-        }
-        Ok(Err(left)) => Err(NodeError::LeftOvers(left.into_iter().collect())),
-        Err(error) => Err(NodeError::Ended(error.to_string())),
-    }
+    mark.sweep(SWEEP_PATIENCE).map_err(|left| NodeError::LeftOvers(left.into_iter().collect()))
 }

@@ -338,6 +338,16 @@ async fn only_health_and_version_are_open() {
     ] {
         assert_eq!(server.http.get(server.url(path)).send().await.unwrap().status(), expected, "{path}");
     }
+    for (password, expected) in [(ADMIN, 200), ("wrong", 401)] {
+        let request = server.http.get(server.url("/api")).basic_auth("admin", Some(password));
+        assert_eq!(request.send().await.unwrap().status(), expected);
+    }
+    // kube is not confused by credentials in the URL.
+    let url = server.url("").replace("//", "//admin:wrong@");
+    let mut config = Config::new(url.parse().unwrap());
+    config.auth_info.token = Some(ADMIN.to_owned().into());
+    let maps: Api<ConfigMap> = Api::default_namespaced(Client::try_from(config).unwrap());
+    maps.list(&ListParams::default()).await.unwrap();
     server.stop().await;
 }
 

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::Server;
 
 /// Scenarios in which a controller must act.
-const NEED_CONTROLLERS: [&str; 14] = [
+const NEED_CONTROLLERS: [&str; 12] = [
     "cronjob-fires",
     "endpoints",
     "gc-background",
@@ -24,8 +24,6 @@ const NEED_CONTROLLERS: [&str; 14] = [
     "statefulset-ordered",
     "statefulset-parallel",
     "statefulset-scale-down",
-    "statefulset-template",
-    "statefulset-claims",
 ];
 
 #[derive(Default)]

@@ -1,0 +1,89 @@
+//! The figures that users feel, measured on the release binary: `cargo bench`.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+
+/// Members of the measured database.
+const MEMBERS: &str = "3";
+/// How long the controller is watched while nothing happens.
+const IDLE: Duration = Duration::from_secs(60);
+/// Calls of `status`; the median is printed.
+const CALLS: usize = 21;
+
+fn dbctl(home: &Path, args: &[&str]) -> Outcome<String> {
+    let output = Command::new(env!("CARGO_BIN_EXE_dbctl"))
+        .args(args)
+        .env("DBCTL_HOME", home)
+        .env("DBCTL_SANDBOX", "1")
+        // The controller logs each of its writes at this level.
+        .env("RUST_LOG", "info,dbctl::controller=debug")
+        .stdin(Stdio::null())
+        .output()?;
+    if !output.status.success() {
+        return Err(format!("{args:?}: {}", String::from_utf8_lossy(&output.stderr)).into());
+    }
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+fn status_field(pid: u64, field: &str) -> Outcome<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(field)).ok_or("no such field")?;
+    Ok(line.trim_matches([':', '\t', ' ', 'k', 'B']).parse()?)
+}
+
+fn writes(home: &Path) -> Outcome<usize> {
+    let log = std::fs::read_to_string(home.join("sandbox/daemon.log"))?;
+    Ok(log.lines().filter(|line| line.contains("dbctl::controller::act")).count())
+}
+
+fn measure(home: &Path) -> Outcome<()> {
+    let size = std::fs::metadata(env!("CARGO_BIN_EXE_dbctl"))?.len();
+    println!("release binary: {:.1} MB", size as f64 / 1e6);
+
+    dbctl(home, &["create", "warm-up", "--storage", "1Gi", "--wait", "--deletion-policy", "Delete"])?;
+    dbctl(home, &["delete", "warm-up", "--yes"])?;
+    let start = Instant::now();
+    dbctl(home, &["create", "figures", "--replicas", MEMBERS, "--storage", "1Gi", "--wait"])?;
+    println!("create to Running, {MEMBERS} members, software cached: {:.1} s", start.elapsed().as_secs_f64());
+
+    let mut calls = Vec::new();
+    for _ in 0..CALLS {
+        let start = Instant::now();
+        dbctl(home, &["status", "figures"])?;
+        calls.push(start.elapsed());
+    }
+    calls.sort();
+    println!("dbctl --sandbox status: {} ms (median of {CALLS})", calls[CALLS / 2].as_millis());
+
+    let before = writes(home)?;
+    std::thread::sleep(IDLE);
+    println!("controller's writes in {} idle seconds: {}", IDLE.as_secs(), writes(home)? - before);
+
+    let daemon: serde_json::Value = serde_json::from_str(&dbctl(home, &["sandbox", "status", "-o", "json"])?)?;
+    let pid = daemon["pid"].as_u64().ok_or("no pid")?;
+    let (resident, own) = (status_field(pid, "VmRSS")?, status_field(pid, "RssAnon")?);
+    println!(
+        "resident memory of API server, controllers and node: {:.1} MB ({:.1} MB of it not the program's file)",
+        resident as f64 / 1e3,
+        own as f64 / 1e3
+    );
+    Ok(())
+}
+
+fn main() -> Outcome<()> {
+    // `cargo test --benches` and `--list` ask for no measurement.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return Ok(());
+    }
+    let home = tempfile::Builder::new().prefix("dbctl-").tempdir_in("/tmp")?;
+    std::fs::set_permissions(home.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let cache = dbctl::sandbox::home::Home::locate()?.cache();
+    std::fs::create_dir_all(&cache)?;
+    std::os::unix::fs::symlink(cache, home.path().join("cache"))?;
+    let outcome = measure(home.path());
+    dbctl(home.path(), &["sandbox", "down"])?;
+    outcome
+}
