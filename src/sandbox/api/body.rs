@@ -9,8 +9,8 @@ use serde_json::{Map, Value};
 
 use super::call::Call;
 use super::failure::Failure;
-use crate::sandbox::object::FieldError;
 use crate::sandbox::object::schema::{strict_message, unknown_field_warning};
+use crate::sandbox::object::{Cause, FieldError};
 
 /// Largest body: Kubernetes' own limit.
 const MAX_BYTES: usize = 3 * 1024 * 1024;
@@ -126,6 +126,23 @@ impl Call {
             }
         }
     }
+}
+
+/// The first value of a built-in kind that has the wrong type. Objects with one must not be stored: every client that
+/// knows the kind would fail to read them.
+pub fn wrong_type(call: &Call, object: &Value) -> Option<String> {
+    if call.resource.custom.is_some() {
+        return None;
+    }
+    let errors = call.resource.schema().validate(object, None);
+    let error = errors.into_iter().find(|error| error.reason == Cause::TypeInvalid)?;
+    Some(format!("{}: {}", error.field, error.message))
+}
+
+/// 400 for what cannot be read as its kind.
+pub fn cannot_be_handled(call: &Call, why: &str) -> Failure {
+    let (kind, version) = (&call.resource.kind, &call.resource.version);
+    Failure::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {why}"))
 }
 
 /// The metadata of an object; an empty one where there is none.

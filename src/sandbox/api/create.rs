@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::{Value, json};
 
-use super::body::{meta, metadata_mut};
+use super::body::{self, meta, metadata_mut};
 use super::call::{Call, Refused};
 use super::failure::Failure;
 use super::store::{Record, WriteError};
@@ -111,6 +111,9 @@ async fn make_named(call: &Call, mut object: Value, owned: bool) -> Result<Value
     hooks::admit(call, &mut object)?;
     let schema = resource.schema();
     schema.prune(&mut object);
+    if let Some(why) = body::wrong_type(call, &object) {
+        return Err(body::cannot_be_handled(call, &why).into());
+    }
     let errors = if resource.custom.is_some() {
         schema.default(&mut object);
         prepare_custom(call, &mut object);

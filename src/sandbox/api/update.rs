@@ -15,7 +15,7 @@ use super::registry::Subresource;
 use super::store::{Record, WriteError};
 use super::{cluster_ip, hooks};
 use crate::sandbox::object::apply::{ApplyError, apply, track_update};
-use crate::sandbox::object::{FieldError, builtin, error, patch};
+use crate::sandbox::object::{FieldError, builtin, error, invalid, patch};
 
 /// How often a write is tried again that others were quicker than.
 const ATTEMPTS: usize = 50;
@@ -162,25 +162,25 @@ async fn create_applied(call: &Call, applied: &Value) -> Result<Outcome, Refused
         );
         return Err(Failure::conflict(&call.resource, call.name()?, &why).into());
     }
-    let mut applied = applied.clone();
-    if let Some(metadata) = metadata_mut(&mut applied) {
-        metadata.insert("name".into(), call.name()?.into());
-        if let Some(namespace) = &call.namespace {
-            metadata.insert("namespace".into(), namespace.as_str().into());
-        }
-    }
-    let warnings = call.unknown_fields(&applied)?;
-    let mut wanted = applied;
-    call.resource.schema().prune(&mut wanted);
-    let object = apply_over(call, None, &wanted)?;
+    let warnings = call.unknown_fields(applied)?;
+    let object = apply_over(call, None, applied)?;
     let object = create::make(call, object, true).await?;
     Ok(Outcome { object, warnings, created: true })
 }
 
 fn apply_over(call: &Call, live: Option<&Value>, applied: &Value) -> Result<Value, Failure> {
+    let mut wanted = applied.clone();
+    call.resource.schema().prune(&mut wanted);
+    // The path names the object where the body does not.
+    if let Some(metadata) = metadata_mut(&mut wanted) {
+        metadata.insert("name".into(), call.name()?.into());
+        if let Some(namespace) = &call.namespace {
+            metadata.insert("namespace".into(), namespace.as_str().into());
+        }
+    }
     let writer = call.writer(Timestamp::now());
     let force = call.query.flag("force");
-    apply(live, applied, &call.resource.schema(), &writer, force).map_err(|error: ApplyError| {
+    apply(live, &wanted, &call.resource.schema(), &writer, force).map_err(|error: ApplyError| {
         let name = call.name().unwrap_or_default();
         Failure::from_status(error.status(&call.resource.group, &call.resource.kind, name))
     })
@@ -193,11 +193,7 @@ fn edited(call: &Call, edit: &Edit, live: &Value) -> Result<Value, Failure> {
         Edit::Json(patch) => patch::json_patch(live, patch),
         Edit::Merge(patch) => patch::merge_patch(live, patch),
         Edit::Strategic(patch) => patch::strategic_patch(live, patch, &call.resource.schema()),
-        Edit::Apply(applied) => {
-            let mut wanted = applied.clone();
-            call.resource.schema().prune(&mut wanted);
-            return apply_over(call, Some(live), &wanted);
-        }
+        Edit::Apply(applied) => return apply_over(call, Some(live), applied),
     };
     call.typed(patched.map_err(|error| Failure::from_status(error.status()))?)
 }
@@ -217,7 +213,7 @@ async fn change_live(
     let warnings = call.unknown_fields(if let Edit::Apply(applied) = edit { applied } else { &new })?;
     keep_server_fields(&mut new, live);
     let address = cluster_ip::adjust(call, &mut new, live)?;
-    prepare(call, &mut new, live)?;
+    prepare(call, edit, &mut new, live)?;
     let owned = matches!(edit, Edit::Apply(_));
     if same(&new, live, owned) {
         return Ok(Outcome { object: live.clone(), warnings, created: false });
@@ -282,10 +278,16 @@ fn copy(to: &mut Map<String, Value>, from: &Map<String, Value>, field: &str) {
 }
 
 /// Defaults, what is written elsewhere, and checks.
-fn prepare(call: &Call, new: &mut Value, live: &Value) -> Result<(), Failure> {
+fn prepare(call: &Call, edit: &Edit, new: &mut Value, live: &Value) -> Result<(), Failure> {
     let resource = &call.resource;
     let (gvk, schema) = (resource.gvk(), resource.schema());
     schema.prune(new);
+    if let Some(why) = body::wrong_type(call, new) {
+        return Err(match edit {
+            Edit::Replace(_) | Edit::Apply(_) => body::cannot_be_handled(call, &why),
+            _ => unreadable_patch(new, &why),
+        });
+    }
     let errors = if resource.custom.is_some() {
         schema.default(new);
         prepare_custom(call, new, live);
@@ -315,6 +317,12 @@ fn prepare(call: &Call, new: &mut Value, live: &Value) -> Result<(), Failure> {
     } else {
         Err(Failure::invalid(resource, call.name()?, &errors))
     }
+}
+
+/// 422 for a patch that leaves something that is not of its kind.
+fn unreadable_patch(patched: &Value, why: &str) -> Failure {
+    let error = FieldError::invalid("patch", &Value::from(patched.to_string()), why);
+    Failure::from_status(invalid("", "", "", &[error]))
 }
 
 fn keep_all_but_finalizers(new: &mut Value, live: &Value) {
