@@ -180,9 +180,7 @@ fn check(applied: &Value, schema: &Schema, writer: &Writer) -> Result<(), ApplyE
         return Err(ApplyError::BadRequest("metadata.managedFields must be nil".to_owned()));
     }
     match walk::unmergeable(Some(schema), applied, &mut Vec::new()) {
-        Some(problem) => {
-            Err(ApplyError::BadRequest(format!("failed to create typed patch object: {problem}")))
-        }
+        Some(problem) => Err(ApplyError::Untyped(problem)),
         None => Ok(()),
     }
 }

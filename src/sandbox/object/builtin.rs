@@ -161,7 +161,7 @@ fn check(gvk: &Gvk, object: &Value, errors: &mut Vec<FieldError>) {
         ("discovery.k8s.io", "EndpointSlice") => various::endpoint_slice(object, errors),
         ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => various::role(gvk, object, errors),
         ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => {
-            various::binding(gvk, object, errors)
+            various::binding(gvk, object, errors);
         }
         ("storage.k8s.io", "StorageClass") => storage::class(object, errors),
         ("apiextensions.k8s.io", "CustomResourceDefinition") => definition::check(object, errors),
