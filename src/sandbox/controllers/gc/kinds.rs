@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Observer;
 use super::collect::Shared;
+use crate::sandbox::controllers::cache::Pauses;
 use crate::sandbox::controllers::meta::uid;
 
 /// Pause between a change of the definitions and the look at what there is now: they come in bursts.
@@ -198,7 +199,7 @@ async fn discover(client: &Client) -> Result<Vec<Arc<Kind>>, kube::Error> {
 /// Shows the metadata of all objects of a kind to the graph until `stop`.
 async fn monitor(client: Client, kind: Arc<Kind>, shared: Arc<Shared>, stop: CancellationToken) {
     let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(client, &kind.resource());
-    let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff());
+    let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).backoff(Pauses::default()));
     let mut listed: HashSet<String> = HashSet::new();
     loop {
         let event = tokio::select! {
@@ -218,7 +219,7 @@ async fn monitor(client: Client, kind: Arc<Kind>, shared: Arc<Shared>, stop: Can
                 tracing::debug!(kind = kind.plural, "watch broke off, starting again: {error}");
                 if refused(&error) {
                     // Nothing will ever come of it: nobody needs to wait.
-                    shared.listed(&kind, &HashSet::new());
+                    shared.forget_kind(&kind);
                 }
             }
             None => return,
@@ -230,5 +231,5 @@ async fn monitor(client: Client, kind: Arc<Kind>, shared: Arc<Shared>, stop: Can
 }
 
 fn refused(error: &watcher::Error) -> bool {
-    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if matches!(status.code, 403 | 404 | 405))
+    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if matches!(status.code, 403..=405))
 }
