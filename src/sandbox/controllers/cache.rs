@@ -172,7 +172,12 @@ where
 
     fn trouble(&self, error: &watcher::Error) {
         let kind = K::kind(&());
-        tracing::debug!(%kind, "watch broke off, starting again: {error}");
+        match error {
+            watcher::Error::InitialListFailed(kube::Error::Api(_)) => {
+                tracing::warn!(%kind, "nothing is known of this kind, asking again: {error}");
+            }
+            _ => tracing::debug!(%kind, "watch broke off, starting again: {error}"),
+        }
         // A server without this kind has none of it: nobody needs to wait.
         if matches!(error, watcher::Error::InitialListFailed(error) if is_not_found(error)) {
             self.0.synced.send_replace(true);

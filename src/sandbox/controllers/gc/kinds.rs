@@ -104,6 +104,14 @@ pub(super) struct Follow {
 
 impl Follow {
     pub(super) async fn run(self) {
+        // The watches end with this future.
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = self.follow() => {}
+        }
+    }
+
+    async fn follow(&self) {
         let mut watches = Watches { tasks: JoinSet::new(), running: HashMap::new() };
         let mut pause = SETTLE;
         loop {
@@ -120,13 +128,11 @@ impl Follow {
                 }
             };
             tokio::select! {
-                () = self.stop.cancelled() => break,
                 () = self.shared.definitions_changed() => tokio::time::sleep(SETTLE).await,
                 () = tokio::time::sleep(wait) => {}
             }
             while watches.tasks.try_join_next().is_some() {}
         }
-        while watches.tasks.join_next().await.is_some() {}
     }
 
     fn take(&self, kinds: Vec<Arc<Kind>>, watches: &mut Watches) {
