@@ -1,0 +1,185 @@
+//! The daemon's side of a shim.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::sync::mpsc;
+
+use super::shim::tree::Mark;
+use super::shim::{Order, Report, Spec};
+
+/// Marks every process of a home, in its environment.
+pub const HOME_MARK: &str = "DBCTL_SANDBOX_HOME";
+/// Marks every process of one container.
+pub const CONTAINER_MARK: &str = "DBCTL_SANDBOX_CONTAINER";
+
+/// How long a killed container may take to disappear before its processes are hunted without its shim.
+const KILL_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why a process cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    /// The shim did not start or does not talk.
+    #[error("start a container's shim: {0}")]
+    Shim(#[from] std::io::Error),
+    /// The container's main process could not be started.
+    #[error("{0}")]
+    Start(String),
+}
+
+/// How a container ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// The exit code, or 128 and the signal.
+    pub code: i32,
+    /// The signal.
+    pub signal: Option<i32>,
+    /// When its main process ended.
+    pub at: Timestamp,
+    /// The end of its output, where there is no log.
+    pub output: String,
+}
+
+/// Starts containers in one home.
+#[derive(Clone, Debug)]
+pub struct Launcher {
+    /// The shim's command line.
+    pub shim: Vec<String>,
+    /// The home, for the mark.
+    pub home: PathBuf,
+}
+
+/// A container whose main process was started.
+#[derive(Debug)]
+pub struct Process {
+    /// When it was.
+    pub started: Timestamp,
+    orders: mpsc::UnboundedSender<Order>,
+    lines: Lines<BufReader<ChildStdout>>,
+    shim: Child,
+    mark: Mark,
+}
+
+/// Gives orders to a container, from anywhere.
+#[derive(Clone, Debug)]
+pub struct Orders(mpsc::UnboundedSender<Order>);
+
+impl Orders {
+    /// Gives an order; a container that has ended ignores it.
+    pub fn give(&self, order: Order) {
+        let _ = self.0.send(order);
+    }
+}
+
+impl Launcher {
+    /// Runs a container under a shim. Dropping the result kills it.
+    ///
+    /// # Errors
+    /// When the shim or the main process does not start.
+    pub async fn start(&self, id: &str, mut spec: Spec) -> Result<Process, ProcessError> {
+        let home = self.home.to_string_lossy().into_owned();
+        let marks = [(HOME_MARK.to_owned(), home), (CONTAINER_MARK.to_owned(), id.to_owned())];
+        spec.env.extend(marks.clone());
+        let mut command = Command::new(self.shim.first().map(String::as_str).unwrap_or_default());
+        command.args(self.shim.iter().skip(1)).env_clear().envs(marks).current_dir("/").process_group(0);
+        let mut shim =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn()?;
+        let (Some(mut stdin), Some(stdout)) = (shim.stdin.take(), shim.stdout.take()) else {
+            return Err(std::io::Error::other("no pipes").into());
+        };
+        let mut line = serde_json::to_vec(&spec).map_err(std::io::Error::other)?;
+        line.push(b'\n');
+        stdin.write_all(&line).await?;
+        let (orders, inbox) = mpsc::unbounded_channel();
+        tokio::spawn(pass(stdin, inbox));
+        let mark = Mark { entry: format!("{CONTAINER_MARK}={id}"), directories: Vec::new() };
+        let mut lines = BufReader::new(stdout).lines();
+        match next(&mut lines).await? {
+            Some(Report::Started { at, .. }) => Ok(Process { started: at, orders, lines, shim, mark }),
+            Some(Report::Failed { message }) => {
+                let _ = shim.wait().await;
+                Err(ProcessError::Start(message))
+            }
+            _ => Err(std::io::Error::other("it ended without a word").into()),
+        }
+    }
+}
+
+/// Orders on their way to the shim; its standard input closes when nobody can give orders any more.
+async fn pass(mut stdin: ChildStdin, mut inbox: mpsc::UnboundedReceiver<Order>) {
+    while let Some(order) = inbox.recv().await {
+        let Ok(mut line) = serde_json::to_vec(&order) else { continue };
+        line.push(b'\n');
+        if stdin.write_all(&line).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn next(lines: &mut Lines<BufReader<ChildStdout>>) -> std::io::Result<Option<Report>> {
+    while let Some(line) = lines.next_line().await? {
+        // Whatever else a test's shim prints is not ours.
+        if let Some(start) = line.find('{')
+            && let Ok(report) = serde_json::from_str(&line[start..])
+        {
+            return Ok(Some(report));
+        }
+    }
+    Ok(None)
+}
+
+impl Process {
+    /// A way to give it orders while somebody waits for it.
+    pub fn orders(&self) -> Orders {
+        Orders(self.orders.clone())
+    }
+
+    /// Waits until it has ended and nothing of it is left.
+    pub async fn wait(&mut self) -> Exit {
+        let report = next(&mut self.lines).await;
+        let _ = self.shim.wait().await;
+        if let Ok(Some(Report::Exited { code, signal, at, output })) = report {
+            return Exit { code, signal, at, output };
+        }
+        // The shim itself was killed: its container is without a keeper, and is hunted by its mark.
+        self.hunt().await;
+        let killed = rustix::process::Signal::KILL.as_raw();
+        Exit { code: 128 + killed, signal: Some(killed), at: Timestamp::now(), output: String::new() }
+    }
+
+    /// Kills it and waits until nothing of it is left.
+    pub async fn kill(&mut self) -> Exit {
+        self.orders().give(Order::Kill);
+        match tokio::time::timeout(KILL_PATIENCE, self.wait()).await {
+            Ok(exit) => exit,
+            Err(_) => {
+                // A shim that is frozen cannot keep its word.
+                let _ = self.shim.start_kill();
+                self.wait().await
+            }
+        }
+    }
+
+    async fn hunt(&self) {
+        loop {
+            let mark = self.mark.clone();
+            let swept = tokio::task::spawn_blocking(move || mark.sweep(KILL_PATIENCE)).await;
+            match swept {
+                Ok(Err(left)) => tracing::error!(?left, mark = self.mark.entry, "processes survive SIGKILL"),
+                _ => return,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+impl Process {
+    /// What an out-of-memory killer might do.
+    pub(super) fn kill_shim(&mut self) {
+        self.shim.start_kill().unwrap();
+    }
+}
