@@ -55,9 +55,11 @@ impl Events {
     }
 }
 
+/// Of which object and field, why, and what was said.
+type Key = (Option<String>, Option<String>, &'static str, String);
+
 async fn write(client: Client, node: String, mut inbox: mpsc::UnboundedReceiver<Said>) {
-    let mut known: HashMap<(Option<String>, Option<String>, &'static str, String), (String, i32)> =
-        HashMap::new();
+    let mut known: HashMap<Key, (String, i32)> = HashMap::new();
     while let Some(said) = inbox.recv().await {
         let namespace = said.about.namespace.clone().unwrap_or_default();
         let api = Api::<Event>::namespaced(client.clone(), &namespace);

@@ -64,9 +64,11 @@ pub(super) fn kill_descendants(of: Pid) {
 pub struct Mark {
     /// An entry of the environment, `NAME=VALUE`.
     pub entry: String,
-    /// Directories that only these processes work in: postgres writes its title over its environment, but stays in its
-    /// data directory.
-    pub directories: Vec<PathBuf>,
+    /// Directories that these processes work in: postgres writes its title over its environment, but stays in its data
+    /// directory.
+    pub places: Vec<PathBuf>,
+    /// Where their programs lie: somebody's shell may stand in a data directory too.
+    pub programs: Vec<PathBuf>,
 }
 
 impl Mark {
@@ -76,8 +78,11 @@ impl Mark {
         if environment.split(|byte| *byte == 0).any(|found| found == entry) {
             return true;
         }
-        let Ok(directory) = std::fs::read_link(process.join("cwd")) else { return false };
-        self.directories.iter().any(|own| directory.starts_with(own))
+        let leads_into = |link: &str, directories: &[PathBuf]| {
+            let target = std::fs::read_link(process.join(link));
+            target.is_ok_and(|target| directories.iter().any(|directory| target.starts_with(directory)))
+        };
+        leads_into("cwd", &self.places) && leads_into("exe", &self.programs)
     }
 
     /// The marked processes that are alive, and all below them; never this process.
