@@ -2,6 +2,7 @@
 //!
 //! ARCHITECTURE.md is the map; arrows between these modules point one way.
 
+pub mod agent;
 pub mod api;
 pub mod cli;
 pub mod controller;

@@ -2,11 +2,12 @@
 
 use std::process::ExitCode;
 
+use clap_complete::CompleteEnv;
+
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).take(2).collect();
-    if arguments == ["sandbox", "shim"] {
-        return dbctl::sandbox::node::shim_main();
-    }
-    print!("{}", dbctl::api::crd_yaml().unwrap_or_default());
-    ExitCode::SUCCESS
+    // Answers the shell's completion requests, before anything is written or started.
+    CompleteEnv::with_factory(dbctl::cli::command).bin("dbctl").complete();
+    // The one provider of the whole program; where it is set already, it is this one.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    dbctl::cli::run(std::env::args_os())
 }

@@ -39,8 +39,10 @@ pub mod reason {
     pub const BACKUPS_UNSUPPORTED: &str = "BackupsUnsupported";
     pub const CLAIMS_BOUND: &str = "ClaimsBound";
     pub const CLAIM_PENDING: &str = "ClaimPending";
+    pub const CONFIG_PENDING: &str = "ConfigPending";
     pub const CREATING: &str = "Creating";
     pub const DELETING: &str = "Deleting";
+    pub const EVEN_REPLICAS: &str = "EvenReplicas";
     pub const INVALID_SPEC: &str = "InvalidSpec";
     pub const MEMBERS_MISSING: &str = "MembersMissing";
     pub const MEMBER_NOT_READY: &str = "MemberNotReady";
@@ -52,8 +54,12 @@ pub mod reason {
     pub const PRIMARY_ACCEPTS_WRITES: &str = "PrimaryAcceptsWrites";
     pub const PRIMARY_NOT_RUNNING: &str = "PrimaryNotRunning";
     pub const RESIZE_PENDING: &str = "ResizePending";
+    pub const RESTART_PENDING: &str = "RestartPending";
     pub const RESTORE_UNSUPPORTED: &str = "RestoreUnsupported";
+    pub const SCALING: &str = "Scaling";
+    pub const SECRET_MISSING: &str = "SecretMissing";
     pub const SYNC_DEGRADED: &str = "SyncDegraded";
+    pub const UPGRADE_NEEDED: &str = "UpgradeNeeded";
 }
 
 /// What a condition says now.

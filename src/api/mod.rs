@@ -22,7 +22,7 @@ pub use names::{
     ROLE_REPLICA, name_problem,
 };
 pub use quantity::{Quantity, QuantityError};
-pub use request::{Request, RequestError, Verb, requests};
+pub use request::{Found, Request, RequestError, Verb, requests};
 pub use status::{
     DatabaseStatus, Failover, Instance, Operation, OperationPhase, Phase, StoredBackup, UpgradeProgress,
 };

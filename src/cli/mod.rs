@@ -1,1 +1,325 @@
-//! cli
+//! The command line: one file per command, whose doc comment is its help.
+
+mod agent;
+mod api_error;
+mod complete;
+mod completions;
+mod connect;
+mod controller;
+mod create;
+mod delete;
+mod error;
+mod events;
+mod generate;
+mod list;
+mod logs;
+mod members;
+mod output;
+mod progress;
+mod sandbox;
+mod scale;
+mod session;
+mod status;
+mod ui;
+mod wait;
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::future::Future;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::builder::FalseyValueParser;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+pub use error::{CliError, Outcome};
+
+use error::Result;
+use ui::{ColorChoice, Ui};
+
+/// Creates and runs replicated PostgreSQL on Kubernetes, or on one machine without it
+///
+/// With --sandbox, every command works on this machine, with no cluster: the sandbox is started where it is needed.
+/// Without it, dbctl talks to the cluster of your kubeconfig, as kubectl does.
+#[derive(Debug, Parser)]
+#[command(name = "dbctl", version, disable_help_subcommand = true, max_term_width = 110)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Global options")]
+struct Global {
+    /// Namespace of the database [default: that of the kubeconfig's context]
+    #[arg(short, long, global = true, value_name = "NAMESPACE")]
+    namespace: Option<String>,
+
+    /// Context of the kubeconfig
+    #[arg(long, global = true, value_name = "NAME", conflicts_with = "sandbox")]
+    context: Option<String>,
+
+    /// Kubeconfig file [default: KUBECONFIG, else ~/.kube/config]
+    #[arg(long, global = true, value_name = "PATH", conflicts_with = "sandbox")]
+    kubeconfig: Option<PathBuf>,
+
+    /// Use this machine's sandbox in place of a cluster
+    #[arg(long, global = true, env = "DBCTL_SANDBOX", hide_env_values = true, value_parser = FalseyValueParser::new())]
+    sandbox: bool,
+
+    /// Say more on standard error; -vv and -vvv say still more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+
+    /// When output is coloured
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "WHEN",
+        hide_possible_values = true
+    )]
+    color: ColorChoice,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Create(Box<create::CreateArgs>),
+    List(list::ListArgs),
+    Status(status::StatusArgs),
+    Scale(scale::ScaleArgs),
+    Delete(delete::DeleteArgs),
+    Connect(connect::ConnectArgs),
+    Logs(logs::LogsArgs),
+    Events(events::EventsArgs),
+    Controller(controller::ControllerArgs),
+    Sandbox(sandbox::SandboxArgs),
+    Completions(completions::CompletionsArgs),
+    #[command(hide = true)]
+    Agent(agent::AgentArgs),
+    #[command(hide = true)]
+    Generate(generate::GenerateArgs),
+}
+
+/// What commands are given besides their own arguments.
+#[derive(Clone, Debug)]
+struct Context {
+    global: Global,
+    ui: Ui,
+}
+
+impl Context {
+    /// How a user would run this program again, with what leads to the same place; for lines that are to be copied.
+    fn invocation(&self) -> String {
+        let mut text = self.program();
+        if self.global.sandbox {
+            text.push_str(" --sandbox");
+        }
+        for (flag, value) in [
+            ("--kubeconfig", self.global.kubeconfig.as_ref().map(|path| path.display().to_string())),
+            ("--context", self.global.context.clone()),
+            ("-n", self.global.namespace.clone()),
+        ] {
+            if let Some(value) = value {
+                let _ = write!(text, " {flag} {}", output::shell_word(&value));
+            }
+        }
+        text
+    }
+
+    /// How a user would run this program again.
+    fn program(&self) -> String {
+        let typed = std::env::args_os().next().unwrap_or_else(|| "dbctl".into());
+        output::shell_word(&typed.to_string_lossy())
+    }
+}
+
+/// The whole command line's definition.
+pub fn command() -> clap::Command {
+    let mut codes = String::from("Exit codes:\n");
+    for (outcome, meaning) in Outcome::TABLE {
+        let _ = writeln!(codes, "  {}  {meaning}", outcome.code());
+    }
+    Cli::command().after_help(codes.trim_end().to_owned())
+}
+
+/// Runs a command line; the exit code is one of [`Outcome::TABLE`].
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let definition = command().color(clap_color(&args));
+    let parsed = definition.try_get_matches_from(&args).and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
+        Ok(cli) => cli,
+        Err(error) => return usage(error, &args),
+    };
+    let ui = Ui::new(cli.global.color);
+    let context = Context { global: cli.global, ui };
+    match dispatch(&context, cli.command) {
+        Ok(code) => code,
+        Err(error) => {
+            context.ui.error(&error);
+            ExitCode::from(error.outcome.code())
+        }
+    }
+}
+
+/// Whether clap colours its messages, which it prints before `--color` is parsed.
+fn clap_color(args: &[OsString]) -> clap::ColorChoice {
+    let texts: Vec<_> = args.iter().map(|arg| arg.to_string_lossy()).collect();
+    let joined = texts.iter().find_map(|text| text.strip_prefix("--color="));
+    let separate = texts.windows(2).find(|pair| pair[0] == "--color").map(|pair| pair[1].as_ref());
+    match joined.or(separate) {
+        Some("always") => clap::ColorChoice::Always,
+        Some("never") => clap::ColorChoice::Never,
+        _ => clap::ColorChoice::Auto,
+    }
+}
+
+/// Help, the version, or what is wrong with the command line.
+fn usage(mut error: clap::Error, args: &[OsString]) -> ExitCode {
+    let stray = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(text)) if error.kind() == ErrorKind::UnknownArgument => Some(text.clone()),
+        _ => None,
+    };
+    if let Some(tip) = stray.and_then(|stray| unquoted(&stray, args)) {
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+    }
+    let _ = error.print();
+    ExitCode::from(if error.use_stderr() { Outcome::Usage.code() } else { Outcome::Done.code() })
+}
+
+/// A word that no flag took is most often the second half of a value with a space in it.
+fn unquoted(stray: &str, args: &[OsString]) -> Option<String> {
+    let texts: Vec<_> = args.iter().map(|arg| arg.to_string_lossy()).collect();
+    let triple = texts.windows(3).find(|triple| triple[2] == stray && triple[0].starts_with("--"))?;
+    let value = output::shell_word(&format!("{} {stray}", triple[1]));
+    (!stray.starts_with('-') && !triple[1].starts_with('-'))
+        .then(|| format!("a value with a space in it must be quoted: {} {value}", triple[0]))
+}
+
+fn dispatch(context: &Context, command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Sandbox(args) => return sandbox::run(context, args),
+        Command::Agent(args) => return agent::run(context, &args),
+        Command::Controller(args) => {
+            log_to_stderr(context, "info");
+            threaded(controller::run(context, args))?;
+        }
+        Command::Completions(args) => completions::run(context, &args)?,
+        Command::Generate(args) => generate::run(context, &args)?,
+        command => {
+            log_to_stderr(context, "error");
+            single(talk(context, command))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The commands that talk to an API server.
+async fn talk(context: &Context, command: Command) -> Result<()> {
+    match command {
+        Command::Create(args) => Box::pin(create::run(context, *args)).await,
+        Command::List(args) => list::run(context, args).await,
+        Command::Status(args) => status::run(context, args).await,
+        Command::Scale(args) => scale::run(context, args).await,
+        Command::Delete(args) => delete::run(context, args).await,
+        Command::Connect(args) => connect::run(context, args).await,
+        Command::Logs(args) => logs::run(context, args).await,
+        Command::Events(args) => events::run(context, args).await,
+        Command::Controller(_)
+        | Command::Sandbox(_)
+        | Command::Completions(_)
+        | Command::Agent(_)
+        | Command::Generate(_) => Ok(()),
+    }
+}
+
+/// Runs on this thread: what a command line needs, without the start of any other.
+fn single<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    block_on(tokio::runtime::Builder::new_current_thread(), work)
+}
+
+/// Runs on all cores, for what serves others.
+fn threaded<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    block_on(tokio::runtime::Builder::new_multi_thread(), work)
+}
+
+fn block_on<T>(mut builder: tokio::runtime::Builder, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = builder.enable_all().build();
+    let runtime = runtime.map_err(|error| CliError::failed(format!("start the runtime: {error}")))?;
+    let result = runtime.block_on(work);
+    // A read of standard input that nobody waits for any more must not keep the process.
+    runtime.shutdown_background();
+    result
+}
+
+/// Logs to standard error: at that level, and with each -v one more. RUST_LOG, where set, decides alone.
+fn log_to_stderr(context: &Context, least: &str) {
+    let levels = ["error", "warn", "info", "debug", "trace"];
+    let start = levels.iter().position(|level| *level == least).unwrap_or(0);
+    let level = levels[(start + usize::from(context.global.verbose)).min(levels.len() - 1)];
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(context.ui.colors_err())
+        .try_init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_lists_every_exit_code() {
+        let help = command().render_long_help().to_string();
+        for (outcome, meaning) in Outcome::TABLE {
+            assert!(help.contains(&format!("{}  {meaning}", outcome.code())), "{help}");
+        }
+    }
+
+    #[test]
+    fn every_command_says_what_it_does() {
+        fn check(command: &clap::Command) {
+            for sub in command.get_subcommands() {
+                assert!(sub.get_about().is_some(), "{} has no help", sub.get_name());
+                check(sub);
+            }
+        }
+        check(&command());
+    }
+
+    #[test]
+    fn a_value_that_was_not_quoted_is_recognized() {
+        let tip = |args: &[&str], stray| {
+            let args: Vec<OsString> = args.iter().map(Into::into).collect();
+            unquoted(stray, &args)
+        };
+        let quoted = tip(&["dbctl", "create", "a", "--storage", "5", "potatoes"], "potatoes").unwrap();
+        assert!(quoted.ends_with("--storage '5 potatoes'"), "{quoted}");
+        assert_eq!(tip(&["dbctl", "list", "extra"], "extra"), None);
+        assert_eq!(tip(&["dbctl", "create", "--wait", "a", "--bad"], "--bad"), None);
+    }
+
+    #[test]
+    fn the_sandbox_and_a_kubeconfig_exclude_each_other() {
+        let parse = |args: &[&str]| command().try_get_matches_from(args).map_err(|error| error.kind());
+        assert_eq!(
+            parse(&["dbctl", "--sandbox", "--context", "x", "list"]).err(),
+            Some(ErrorKind::ArgumentConflict)
+        );
+        assert!(parse(&["dbctl", "list", "-n", "x", "--sandbox"]).is_ok());
+    }
+}

@@ -1,1 +1,16 @@
-//! controller
+//! The controller: watches, observes, plans, acts. All decisions are [`crate::plan`]'s; here is only what needs a client,
+//! a clock or randomness.
+
+mod act;
+mod backoff;
+mod cache;
+mod noise;
+mod observe;
+mod random;
+mod reconcile;
+mod resource;
+mod run;
+#[cfg(test)]
+mod tests;
+
+pub use run::{ControllerConfig, ControllerError, run};

@@ -1,1 +1,12 @@
-//! patroni
+//! Patroni: its configuration, what it writes into Kubernetes objects, and its REST API.
+
+mod client;
+mod config;
+mod objects;
+
+pub use client::{Client, Credentials, PatroniError, REST_PORT};
+pub use config::{
+    APP_NAME, CONFIG_KEY, REPLICATION_USER, REST_USER, REWIND_USER, SUPERUSER, TTL_SECONDS, config_patch,
+    dynamic, template,
+};
+pub use objects::{Answer, DynamicConfig, Lock, MemberStatus, Sync};

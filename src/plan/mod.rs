@@ -1,1 +1,151 @@
-//! plan
+//! What to do about one Database: a pure function of its object and what was observed.
+//!
+//! No client, no clock, no randomness. Every pass starts from what is there, so a pass that was cut short anywhere is
+//! simply followed by the next one. One file per concern; [`plan`] puts them together.
+
+mod access;
+mod action;
+mod blocked;
+mod compare;
+mod conditions;
+mod config;
+mod context;
+mod delete;
+mod disruption;
+mod members;
+mod object;
+mod ownership;
+mod pod;
+mod requests;
+mod scale;
+mod secrets;
+mod services;
+mod status;
+#[cfg(test)]
+mod tests;
+mod text;
+mod view;
+#[cfg(test)]
+mod world;
+
+use std::time::Duration;
+
+pub use access::rules;
+pub use action::{Action, Apply, Event, SecretPlan};
+pub use compare::{APPLIED, covers};
+pub use object::{Kind, LockAge, Observed, label, name_of, terminating, uid_of};
+pub use ownership::needed;
+pub use secrets::internal;
+pub use text::{at, list, text};
+pub use view::{CONTAINER, LABEL_VERSION, Member, View};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
+use serde_json::json;
+
+use crate::api::{Database, DatabaseStatus, DeletionPolicy, FINALIZER, PgVersion};
+use context::Context;
+
+/// How the controller is set up, as far as plans depend on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The image of a member's pod; `{version}` stands for the PostgreSQL release.
+    pub image: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { image: "dbctl/postgres:{version}".to_owned() }
+    }
+}
+
+/// What a pass is to do.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// The writes, in order. Empty where nothing has changed.
+    pub actions: Vec<Action>,
+    /// The status as it should be; among the actions only if it is not so yet.
+    pub status: DatabaseStatus,
+    /// When to look again, whether or not anything is heard before.
+    pub requeue: Duration,
+}
+
+/// While things move, watches tell most of it; what only an answer tells is asked for this often.
+const SOON: Duration = Duration::from_secs(2);
+/// While somebody has to act elsewhere, on objects that are not watched.
+const BLOCKED: Duration = Duration::from_secs(10);
+/// While all is well: finds what no watch told.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// What is to be done about the Database now.
+pub fn plan(database: &Database, observed: &Observed, settings: &Settings, now: jiff::Timestamp) -> Plan {
+    let cx = Context::new(database, observed, settings);
+    let deleting = database.metadata.deletion_timestamp.is_some();
+    let blocked = if deleting { Some(delete::blocked(&cx)) } else { blocked::blocked(&cx) };
+    let scale = scale::plan(&cx);
+    let mut actions = if deleting {
+        delete::plan(&cx, database.spec.deletion_policy)
+    } else if blocked.is_some() {
+        Vec::new()
+    } else {
+        objects(&cx, &scale)
+    };
+    // It is gone with the finalizer: there is no status to write any more.
+    let gone = actions.contains(&Action::RemoveFinalizer);
+
+    let (operations, mut events) = requests::plan(&cx, now);
+    let status = status::status(&cx, &scale, blocked.as_ref(), operations, now);
+    events.extend(status::events(&cx, &status, blocked.as_ref()));
+    let settled = actions.is_empty() && status.conditions.iter().all(settled);
+    if !gone && database.status.as_ref() != Some(&status) {
+        actions.push(Action::PatchStatus(Box::new(status.clone())));
+        actions.extend(events.into_iter().map(Action::PublishEvent));
+    }
+    let requeue = match &blocked {
+        Some(blocked) if blocked.warning => BLOCKED,
+        None if settled => IDLE,
+        _ => SOON,
+    };
+    Plan { actions, status, requeue }
+}
+
+/// Every object that the Database needs a name for, given what there is: whoever observes looks up by name those that no
+/// label showed.
+pub fn needed_by(database: &Database, observed: &Observed) -> Vec<(Kind, String)> {
+    let settings = Settings::default();
+    let cx = Context::new(database, observed, &settings);
+    ownership::needed(cx.names.0, scale::members(&cx))
+}
+
+/// A Database with the metadata of one that cannot be read. Nothing may be decided by its spec.
+pub fn stand_in(metadata: &ObjectMeta) -> Option<Database> {
+    let spec = json!({ "version": PgVersion::DEFAULT, "storage": { "size": "1Gi" } });
+    let spec = serde_json::from_value(spec).ok()?;
+    Some(Database { metadata: metadata.clone(), spec, status: None })
+}
+
+/// What to do about a Database that cannot be read but is being deleted: its policy is unknown, so its data stays.
+pub fn plan_unreadable(metadata: &Database, observed: &Observed, settings: &Settings) -> Vec<Action> {
+    let cx = Context::new(metadata, observed, settings);
+    delete::plan(&cx, DeletionPolicy::Retain)
+}
+
+/// Every object that there should be. The finalizer comes first, so that nothing is made that it does not guard.
+fn objects(cx: &Context<'_>, scale: &scale::Scale) -> Vec<Action> {
+    let guarded = cx.database.metadata.finalizers.iter().flatten().any(|name| name == FINALIZER);
+    let mut actions = Vec::new();
+    actions.extend((!guarded).then_some(Action::AddFinalizer));
+    actions.extend(secrets::plan(cx));
+    actions.extend(config::plan(cx));
+    actions.extend(access::plan(cx));
+    actions.extend(services::plan(cx));
+    actions.extend(disruption::plan(cx));
+    actions.extend(members::plan(cx, scale));
+    actions.extend(config::change(cx));
+    actions.extend(scale.switchover.clone());
+    actions
+}
+
+/// A condition that needs no closer look: true, or unknown or false for as long as the spec stays as it is.
+fn settled(condition: &Condition) -> bool {
+    condition.status == "True" || !matches!(condition.type_.as_str(), "Ready" | "Writable")
+}

@@ -2,7 +2,9 @@
 
 pub mod api;
 pub mod controllers;
+pub mod daemon;
 pub mod home;
 pub mod node;
 pub mod object;
+pub mod process;
 pub mod provision;

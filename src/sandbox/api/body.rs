@@ -4,11 +4,13 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::{Map, Value};
 
 use super::call::Call;
 use super::failure::Failure;
 use crate::sandbox::object::schema::{strict_message, unknown_field_warning};
+use crate::sandbox::object::{Cause, FieldError};
 
 /// Largest body: Kubernetes' own limit.
 const MAX_BYTES: usize = 3 * 1024 * 1024;
@@ -16,11 +18,13 @@ const MAX_BYTES: usize = 3 * 1024 * 1024;
 /// Reads a whole body.
 ///
 /// # Errors
-/// 400 where it breaks off or is too large.
+/// 400 where it breaks off, 413 where it is too large.
 pub async fn read(body: Body) -> Result<Bytes, Failure> {
-    axum::body::to_bytes(body, MAX_BYTES)
-        .await
-        .map_err(|error| Failure::bad_request(format!("failed to read the body: {error}")))
+    match Limited::new(body, MAX_BYTES).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(Failure::too_large(MAX_BYTES)),
+        Err(error) => Err(Failure::bad_request(format!("failed to read the body: {error}"))),
+    }
 }
 
 /// The Content-Type without its parameters.
@@ -115,11 +119,30 @@ impl Call {
                 Err(Failure::bad_request(strict_message(&self.resource.gvk(), &unknown)))
             }
             "Strict" | "Warn" => Ok(unknown.iter().map(|path| unknown_field_warning(path)).collect()),
-            other => Err(Failure::bad_request(format!(
-                "fieldValidation: Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""
-            ))),
+            other => {
+                let allowed = ["Ignore", "Strict", "Warn"];
+                let error = FieldError::not_supported("fieldValidation", &Value::from(other), allowed);
+                Err(Failure::option("CreateOptions", error))
+            }
         }
     }
+}
+
+/// The first value of a built-in kind that has the wrong type. Objects with one must not be stored: every client that
+/// knows the kind would fail to read them.
+pub fn wrong_type(call: &Call, object: &Value) -> Option<String> {
+    if call.resource.custom.is_some() {
+        return None;
+    }
+    let errors = call.resource.schema().validate(object, None);
+    let error = errors.into_iter().find(|error| error.reason == Cause::TypeInvalid)?;
+    Some(format!("{}: {}", error.field, error.message))
+}
+
+/// 400 for what cannot be read as its kind.
+pub fn cannot_be_handled(call: &Call, why: &str) -> Failure {
+    let (kind, version) = (&call.resource.kind, &call.resource.version);
+    Failure::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {why}"))
 }
 
 /// The metadata of an object; an empty one where there is none.

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::{Value, json};
 
-use super::body::{meta, metadata_mut};
+use super::body::{self, meta, metadata_mut};
 use super::call::{Call, Refused};
 use super::failure::Failure;
 use super::store::{Record, WriteError};
@@ -27,7 +27,7 @@ const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 pub async fn create(call: &Call, object: Value) -> Result<Response, Failure> {
     let object = call.typed(object)?;
     if !meta(&object, "resourceVersion").is_empty() {
-        return Err(Failure::bad_request("resourceVersion should not be set on objects to be created"));
+        return Err(Failure::unknown("resourceVersion should not be set on objects to be created"));
     }
     let warnings = call.unknown_fields(&object)?;
     let created = make(call, object, false).await?;
@@ -111,6 +111,9 @@ async fn make_named(call: &Call, mut object: Value, owned: bool) -> Result<Value
     hooks::admit(call, &mut object)?;
     let schema = resource.schema();
     schema.prune(&mut object);
+    if let Some(why) = body::wrong_type(call, &object) {
+        return Err(body::cannot_be_handled(call, &why).into());
+    }
     let errors = if resource.custom.is_some() {
         schema.default(&mut object);
         prepare_custom(call, &mut object);

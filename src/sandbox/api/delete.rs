@@ -13,6 +13,7 @@ use super::failure::Failure;
 use super::store::WriteError;
 use super::update::{is_done, success};
 use super::{hooks, read};
+use crate::sandbox::object::FieldError;
 
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
@@ -62,10 +63,9 @@ impl DeleteOptions {
             (Some("Orphan"), _) | (None, Some(true)) => Some(Propagation::Orphan),
             (None, None) => None,
             (Some(other), _) => {
-                return Err(Failure::bad_request(format!(
-                    "propagationPolicy: Unsupported value: {other:?}: supported values: \"Background\", \
-                     \"Foreground\", \"Orphan\""
-                )));
+                let allowed = ["Foreground", "Background", "Orphan"];
+                let error = FieldError::not_supported("propagationPolicy", &json!(other), allowed);
+                return Err(Failure::option("DeleteOptions", error));
             }
         };
         let precondition = |name: &str| {
@@ -147,6 +147,7 @@ pub async fn remove(call: &Call, options: &DeleteOptions) -> Result<Deleted, Fai
 async fn try_remove(call: &Call, options: &DeleteOptions) -> Result<Deleted, Refused> {
     let (record, live) = call.live()?;
     check_preconditions(call, options, &live)?;
+    hooks::check_delete(call, &live)?;
     let mut object = live.clone();
     set_finalizers(&mut object, options.propagation);
     let grace = grace(&live, options);
@@ -174,13 +175,13 @@ async fn try_remove(call: &Call, options: &DeleteOptions) -> Result<Deleted, Ref
 
 fn check_preconditions(call: &Call, options: &DeleteOptions, live: &Value) -> Result<(), Failure> {
     let checks = [
-        ("UID", options.uid.as_deref(), meta(live, "uid")),
-        ("ResourceVersion", options.version.as_deref(), meta(live, "resourceVersion")),
+        ("UID", "deleted and then recreated", options.uid.as_deref(), meta(live, "uid")),
+        ("ResourceVersion", "modified", options.version.as_deref(), meta(live, "resourceVersion")),
     ];
-    for (what, asked, current) in checks {
+    for (what, guess, asked, current) in checks {
         if let Some(asked) = asked.filter(|asked| *asked != current) {
             let why = format!(
-                "Precondition failed: {what} in precondition: {asked}, {what} in object meta: {current}"
+                "the {what} in the precondition ({asked}) does not match the {what} in record ({current}). The object might have been {guess}"
             );
             return Err(Failure::conflict(&call.resource, call.name()?, &why));
         }

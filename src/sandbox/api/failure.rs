@@ -32,6 +32,21 @@ impl Failure {
         Self::new(400, "BadRequest", message.as_ref(), Value::Null)
     }
 
+    /// 422 for an option that is wrong; `kind` is that of the options.
+    pub fn option(kind: &str, error: FieldError) -> Self {
+        Self::from_status(object::invalid("meta.k8s.io", kind, "", &[error]))
+    }
+
+    /// 500 for what Kubernetes gives no reason for.
+    pub fn unknown(message: &str) -> Self {
+        Self::new(500, "", message, Value::Null)
+    }
+
+    /// 413.
+    pub fn too_large(limit: usize) -> Self {
+        Self::new(413, "RequestEntityTooLarge", &format!("limit is {limit}"), Value::Null)
+    }
+
     /// 401.
     pub fn unauthorized() -> Self {
         Self::new(401, "Unauthorized", "Unauthorized", Value::Null)

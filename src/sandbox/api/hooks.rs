@@ -36,6 +36,31 @@ pub fn check(call: &Call, object: &Value) -> Result<(), Failure> {
     if &*call.resource.storage == crd::STORAGE { crd::check(call, object) } else { Ok(()) }
 }
 
+/// Namespaces that every cluster needs.
+const KEPT_NAMESPACES: [&str; 3] = ["default", "kube-system", "kube-public"];
+
+/// Whether an object may be deleted.
+///
+/// # Errors
+/// 403 for a namespace that must stay, 409 for one that is being emptied.
+pub fn check_delete(call: &Call, live: &Value) -> Result<(), Failure> {
+    if &*call.resource.storage != "/namespaces" {
+        return Ok(());
+    }
+    let name = call.name()?;
+    if KEPT_NAMESPACES.contains(&name) {
+        return Err(Failure::forbidden(&call.resource, name, "this namespace may not be deleted", None));
+    }
+    let held =
+        live.pointer("/spec/finalizers").and_then(Value::as_array).is_some_and(|list| !list.is_empty());
+    if held && !meta(live, "deletionTimestamp").is_empty() {
+        let why = "The system is ensuring all content is removed from this namespace.  Upon completion, this \
+                   namespace will automatically be purged by the system.";
+        return Err(Failure::conflict(&call.resource, name, why));
+    }
+    Ok(())
+}
+
 /// Follows up on an object that was written.
 ///
 /// # Errors

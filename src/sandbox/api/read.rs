@@ -13,6 +13,7 @@ use super::failure::Failure;
 use super::filter::Filter;
 use super::request::Form;
 use super::store::{Items, Listing};
+use crate::sandbox::object::FieldError;
 
 /// Where the next page of a list begins.
 #[derive(Debug, Deserialize, Serialize)]
@@ -112,15 +113,35 @@ fn snapshot(call: &Call, filter: &Filter) -> Result<Listing, Failure> {
     if asked > current {
         return Err(Failure::too_new(asked, current));
     }
-    match call.query.get("resourceVersionMatch") {
-        None | Some("NotOlderThan") => Ok(store.list(storage, &filter.prefix, None)),
-        Some("Exact") if asked > 0 => store
-            .list_at(asked, storage, &filter.prefix, None)
-            .map_err(|error| Failure::too_old(asked, error)),
-        Some(other) => Err(Failure::bad_request(format!(
-            "resourceVersionMatch: Forbidden: resourceVersionMatch {other:?} is forbidden without a resourceVersion"
-        ))),
+    check_options(call, asked)?;
+    if call.query.get("resourceVersionMatch") == Some("Exact") {
+        let found = store.list_at(asked, storage, &filter.prefix, None);
+        return found.map_err(|error| Failure::too_old(asked, error));
     }
+    Ok(store.list(storage, &filter.prefix, None))
+}
+
+/// Options of a list must fit together.
+fn check_options(call: &Call, asked: u64) -> Result<(), Failure> {
+    const FIELD: &str = "resourceVersionMatch";
+    let error = match call.query.get(FIELD) {
+        _ if call.query.get("sendInitialEvents").is_some() => {
+            FieldError::forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list")
+        }
+        None => return Ok(()),
+        Some(_) if call.query.get("resourceVersion").is_none() => FieldError::forbidden(
+            FIELD,
+            "resourceVersionMatch is forbidden unless resourceVersion is provided",
+        ),
+        Some("NotOlderThan") => return Ok(()),
+        Some("Exact") if asked > 0 => return Ok(()),
+        Some("Exact") => {
+            let why = "resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"";
+            FieldError::forbidden(FIELD, why)
+        }
+        Some(other) => FieldError::not_supported(FIELD, &json!(other), ["Exact", "NotOlderThan", ""]),
+    };
+    Err(Failure::option("ListOptions", error))
 }
 
 /// Objects as the list of their kind, or as a table.

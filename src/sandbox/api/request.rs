@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use http::HeaderMap;
 use http::header::ACCEPT;
 use percent_encoding::percent_decode_str;
+use serde_json::json;
 
 use super::failure::Failure;
+use crate::sandbox::object::FieldError;
 
 /// Where a path leads, before anything is known about resources.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -127,14 +129,15 @@ impl Query {
     /// Whether nothing is to be kept.
     ///
     /// # Errors
-    /// 400 where `dryRun` is something else than `All`.
+    /// 422 where `dryRun` is something else than `All`.
     pub fn dry_run(&self) -> Result<bool, Failure> {
         match self.get("dryRun") {
             None => Ok(false),
             Some("All") => Ok(true),
-            Some(other) => Err(Failure::bad_request(format!(
-                "dryRun: Unsupported value: {other:?}: supported values: \"All\""
-            ))),
+            Some(other) => {
+                let error = FieldError::not_supported("dryRun", &json!(other), ["All"]);
+                Err(Failure::option("CreateOptions", error))
+            }
         }
     }
 }

@@ -146,6 +146,7 @@ async fn dispatch(app: &Arc<App>, request: Request) -> Result<Response, Failure>
     let user = app.auth.caller(header, &app.store).ok_or_else(Failure::unauthorized)?;
     if request.method() == Method::GET {
         if path.starts_with("/openapi/") {
+            negotiate(request.headers())?;
             return openapi::get(app, &path);
         }
         if let Some(answer) = discovery::get(&app.registry(), &path, request.headers()) {
@@ -235,8 +236,10 @@ async fn on_resource(mut call: Call, method: &Method, bytes: &[u8]) -> Result<Re
             let options = delete_options(&mut call, bytes)?;
             if named {
                 delete::delete(&call, &options).await
-            } else {
+            } else if call.namespace.is_some() == call.resource.namespaced {
                 delete::delete_collection(&call, &options).await
+            } else {
+                Err(Failure::method_not_allowed())
             }
         }
         _ => Err(Failure::method_not_allowed()),

@@ -67,7 +67,7 @@ impl Edit {
 }
 
 fn check_options(call: &Call, edit: &Edit) -> Result<(), Failure> {
-    let refuse = |error| Err(Failure::from_status(invalid("meta.k8s.io", "PatchOptions", "", &[error])));
+    let refuse = |error| Err(Failure::option("PatchOptions", error));
     match edit {
         Edit::Apply(_) if call.query.get("fieldManager").is_none() => {
             refuse(FieldError::required("fieldManager", "is required for apply patch"))
@@ -100,7 +100,7 @@ pub async fn change_object(call: &Call, edit: &Edit) -> Result<Value, Failure> {
 
 async fn change(call: &Call, edit: &Edit) -> Result<Outcome, Failure> {
     if let Edit::Replace(object) | Edit::Apply(object) = edit {
-        check_name(call, object)?;
+        check_name(call, edit, object)?;
     }
     for _ in 0..ATTEMPTS {
         let (record, live) = match (call.live(), edit) {
@@ -129,18 +129,23 @@ fn exists(call: &Call) -> Result<bool, Failure> {
 }
 
 /// The name in the body must be that in the path.
-fn check_name(call: &Call, object: &Value) -> Result<(), Failure> {
+fn check_name(call: &Call, edit: &Edit, object: &Value) -> Result<(), Failure> {
     let (own, path) = (meta(object, "name"), call.name()?);
+    if own.is_empty() && matches!(edit, Edit::Replace(_)) {
+        return Err(Failure::bad_request(format!(
+            "the name of the object ({path} based on URL) was undeterminable: name must be provided"
+        )));
+    }
     if !own.is_empty() && own != path {
         return Err(Failure::bad_request(format!(
             "the name of the object ({own}) does not match the name on the URL ({path})"
         )));
     }
     let own = meta(object, "namespace");
-    if !own.is_empty() && call.namespace.as_deref().is_some_and(|path| own != path) {
-        return Err(Failure::bad_request(
-            "the namespace of the provided object does not match the namespace sent on the request",
-        ));
+    if let Some(path) = call.namespace.as_deref().filter(|path| !own.is_empty() && own != *path) {
+        return Err(Failure::bad_request(format!(
+            "the namespace of the object ({own}) does not match the namespace on the request ({path})"
+        )));
     }
     Ok(())
 }
@@ -157,25 +162,25 @@ async fn create_applied(call: &Call, applied: &Value) -> Result<Outcome, Refused
         );
         return Err(Failure::conflict(&call.resource, call.name()?, &why).into());
     }
-    let mut applied = applied.clone();
-    if let Some(metadata) = metadata_mut(&mut applied) {
-        metadata.insert("name".into(), call.name()?.into());
-        if let Some(namespace) = &call.namespace {
-            metadata.insert("namespace".into(), namespace.as_str().into());
-        }
-    }
-    let warnings = call.unknown_fields(&applied)?;
-    let mut wanted = applied;
-    call.resource.schema().prune(&mut wanted);
-    let object = apply_over(call, None, &wanted)?;
+    let warnings = call.unknown_fields(applied)?;
+    let object = apply_over(call, None, applied)?;
     let object = create::make(call, object, true).await?;
     Ok(Outcome { object, warnings, created: true })
 }
 
 fn apply_over(call: &Call, live: Option<&Value>, applied: &Value) -> Result<Value, Failure> {
+    let mut wanted = applied.clone();
+    call.resource.schema().prune(&mut wanted);
+    // The path names the object where the body does not.
+    if let Some(metadata) = metadata_mut(&mut wanted) {
+        metadata.insert("name".into(), call.name()?.into());
+        if let Some(namespace) = &call.namespace {
+            metadata.insert("namespace".into(), namespace.as_str().into());
+        }
+    }
     let writer = call.writer(Timestamp::now());
     let force = call.query.flag("force");
-    apply(live, applied, &call.resource.schema(), &writer, force).map_err(|error: ApplyError| {
+    apply(live, &wanted, &call.resource.schema(), &writer, force).map_err(|error: ApplyError| {
         let name = call.name().unwrap_or_default();
         Failure::from_status(error.status(&call.resource.group, &call.resource.kind, name))
     })
@@ -188,11 +193,7 @@ fn edited(call: &Call, edit: &Edit, live: &Value) -> Result<Value, Failure> {
         Edit::Json(patch) => patch::json_patch(live, patch),
         Edit::Merge(patch) => patch::merge_patch(live, patch),
         Edit::Strategic(patch) => patch::strategic_patch(live, patch, &call.resource.schema()),
-        Edit::Apply(applied) => {
-            let mut wanted = applied.clone();
-            call.resource.schema().prune(&mut wanted);
-            return apply_over(call, Some(live), &wanted);
-        }
+        Edit::Apply(applied) => return apply_over(call, Some(live), applied),
     };
     call.typed(patched.map_err(|error| Failure::from_status(error.status()))?)
 }
@@ -207,12 +208,12 @@ async fn change_live(
     let mut new = edited(call, edit, live)?;
     check_preconditions(call, &Edit::Replace(new.clone()), live)?;
     if !matches!(edit, Edit::Replace(_) | Edit::Apply(_)) {
-        check_name(call, &new)?;
+        check_name(call, edit, &new)?;
     }
     let warnings = call.unknown_fields(if let Edit::Apply(applied) = edit { applied } else { &new })?;
     keep_server_fields(&mut new, live);
     let address = cluster_ip::adjust(call, &mut new, live)?;
-    prepare(call, &mut new, live)?;
+    prepare(call, edit, &mut new, live)?;
     let owned = matches!(edit, Edit::Apply(_));
     if same(&new, live, owned) {
         return Ok(Outcome { object: live.clone(), warnings, created: false });
@@ -277,10 +278,16 @@ fn copy(to: &mut Map<String, Value>, from: &Map<String, Value>, field: &str) {
 }
 
 /// Defaults, what is written elsewhere, and checks.
-fn prepare(call: &Call, new: &mut Value, live: &Value) -> Result<(), Failure> {
+fn prepare(call: &Call, edit: &Edit, new: &mut Value, live: &Value) -> Result<(), Failure> {
     let resource = &call.resource;
     let (gvk, schema) = (resource.gvk(), resource.schema());
     schema.prune(new);
+    if let Some(why) = body::wrong_type(call, new) {
+        return Err(match edit {
+            Edit::Replace(_) | Edit::Apply(_) => body::cannot_be_handled(call, &why),
+            _ => unreadable_patch(new, &why),
+        });
+    }
     let errors = if resource.custom.is_some() {
         schema.default(new);
         prepare_custom(call, new, live);
@@ -310,6 +317,12 @@ fn prepare(call: &Call, new: &mut Value, live: &Value) -> Result<(), Failure> {
     } else {
         Err(Failure::invalid(resource, call.name()?, &errors))
     }
+}
+
+/// 422 for a patch that leaves something that is not of its kind.
+fn unreadable_patch(patched: &Value, why: &str) -> Failure {
+    let error = FieldError::invalid("patch", &Value::from(patched.to_string()), why);
+    Failure::from_status(invalid("", "", "", &[error]))
 }
 
 fn keep_all_but_finalizers(new: &mut Value, live: &Value) {

@@ -17,6 +17,7 @@ use super::failure::Failure;
 use super::filter::Filter;
 use super::request::Form;
 use super::store::{Change, Record, StoreError};
+use crate::sandbox::object::FieldError;
 
 /// How long a watch lasts whose client does not say: within the half hour to an hour of a real API server.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(45 * 60);
@@ -58,6 +59,23 @@ pub fn open(call: Call) -> Result<Response, Failure> {
     Ok(response)
 }
 
+fn check_options(version_match: Option<&str>, send_initial: Option<bool>) -> Result<(), Failure> {
+    const FIELD: &str = "resourceVersionMatch";
+    let error = match (send_initial, version_match) {
+        (None, None) | (Some(_), Some("NotOlderThan")) => return Ok(()),
+        (None, Some(_)) => {
+            let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+            FieldError::forbidden(FIELD, why)
+        }
+        (Some(_), None) => {
+            let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+            FieldError::forbidden(FIELD, why)
+        }
+        (Some(_), Some(other)) => FieldError::not_supported(FIELD, &json!(other), ["NotOlderThan"]),
+    };
+    Err(Failure::option("ListOptions", error))
+}
+
 impl Watch {
     fn new(call: Call) -> Result<Self, Failure> {
         let mut filter = Filter::parse(&call.resource, call.namespace.as_deref(), &call.query)?;
@@ -68,11 +86,7 @@ impl Watch {
         }
         let asked = call.query.resource_version()?;
         let send_initial = call.query.flag_or("sendInitialEvents");
-        if send_initial.is_some() && call.query.get("resourceVersionMatch") != Some("NotOlderThan") {
-            return Err(Failure::bad_request(
-                "sendInitialEvents: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-            ));
-        }
+        check_options(call.query.get("resourceVersionMatch"), send_initial)?;
         let store = &call.app.store;
         let changed = store.subscribe(&call.resource.storage);
         let current = store.version();

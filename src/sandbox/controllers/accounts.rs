@@ -16,10 +16,13 @@ const DEFAULT: &str = "default";
 /// Starts the controller.
 pub(super) fn start(context: &Arc<Context>, tasks: &mut Tasks) {
     let (queue, requests) = Queue::new();
-    feed(&context.caches.namespaces, &queue, |change| change.new.as_ref().map(|each| name(&each.metadata).to_owned()));
+    feed(&context.caches.namespaces, &queue, |change| {
+        change.new.as_ref().map(|each| name(&each.metadata).to_owned())
+    });
     feed(&context.caches.accounts, &queue, |change| {
         let gone = change.old.as_ref().filter(|_| change.new.is_none());
-        gone.filter(|account| name(&account.metadata) == DEFAULT).map(|each| namespace(&each.metadata).to_owned())
+        gone.filter(|account| name(&account.metadata) == DEFAULT)
+            .map(|each| namespace(&each.metadata).to_owned())
     });
     tasks.controller("serviceaccount", requests, 2, |context, space: String| async move {
         reconcile(&context, &space).await

@@ -38,7 +38,12 @@ pub(super) fn start(context: &Arc<Context>, tasks: &mut Tasks) {
         let space = change.latest().map(|set| namespace(&set.metadata).to_owned()).unwrap_or_default();
         budgets.in_namespace(&space).iter().map(|budget| Key::of(&**budget)).collect::<Vec<_>>()
     });
-    tasks.controller("disruption", requests, 2, |context, key| async move { reconcile(&context, &key).await });
+    tasks.controller(
+        "disruption",
+        requests,
+        2,
+        |context, key| async move { reconcile(&context, &key).await },
+    );
 }
 
 fn covers(budget: &PodDisruptionBudget, pod: &Pod) -> bool {
@@ -51,8 +56,13 @@ async fn reconcile(context: &Context, key: &Key) -> Outcome {
     if is_deleting(&budget.metadata) {
         return Ok(None);
     }
-    let pods: Vec<Arc<Pod>> =
-        context.caches.pods.in_namespace(&key.namespace).into_iter().filter(|pod| covers(&budget, pod)).collect();
+    let pods: Vec<Arc<Pod>> = context
+        .caches
+        .pods
+        .in_namespace(&key.namespace)
+        .into_iter()
+        .filter(|pod| covers(&budget, pod))
+        .collect();
     let scale = expected(context, &key.namespace, &pods);
     let (status, recheck) = decide(&budget, &pods, scale, Timestamp::now());
     write::status(&context.api(&key.namespace), &*budget, budget.status.as_ref(), &status).await?;
@@ -120,9 +130,9 @@ fn decide(
             there && rest > 0
         })
         .collect();
-    let healthy = live
-        .iter()
-        .filter(|pod| is_ready(pod) && !is_deleting(&pod.metadata) && !disrupted.contains_key(name(&pod.metadata)));
+    let healthy = live.iter().filter(|pod| {
+        is_ready(pod) && !is_deleting(&pod.metadata) && !disrupted.contains_key(name(&pod.metadata))
+    });
     let healthy = count(healthy.count());
     let allowed = if expected > 0 { (healthy - desired).max(0) } else { 0 };
     let status = PodDisruptionBudgetStatus {
@@ -138,7 +148,8 @@ fn decide(
 }
 
 fn condition(budget: &PodDisruptionBudget, allowed: i32, now: Timestamp) -> Condition {
-    let (status, reason) = if allowed > 0 { ("True", "SufficientPods") } else { ("False", "InsufficientPods") };
+    let (status, reason) =
+        if allowed > 0 { ("True", "SufficientPods") } else { ("False", "InsufficientPods") };
     let old = budget.status.iter().flat_map(|status| status.conditions.iter().flatten());
     let same = old.filter(|each| each.type_ == "DisruptionAllowed").find(|each| each.status == status);
     Condition {
@@ -191,7 +202,12 @@ mod tests {
             (json!({"minAvailable": 1}), "RF", 2, 1, 1, 0, 1),
         ] {
             let status = decided(spec.clone(), json!(null), states, scale);
-            let got = (status.current_healthy, status.desired_healthy, status.disruptions_allowed, status.expected_pods);
+            let got = (
+                status.current_healthy,
+                status.desired_healthy,
+                status.disruptions_allowed,
+                status.expected_pods,
+            );
             assert_eq!(got, (Some(healthy), Some(desired), Some(allowed), Some(expected)), "{spec} {states}");
             assert_eq!(status.observed_generation, Some(3));
         }
@@ -215,6 +231,9 @@ mod tests {
         let same = decided(json!({"minAvailable": 1}), old.clone(), "RR", 2);
         assert_eq!(serde_json::to_value(same).unwrap(), old);
         let flipped = decided(json!({"minAvailable": 1}), old, "R", 2);
-        assert_eq!(flipped.conditions.unwrap()[0].last_transition_time, first.conditions.unwrap()[0].last_transition_time);
+        assert_eq!(
+            flipped.conditions.unwrap()[0].last_transition_time,
+            first.conditions.unwrap()[0].last_transition_time
+        );
     }
 }

@@ -34,7 +34,11 @@ pub(super) fn start(context: &Arc<Context>, tasks: &mut Tasks, discovered: Disco
 
 fn is_ending(namespace: &Namespace) -> bool {
     is_deleting(&namespace.metadata)
-        && namespace.spec.iter().flat_map(|spec| spec.finalizers.iter().flatten()).any(|each| each == FINALIZER)
+        && namespace
+            .spec
+            .iter()
+            .flat_map(|spec| spec.finalizers.iter().flatten())
+            .any(|each| each == FINALIZER)
 }
 
 async fn reconcile(context: &Context, key: &Key, mut discovered: Discovered) -> Outcome {
@@ -42,11 +46,14 @@ async fn reconcile(context: &Context, key: &Key, mut discovered: Discovered) -> 
         return Ok(None);
     };
     // An unknown kind's objects would be left behind.
-    let Ok(kinds) = discovered.wait_for(|kinds| !kinds.is_empty()).await.map(|kinds| Arc::clone(&kinds)) else {
+    let Ok(kinds) = discovered.wait_for(|kinds| !kinds.is_empty()).await.map(|kinds| Arc::clone(&kinds))
+    else {
         return Ok(None);
     };
-    let (pods, others): (Vec<_>, Vec<_>) =
-        kinds.iter().filter(|kind| kind.namespaced).partition(|kind| kind.group.is_empty() && kind.plural == "pods");
+    let (pods, others): (Vec<_>, Vec<_>) = kinds
+        .iter()
+        .filter(|kind| kind.namespaced)
+        .partition(|kind| kind.group.is_empty() && kind.plural == "pods");
     // Pods first: their ends may still need the Secrets and claims around them.
     for kinds in [pods, others] {
         let left = join_all(kinds.iter().map(|kind| empty(context, kind, &key.name))).await;
@@ -60,7 +67,9 @@ async fn reconcile(context: &Context, key: &Key, mut discovered: Discovered) -> 
 /// Deletes all objects of a kind in the namespace. True where some are left.
 async fn empty(context: &Context, kind: &Kind, namespace: &str) -> Result<bool, ReconcileError> {
     let api = kind.api(&context.client, namespace);
-    let Some(found) = absent_is_fine(api.list_metadata(&ListParams::default()).await)? else { return Ok(false) };
+    let Some(found) = absent_is_fine(api.list_metadata(&ListParams::default()).await)? else {
+        return Ok(false);
+    };
     if found.items.is_empty() {
         return Ok(false);
     }

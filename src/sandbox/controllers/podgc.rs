@@ -39,7 +39,9 @@ pub(super) fn start(context: &Arc<Context>, tasks: &mut Tasks) {
         let Some(pod) = &change.new else { return };
         match node_of(pod).map(|node| nodes.get(&Key::new("", node))) {
             Some(None) => sender.add_after(Key::of(&**pod), QUARANTINE),
-            Some(Some(node)) if is_deleting(&pod.metadata) && is_out_of_service(&node) => sender.add(Key::of(&**pod)),
+            Some(Some(node)) if is_deleting(&pod.metadata) && is_out_of_service(&node) => {
+                sender.add(Key::of(&**pod))
+            }
             _ => {}
         }
     });
@@ -70,7 +72,9 @@ async fn reconcile(context: &Context, key: &Key) -> Outcome {
         let status = json!({"metadata": {"uid": pod.metadata.uid}, "status": {"phase": "Failed", "conditions": [{
             "type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC",
             "message": "PodGC: node no longer exists", "lastTransitionTime": jiff::Timestamp::now().to_string()}]}});
-        absent_is_fine(api.patch_status(&key.name, &PatchParams::default(), &Patch::Strategic(status)).await)?;
+        absent_is_fine(
+            api.patch_status(&key.name, &PatchParams::default(), &Patch::Strategic(status)).await,
+        )?;
     }
     absent_is_fine(api.delete(&key.name, &write::delete_only(&*pod).grace_period(0)).await)?;
     Ok(None)

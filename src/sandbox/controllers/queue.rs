@@ -71,8 +71,7 @@ impl<K: Ord + Clone> Schedule<K> {
 
     /// Takes a key that is due and not running already.
     fn take(&mut self, now: Instant) -> Option<K> {
-        let key =
-            self.due.iter().find(|(key, at)| **at <= now && !self.running.contains(*key))?.0.clone();
+        let key = self.due.iter().find(|(key, at)| **at <= now && !self.running.contains(*key))?.0.clone();
         self.due.remove(&key);
         self.running.insert(key.clone());
         Some(key)

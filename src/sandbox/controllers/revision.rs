@@ -111,7 +111,12 @@ pub(super) fn resolve(
     Ok(Revisions { current, update, writes })
 }
 
-fn create(set: &StatefulSet, data: Value, number: i64, stored: &[Arc<ControllerRevision>]) -> ControllerRevision {
+fn create(
+    set: &StatefulSet,
+    data: Value,
+    number: i64,
+    stored: &[Arc<ControllerRevision>],
+) -> ControllerRevision {
     let taken = |name: &str| stored.iter().any(|each| each.metadata.name.as_deref() == Some(name));
     let text = data.to_string();
     let mut salt = 0_u32;

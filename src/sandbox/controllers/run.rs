@@ -15,7 +15,8 @@ use super::context::{Config, Context};
 use super::error::ControllersError;
 use super::queue::{Outcome, Queue, Requests, work};
 use super::{
-    accounts, cronjob, disruption, endpoints, gc, job, namespace, nodes, podgc, scheduler, statefulset, volumes,
+    accounts, cronjob, disruption, endpoints, gc, job, namespace, nodes, podgc, scheduler, statefulset,
+    volumes,
 };
 
 /// Runs all controllers as the sandbox wants them until `stop`.
@@ -30,7 +31,11 @@ pub async fn run(client: Client, stop: CancellationToken) -> Result<(), Controll
 ///
 /// # Errors
 /// Where one of them ends before that, which is a defect.
-pub async fn run_with(client: Client, config: Config, stop: CancellationToken) -> Result<(), ControllersError> {
+pub async fn run_with(
+    client: Client,
+    config: Config,
+    stop: CancellationToken,
+) -> Result<(), ControllersError> {
     let context = Arc::new(Context::new(client, config));
     let mut tasks = Tasks::new(Arc::clone(&context), stop.child_token());
     let discovery = gc::start(&context, &mut tasks);

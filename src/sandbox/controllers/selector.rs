@@ -44,7 +44,8 @@ mod tests {
 
     #[test]
     fn selectors_pick_as_kubernetes_does() {
-        let labels = BTreeMap::from([("app".to_owned(), "x".to_owned()), ("size".to_owned(), "7".to_owned())]);
+        let labels =
+            BTreeMap::from([("app".to_owned(), "x".to_owned()), ("size".to_owned(), "7".to_owned())]);
         for (selector, expected) in [
             (json!({}), true),
             (json!({"matchLabels": {"app": "x"}}), true),

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 pub(crate) use kinds::definitions;
+pub(crate) use lists::marks;
 pub(crate) use node::{ListKind, Merge, Node, Type};
 
 use super::{FieldError, Gvk};

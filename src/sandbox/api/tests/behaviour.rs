@@ -148,6 +148,35 @@ async fn an_apply_that_changes_nothing_writes_nothing() {
 }
 
 #[tokio::test]
+async fn what_typed_clients_could_not_read_is_refused() {
+    let (_dir, server) = server().await;
+    let path = "/api/v1/namespaces/default/configmaps";
+    let (code, answer) =
+        server.send("POST", path, json!({"metadata": {"name": "a"}, "data": {"k": 1}})).await;
+    assert_eq!((code, &answer["reason"]), (400, &json!("BadRequest")), "{answer}");
+    let nulls = json!({"metadata": {"name": "a", "creationTimestamp": null, "labels": null}, "data": null});
+    assert_eq!(server.send("POST", path, nulls).await.0, 201);
+    let patch =
+        server.request("PATCH", &format!("{path}/a")).header("content-type", "application/merge-patch+json");
+    assert_eq!(patch.body("{\"data\": {\"k\": [1]}}").send().await.unwrap().status(), 422);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn unknown_fields_are_warned_of_or_refused() {
+    let (_dir, server) = server().await;
+    let path = "/api/v1/namespaces/default/configmaps";
+    let body = json!({"metadata": {"name": "a"}, "nope": 1});
+    let strict = server.send("POST", &format!("{path}?fieldValidation=Strict"), body.clone()).await;
+    assert_eq!(strict.0, 400);
+    assert!(strict.1["message"].as_str().unwrap().contains("unknown field \"nope\""), "{}", strict.1);
+    let warned = server.request("POST", path).json(&body).send().await.unwrap();
+    assert_eq!(warned.headers()["warning"], "299 - \"unknown field \\\"nope\\\"\"");
+    assert_eq!(warned.status(), 201);
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn pages_of_a_list_are_one_snapshot() {
     let (_dir, server) = server().await;
     let maps: Api<ConfigMap> = Api::default_namespaced(server.client());

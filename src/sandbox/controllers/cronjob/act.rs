@@ -10,7 +10,9 @@ use kube::runtime::events::EventType;
 use super::plan::{plan, reference as job_reference};
 use crate::sandbox::controllers::context::Context;
 use crate::sandbox::controllers::error::{ReconcileError, absent_is_fine, is_conflict};
-use crate::sandbox::controllers::meta::{Key, controller_of, is_controlled_by, name, namespace, reference, uid};
+use crate::sandbox::controllers::meta::{
+    Key, controller_of, is_controlled_by, name, namespace, reference, uid,
+};
 use crate::sandbox::controllers::queue::{Outcome, Queue};
 use crate::sandbox::controllers::run::{Tasks, feed};
 use crate::sandbox::controllers::write;

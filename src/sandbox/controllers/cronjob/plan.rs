@@ -90,12 +90,14 @@ fn fire(
 }
 
 /// The time that is due now, if one is, and the next one.
-fn times(cron: &CronJob, now: Timestamp) -> Result<(Option<Timestamp>, Option<Timestamp>), (&'static str, String)> {
+fn times(
+    cron: &CronJob,
+    now: Timestamp,
+) -> Result<(Option<Timestamp>, Option<Timestamp>), (&'static str, String)> {
     let spec = &cron.spec;
-    let schedule: Cron = spec
-        .schedule
-        .parse()
-        .map_err(|error| ("UnparseableSchedule", format!("unparseable schedule {:?}: {error}", spec.schedule)))?;
+    let schedule: Cron = spec.schedule.parse().map_err(|error| {
+        ("UnparseableSchedule", format!("unparseable schedule {:?}: {error}", spec.schedule))
+    })?;
     let zone = match spec.time_zone.as_deref() {
         None => TimeZone::UTC,
         Some(name) => TimeZone::get(name)
@@ -104,9 +106,9 @@ fn times(cron: &CronJob, now: Timestamp) -> Result<(Option<Timestamp>, Option<Ti
     let at: Zoned = now.to_zoned(zone);
     let last = cron.status.as_ref().and_then(|status| status.last_schedule_time.as_ref());
     let earliest = last.or(cron.metadata.creation_timestamp.as_ref()).map_or(now, |time| time.0);
-    let deadline = spec.starting_deadline_seconds.and_then(|allowed| {
-        Timestamp::from_second(now.as_second().saturating_sub(allowed)).ok()
-    });
+    let deadline = spec
+        .starting_deadline_seconds
+        .and_then(|allowed| Timestamp::from_second(now.as_second().saturating_sub(allowed)).ok());
     let earliest = deadline.map_or(earliest, |deadline| deadline.max(earliest));
     let due = schedule.find_previous_occurrence(&at, true).ok().map(|due| due.timestamp());
     let next = schedule.find_next_occurrence(&at, false).ok().map(|next| next.timestamp());
@@ -166,9 +168,11 @@ fn surplus(cron: &CronJob, over: &[&Arc<Job>]) -> Vec<Arc<Job>> {
     ];
     let mut surplus = Vec::new();
     for (success, limit) in limits {
-        let mut some: Vec<&Arc<Job>> = over.iter().copied().filter(|job| is_success(job) == success).collect();
+        let mut some: Vec<&Arc<Job>> =
+            over.iter().copied().filter(|job| is_success(job) == success).collect();
         some.sort_by_key(|job| {
-            let scheduled = annotation(&job.metadata, SCHEDULED).and_then(|text| text.parse::<Timestamp>().ok());
+            let scheduled =
+                annotation(&job.metadata, SCHEDULED).and_then(|text| text.parse::<Timestamp>().ok());
             let created = job.metadata.creation_timestamp.as_ref().map(|time| time.0);
             (scheduled.or(created), job.metadata.name.clone())
         });

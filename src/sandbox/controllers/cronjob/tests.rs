@@ -45,9 +45,21 @@ fn a_time_that_is_due_is_served_once_and_the_latest_of_several() {
         ("served", hourly.clone(), Some("2026-01-01T13:00:00Z"), "13:30:00", None),
         ("several missed", hourly.clone(), None, "15:30:00", Some("2026-01-01T15:00:00Z")),
         ("too late", json!({"schedule": "0 * * * *", "startingDeadlineSeconds": 60}), None, "13:30:00", None),
-        ("just in time", json!({"schedule": "0 * * * *", "startingDeadlineSeconds": 60}), None, "13:00:59", Some("2026-01-01T13:00:00Z")),
+        (
+            "just in time",
+            json!({"schedule": "0 * * * *", "startingDeadlineSeconds": 60}),
+            None,
+            "13:00:59",
+            Some("2026-01-01T13:00:00Z"),
+        ),
         ("suspended", json!({"schedule": "0 * * * *", "suspend": true}), None, "13:00:00", None),
-        ("another zone", json!({"schedule": "0 22 * * *", "timeZone": "Asia/Tokyo"}), None, "13:00:05", Some("2026-01-01T13:00:00Z")),
+        (
+            "another zone",
+            json!({"schedule": "0 22 * * *", "timeZone": "Asia/Tokyo"}),
+            None,
+            "13:00:05",
+            Some("2026-01-01T13:00:00Z"),
+        ),
     ] {
         let plan = plan(&cron(spec, last), &[], at(now));
         assert_eq!(made(&plan).as_deref(), expected, "{case}");
@@ -66,7 +78,11 @@ fn the_next_look_is_at_the_next_time_or_within_a_minute() {
 fn runs_beside_each_other_are_as_the_policy_says() {
     let running = [job("old", None, 12)];
     let with = |policy: &str| {
-        plan(&cron(json!({"schedule": "0 * * * *", "concurrencyPolicy": policy}), None), &running, at("13:00:00"))
+        plan(
+            &cron(json!({"schedule": "0 * * * *", "concurrencyPolicy": policy}), None),
+            &running,
+            at("13:00:00"),
+        )
     };
     let allow = with("Allow");
     assert!(allow.create.is_some() && allow.delete.is_empty());

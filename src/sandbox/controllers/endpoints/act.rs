@@ -89,7 +89,11 @@ async fn reconcile(context: &Context, key: &Key) -> Outcome {
     Ok(None)
 }
 
-async fn write_slices(context: &Context, key: &Key, desired: Vec<EndpointSlice>) -> Result<(), ReconcileError> {
+async fn write_slices(
+    context: &Context,
+    key: &Key,
+    desired: Vec<EndpointSlice>,
+) -> Result<(), ReconcileError> {
     let api = context.api::<EndpointSlice>(&key.namespace);
     let cached = context.caches.slices.in_namespace(&key.namespace);
     let existing: Vec<&Arc<EndpointSlice>> =
@@ -105,7 +109,8 @@ async fn write_slices(context: &Context, key: &Key, desired: Vec<EndpointSlice>)
         }
     }
     for old in existing {
-        if !is_deleting(&old.metadata) && desired.iter().all(|slice| slice.metadata.name != old.metadata.name) {
+        if !is_deleting(&old.metadata) && desired.iter().all(|slice| slice.metadata.name != old.metadata.name)
+        {
             write::delete(&api, &**old).await?;
         }
     }

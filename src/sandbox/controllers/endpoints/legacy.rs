@@ -6,7 +6,9 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Pod, Service};
 use kube::api::ObjectMeta;
 
-use super::slices::{HEADLESS_LABEL, addresses, hostname, is_headless, pod_reference, ports, publishes_unready};
+use super::slices::{
+    HEADLESS_LABEL, addresses, hostname, is_headless, pod_reference, ports, publishes_unready,
+};
 use crate::sandbox::controllers::meta::{is_deleting, is_ready, node_of};
 
 /// The label that says who writes an Endpoints object.
@@ -39,7 +41,8 @@ pub(super) fn desired(service: &Service, members: &[&Arc<Pod>]) -> Endpoints {
             ports: (!ports.is_empty()).then_some(ports),
             ..Default::default()
         });
-        let list = if everyone || is_ready(pod) { &mut subset.addresses } else { &mut subset.not_ready_addresses };
+        let list =
+            if everyone || is_ready(pod) { &mut subset.addresses } else { &mut subset.not_ready_addresses };
         list.get_or_insert_default().push(address);
     }
     let mut labels = service.metadata.labels.clone().unwrap_or_default();

@@ -211,7 +211,8 @@ fn slice(
     if is_headless(service) {
         labels.insert(HEADLESS_LABEL.to_owned(), String::new());
     }
-    let hash = short_hash(&[service_name.as_bytes(), family.as_bytes(), signature.as_bytes(), &index.to_le_bytes()]);
+    let hash =
+        short_hash(&[service_name.as_bytes(), family.as_bytes(), signature.as_bytes(), &index.to_le_bytes()]);
     EndpointSlice {
         address_type: family.to_owned(),
         endpoints: Some(endpoints.to_vec()),

@@ -49,8 +49,11 @@ fn shown(service: &Service, pods: &[Arc<Pod>]) -> Vec<String> {
                 .map(|each| {
                     let is = each.conditions.as_ref().unwrap();
                     let flags = [(is.ready, 'r'), (is.serving, 's'), (is.terminating, 't')];
-                    let flags: String =
-                        flags.iter().filter(|(flag, _)| *flag == Some(true)).map(|(_, letter)| letter).collect();
+                    let flags: String = flags
+                        .iter()
+                        .filter(|(flag, _)| *flag == Some(true))
+                        .map(|(_, letter)| letter)
+                        .collect();
                     format!("{}:{flags}", each.addresses[0])
                 })
                 .collect();
@@ -62,7 +65,8 @@ fn shown(service: &Service, pods: &[Arc<Pod>]) -> Vec<String> {
 #[test]
 fn conditions_follow_the_pods() {
     let plain = service(json!({"selector": {"app": "x"}, "ports": [{"port": 5432}]}));
-    let all = service(json!({"selector": {"app": "x"}, "publishNotReadyAddresses": true, "clusterIP": "None",
+    let all =
+        service(json!({"selector": {"app": "x"}, "publishNotReadyAddresses": true, "clusterIP": "None",
                              "ports": [{"port": 5432}]}));
     let with = |change: &dyn Fn(&mut Value)| {
         let mut value = pod("p", "127.1.1.1", true, 5432);
@@ -104,7 +108,8 @@ fn conditions_follow_the_pods() {
 #[test]
 fn ports_by_number_and_name() {
     let two = pods(vec![pod("b", "127.1.1.2", true, 5433), pod("a", "127.1.1.1", true, 5432)]);
-    let by_name = service(json!({"selector": {"app": "x"}, "ports": [{"name": "db", "port": 1, "targetPort": "pg"}]}));
+    let by_name =
+        service(json!({"selector": {"app": "x"}, "ports": [{"name": "db", "port": 1, "targetPort": "pg"}]}));
     assert_eq!(shown(&by_name, &two), ["db=5432 127.1.1.1:rs", "db=5433 127.1.1.2:rs"]);
     let by_number =
         service(json!({"selector": {"app": "x"}, "ports": [{"name": "db", "port": 1, "targetPort": 8008}]}));
@@ -115,7 +120,9 @@ fn ports_by_number_and_name() {
 
 #[test]
 fn services_that_name_no_pods_have_no_slices_made() {
-    for spec in [json!({}), json!({"selector": {}}), json!({"type": "ExternalName", "selector": {"app": "x"}})] {
+    for spec in
+        [json!({}), json!({"selector": {}}), json!({"type": "ExternalName", "selector": {"app": "x"}})]
+    {
         assert!(slices::selector(&service(spec)).is_none());
     }
 }

@@ -4,8 +4,10 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use kube::api::{DeleteParams, DynamicObject, ObjectMeta, Patch, PatchParams, Preconditions, PropagationPolicy};
 use kube::Api;
+use kube::api::{
+    DeleteParams, DynamicObject, ObjectMeta, Patch, PatchParams, Preconditions, PropagationPolicy,
+};
 use serde_json::json;
 use tokio::sync::Notify;
 
@@ -151,7 +153,12 @@ enum Answer {
 }
 
 /// Asks the server about an owner.
-async fn ask(context: &Context, shared: &Shared, node: &Node, owner: &Owner) -> Result<Answer, ReconcileError> {
+async fn ask(
+    context: &Context,
+    shared: &Shared,
+    node: &Node,
+    owner: &Owner,
+) -> Result<Answer, ReconcileError> {
     let Some(kind) = shared.resolve(owner) else { return Ok(Answer::Unclear) };
     if kind.namespaced && node.namespace.is_empty() {
         // What belongs to no namespace cannot be owned from within one; the reference says nothing.
@@ -212,7 +219,10 @@ async fn delete(context: &Context, uid: &str, node: &Node, policy: Policy) -> Ou
             Policy::Foreground => PropagationPolicy::Foreground,
             Policy::Orphan => PropagationPolicy::Orphan,
         }),
-        preconditions: Some(Preconditions { uid: meta.uid.clone(), resource_version: meta.resource_version.clone() }),
+        preconditions: Some(Preconditions {
+            uid: meta.uid.clone(),
+            resource_version: meta.resource_version.clone(),
+        }),
         ..Default::default()
     };
     match api.delete(&node.name, &params).await {

@@ -106,7 +106,8 @@ impl Graph {
 
     /// Takes in an object as it is now, and returns what needs a look because of it.
     pub(super) fn put(&mut self, uid: &str, node: Node) -> Vec<Arc<str>> {
-        let uid: Arc<str> = self.nodes.get_key_value(uid).map_or_else(|| uid.into(), |(uid, _)| Arc::clone(uid));
+        let uid: Arc<str> =
+            self.nodes.get_key_value(uid).map_or_else(|| uid.into(), |(uid, _)| Arc::clone(uid));
         let old = self.nodes.insert(Arc::clone(&uid), node.clone());
         if old.as_ref() == Some(&node) {
             return Vec::new();

@@ -71,7 +71,11 @@ impl Kind {
     }
 
     /// Access to the objects of this kind in that namespace; the namespace does not matter for what has none.
-    pub(in crate::sandbox::controllers) fn api(&self, client: &Client, namespace: &str) -> Api<DynamicObject> {
+    pub(in crate::sandbox::controllers) fn api(
+        &self,
+        client: &Client,
+        namespace: &str,
+    ) -> Api<DynamicObject> {
         if self.namespaced && !namespace.is_empty() {
             Api::namespaced_with(client.clone(), namespace, &self.resource())
         } else {
@@ -139,7 +143,12 @@ impl Follow {
             if !watches.running.contains_key(&kind) {
                 let token = self.stop.child_token();
                 self.shared.expect_list(&kind);
-                watches.tasks.spawn(monitor(self.client.clone(), Arc::clone(&kind), Arc::clone(&self.shared), token.clone()));
+                watches.tasks.spawn(monitor(
+                    self.client.clone(),
+                    Arc::clone(&kind),
+                    Arc::clone(&self.shared),
+                    token.clone(),
+                ));
                 watches.running.insert(kind, token);
             }
         }

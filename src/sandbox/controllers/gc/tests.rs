@@ -99,9 +99,25 @@ fn verdicts() {
         ("owner gone", &plain, false, 0, vec![], vec!["o"], Verdict::Delete(Policy::Background)),
         ("one of two gone", &plain, false, 1, vec![], vec!["o"], Verdict::Release(list(&["o"]))),
         ("owner waits", &plain, false, 0, vec!["o"], vec![], Verdict::Delete(Policy::Background)),
-        ("owner waits, own dependents", &plain, true, 0, vec!["o"], vec![], Verdict::Delete(Policy::Foreground)),
+        (
+            "owner waits, own dependents",
+            &plain,
+            true,
+            0,
+            vec!["o"],
+            vec![],
+            Verdict::Delete(Policy::Foreground),
+        ),
         ("one waits, one stays", &plain, true, 1, vec!["o"], vec![], Verdict::Release(list(&["o"]))),
-        ("its own dependents are to stay", &orphan, true, 0, vec![], vec!["o"], Verdict::Delete(Policy::Orphan)),
+        (
+            "its own dependents are to stay",
+            &orphan,
+            true,
+            0,
+            vec![],
+            vec!["o"],
+            Verdict::Delete(Policy::Orphan),
+        ),
     ] {
         assert_eq!(judge(node, dependents, solid, &list(&waiting), &list(&gone)), expected, "{case}");
     }

@@ -43,7 +43,11 @@ async fn reconcile(context: &Context, key: &Key) -> Outcome {
     }
     // Pods have names of chance: a stale view would make one too many, so the server itself is asked.
     let Some(job) = api.get_opt(&key.name).await? else { return release_orphans(context, key).await };
-    if job.spec.as_ref().is_some_and(|spec| spec.managed_by.as_deref().is_some_and(|by| by != "kubernetes.io/job-controller")) {
+    if job
+        .spec
+        .as_ref()
+        .is_some_and(|spec| spec.managed_by.as_deref().is_some_and(|by| by != "kubernetes.io/job-controller"))
+    {
         return Ok(None);
     }
     let pods = pods_of(context, &job).await?;
@@ -88,14 +92,16 @@ async fn carry_out(context: &Context, job: &Job, pods: &[Pod], plan: Plan) -> Ou
         // Counted, but not let go yet: should this pass end here, the next one does not count them again.
         let released = pods.iter().filter(|pod| plan.release.iter().any(|each| each == name(&pod.metadata)));
         let uids = released.map(|pod| uid(&pod.metadata).to_owned()).collect();
-        status.uncounted_terminated_pods = Some(UncountedTerminatedPods { succeeded: Some(uids), failed: None });
+        status.uncounted_terminated_pods =
+            Some(UncountedTerminatedPods { succeeded: Some(uids), failed: None });
     }
     // The counts rest on this very version of the Job.
     write_status(&api, job, &status).await?;
     release(context, pods, &plan.release).await?;
     if status != plan.status {
         // The release is done: forget it. A conflict only means that the next pass does so.
-        let fresh = api.get_opt(name(&job.metadata)).await?.filter(|fresh| fresh.metadata.uid == job.metadata.uid);
+        let fresh =
+            api.get_opt(name(&job.metadata)).await?.filter(|fresh| fresh.metadata.uid == job.metadata.uid);
         if let Some(fresh) = fresh {
             write_status(&api, &fresh, &plan.status).await?;
         }
@@ -131,7 +137,11 @@ async fn tell(context: &Context, job: &Job, plan: &Plan) {
     let (kind, reason, note) = if over.type_ == "Complete" {
         (EventType::Normal, "Completed".to_owned(), "Job completed".to_owned())
     } else {
-        (EventType::Warning, over.reason.clone().unwrap_or_default(), over.message.clone().unwrap_or_default())
+        (
+            EventType::Warning,
+            over.reason.clone().unwrap_or_default(),
+            over.message.clone().unwrap_or_default(),
+        )
     };
     context.event(&reference(job), kind, &reason, "Finish", note).await;
 }
@@ -149,7 +159,8 @@ fn build(job: &Job, index: Option<i32>) -> Pod {
     let from = template.metadata.unwrap_or_default();
     let mut finalizers = from.finalizers.unwrap_or_default();
     finalizers.push(TRACKING.to_owned());
-    let (mut labels, mut annotations) = (from.labels.unwrap_or_default(), from.annotations.unwrap_or_default());
+    let (mut labels, mut annotations) =
+        (from.labels.unwrap_or_default(), from.annotations.unwrap_or_default());
     // The server writes these into the template when the Job is made; a template of before that lacks them.
     let (job_name, job_uid) = (name(&job.metadata).to_owned(), uid(&job.metadata).to_owned());
     for (label, value) in [

@@ -46,7 +46,8 @@ pub(super) enum End {
 
 /// The condition that says how a Job has ended, once everything is done.
 pub(in crate::sandbox::controllers) fn finished(status: Option<&JobStatus>) -> Option<&JobCondition> {
-    conditions(status).find(|each| matches!(each.type_.as_str(), "Complete" | "Failed") && each.status == "True")
+    conditions(status)
+        .find(|each| matches!(each.type_.as_str(), "Complete" | "Failed") && each.status == "True")
 }
 
 fn conditions(status: Option<&JobStatus>) -> impl Iterator<Item = &JobCondition> {
@@ -113,7 +114,9 @@ fn tally(job: &Job, spec: &JobSpec, pods: &[Pod]) -> Tally {
     let mut tally = Tally {
         succeeded: old.and_then(|status| status.succeeded).unwrap_or(0),
         failed: old.and_then(|status| status.failed).unwrap_or(0),
-        done_indexes: parse_indexes(old.and_then(|status| status.completed_indexes.as_deref()).unwrap_or_default()),
+        done_indexes: parse_indexes(
+            old.and_then(|status| status.completed_indexes.as_deref()).unwrap_or_default(),
+        ),
         active: Vec::new(),
         active_indexes: BTreeSet::new(),
         ready: 0,
@@ -177,7 +180,8 @@ fn ended_at(pod: &Pod) -> Option<Timestamp> {
     let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
     let ends = statuses.filter_map(|each| each.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref());
     let ends = ends.map(|time| time.0).max();
-    let said = pod_condition(pod, "Ready").and_then(|each| each.last_transition_time.as_ref()).map(|time| time.0);
+    let said =
+        pod_condition(pod, "Ready").and_then(|each| each.last_transition_time.as_ref()).map(|time| time.0);
     ends.or(said).or_else(|| pod.metadata.creation_timestamp.as_ref().map(|time| time.0))
 }
 
@@ -192,7 +196,8 @@ fn end(job: &Job, spec: &JobSpec, tally: &Tally, now: Timestamp) -> Option<End> 
         }
     }
     let limit = spec.backoff_limit.unwrap_or(6);
-    let on_failure = spec.template.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()) == Some("OnFailure");
+    let on_failure =
+        spec.template.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()) == Some("OnFailure");
     let success = match spec.completions {
         Some(wanted) => tally.succeeded >= wanted,
         // Without a number, the first good end is the Job's, once the others are through as well.
@@ -319,7 +324,9 @@ fn status(
     let complete = settled && end == Some(End::Complete);
     JobStatus {
         active: some(if end.is_some() || suspended { 0 } else { count(tally.active.len()) }),
-        completed_indexes: is_indexed(spec).then(|| write_indexes(&tally.done_indexes)).filter(|text| !text.is_empty()),
+        completed_indexes: is_indexed(spec)
+            .then(|| write_indexes(&tally.done_indexes))
+            .filter(|text| !text.is_empty()),
         completion_time: old.completion_time.clone().or_else(|| complete.then(|| Time(now))),
         conditions: (!conditions.is_empty()).then_some(conditions),
         failed: some(tally.failed),
@@ -361,9 +368,12 @@ fn write_conditions(
         set("Suspended", false, "JobResumed", "Job resumed");
     }
     let (target, last, reason, message) = match end {
-        Some(End::Complete) => {
-            ("SuccessCriteriaMet", "Complete", "CompletionsReached", "Reached expected number of succeeded pods")
-        }
+        Some(End::Complete) => (
+            "SuccessCriteriaMet",
+            "Complete",
+            "CompletionsReached",
+            "Reached expected number of succeeded pods",
+        ),
         Some(End::Failed(reason, message)) => ("FailureTarget", "Failed", reason, message),
         None => return conditions,
     };

@@ -14,7 +14,8 @@ fn now() -> Timestamp {
 fn job(spec: Value, status: Value) -> Job {
     let mut spec = spec;
     spec["template"] = json!({"spec": {"restartPolicy": "Never", "containers": []}});
-    serde_json::from_value(json!({"metadata": {"name": "j", "uid": "u"}, "spec": spec, "status": status})).unwrap()
+    serde_json::from_value(json!({"metadata": {"name": "j", "uid": "u"}, "spec": spec, "status": status}))
+        .unwrap()
 }
 
 /// Pods by letters: A active, R ready, S succeeded, F failed just now, O failed long ago, T terminating; small:
@@ -26,7 +27,8 @@ fn pods(states: &str) -> Vec<Pod> {
             'F' | 'O' => "Failed",
             _ => "Running",
         };
-        let ended = if letter.eq_ignore_ascii_case(&'O') { "2025-12-31T00:00:00Z" } else { "2026-01-01T00:09:58Z" };
+        let ended =
+            if letter.eq_ignore_ascii_case(&'O') { "2025-12-31T00:00:00Z" } else { "2026-01-01T00:09:58Z" };
         let mut pod = json!({
             "metadata": {"name": format!("p{index}"), "uid": format!("uid{index}"),
                          "annotations": {"batch.kubernetes.io/job-completion-index": index.to_string()},
@@ -95,13 +97,18 @@ fn a_job_runs_until_enough_pods_have_ended_well_or_too_many_badly() {
         ("work queue: all are through", &queue, &none, "SS", "~p0 ~p1 s2 SuccessCriteriaMet Complete"),
         ("a deleted pod counts as failed", &one, &none, "T", "+1 ~p0 f1"),
     ] {
-        assert_eq!(words(&plan(&job(spec.clone(), status.clone()), &pods(states), now())), expected, "{case}");
+        assert_eq!(
+            words(&plan(&job(spec.clone(), status.clone()), &pods(states), now())),
+            expected,
+            "{case}"
+        );
     }
 }
 
 #[test]
 fn a_suspended_job_has_no_pods_and_goes_on_where_it_was() {
-    let asleep = plan(&job(json!({"completions": 1, "suspend": true}), json!({"succeeded": 0})), &pods("A"), now());
+    let asleep =
+        plan(&job(json!({"completions": 1, "suspend": true}), json!({"succeeded": 0})), &pods("A"), now());
     assert_eq!(words(&asleep), "-p0 Suspended");
     assert_eq!(asleep.status.start_time, None);
     let awake = job(json!({"completions": 1}), serde_json::to_value(&asleep.status).unwrap());

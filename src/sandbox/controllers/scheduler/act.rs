@@ -17,7 +17,8 @@ use crate::sandbox::controllers::cache::{Cache, Change};
 use crate::sandbox::controllers::context::Context;
 use crate::sandbox::controllers::error::{ReconcileError, absent_is_fine};
 use crate::sandbox::controllers::meta::{
-    Key, annotation, claims_of, is_deleting, is_finished, name, namespace, node_of, pod_condition, reference, uid,
+    Key, annotation, claims_of, is_deleting, is_finished, name, namespace, node_of, pod_condition, reference,
+    uid,
 };
 use crate::sandbox::controllers::queue::{Outcome, Queue};
 use crate::sandbox::controllers::run::{Tasks, feed};
@@ -143,7 +144,11 @@ fn claims(context: &Context, pod: &Pod) -> Result<Claims, String> {
         let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref());
         match phase {
             Some("Bound") => claims.volumes.extend(place_of(context, &claim)),
-            Some("Lost") => return Err(format!("persistentvolumeclaim \"{wanted}\" bound to non-existent persistentvolume")),
+            Some("Lost") => {
+                return Err(format!(
+                    "persistentvolumeclaim \"{wanted}\" bound to non-existent persistentvolume"
+                ));
+            }
             _ if binds_at_once(context, &claim) => {
                 return Err("pod has unbound immediate PersistentVolumeClaims".to_owned());
             }
@@ -198,7 +203,11 @@ async fn bind(context: &Context, pod: &Pod, node: &str) -> Result<(), ReconcileE
     Ok(())
 }
 
-async fn mark(context: &Context, claims: &[Arc<PersistentVolumeClaim>], node: &str) -> Result<(), ReconcileError> {
+async fn mark(
+    context: &Context,
+    claims: &[Arc<PersistentVolumeClaim>],
+    node: &str,
+) -> Result<(), ReconcileError> {
     for claim in claims.iter().filter(|claim| annotation(&claim.metadata, SELECTED_NODE) != Some(node)) {
         let api = context.api::<PersistentVolumeClaim>(namespace(&claim.metadata));
         write::merge(&api, &**claim, json!({"metadata": {"annotations": {SELECTED_NODE: node}}})).await?;
@@ -210,7 +219,9 @@ async fn mark(context: &Context, claims: &[Arc<PersistentVolumeClaim>], node: &s
 async fn refuse(context: &Context, pod: &Pod, why: &str) -> Outcome {
     let old = pod_condition(pod, "PodScheduled");
     let same = old.is_some_and(|old| {
-        old.status == "False" && old.reason.as_deref() == Some("Unschedulable") && old.message.as_deref() == Some(why)
+        old.status == "False"
+            && old.reason.as_deref() == Some("Unschedulable")
+            && old.message.as_deref() == Some(why)
     });
     if !same {
         let since = old.filter(|old| old.status == "False").and_then(|old| old.last_transition_time.as_ref());
@@ -221,7 +232,9 @@ async fn refuse(context: &Context, pod: &Pod, why: &str) -> Outcome {
         let api = context.api::<Pod>(namespace(&pod.metadata));
         let patch = Patch::Strategic(&body);
         absent_is_fine(api.patch_status(name(&pod.metadata), &PatchParams::default(), &patch).await)?;
-        context.event(&reference(pod), EventType::Warning, "FailedScheduling", "Scheduling", why.to_owned()).await;
+        context
+            .event(&reference(pod), EventType::Warning, "FailedScheduling", "Scheduling", why.to_owned())
+            .await;
     }
     Ok(Some(RETRY))
 }

@@ -21,7 +21,11 @@ fn term_holds(term: &NodeSelectorTerm, node: &Node) -> bool {
     let empty = term.match_expressions.is_none() && term.match_fields.is_none();
     !empty
         && labels.into_iter().all(|each| {
-            requirement(&each.operator, label(&node.metadata, &each.key), each.values.as_deref().unwrap_or_default())
+            requirement(
+                &each.operator,
+                label(&node.metadata, &each.key),
+                each.values.as_deref().unwrap_or_default(),
+            )
         })
         && fields.into_iter().all(|each| {
             let value = (each.key == "metadata.name").then(|| name(&node.metadata));
@@ -37,7 +41,8 @@ pub(super) fn affinity(pod: &Pod) -> Option<&Affinity> {
 pub(super) fn node_allowed(pod: &Pod, node: &Node) -> bool {
     let plain = pod.spec.as_ref().and_then(|spec| spec.node_selector.as_ref());
     let required = affinity(pod).and_then(|affinity| affinity.node_affinity.as_ref());
-    let required = required.and_then(|each| each.required_during_scheduling_ignored_during_execution.as_ref());
+    let required =
+        required.and_then(|each| each.required_during_scheduling_ignored_during_execution.as_ref());
     contains(node.metadata.labels.as_ref(), plain) && required.is_none_or(|selector| selects(selector, node))
 }
 
@@ -54,7 +59,9 @@ fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     let key = toleration.key.as_deref().unwrap_or_default();
     let value = match toleration.operator.as_deref().unwrap_or("Equal") {
         "Exists" => true,
-        "Equal" => toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default(),
+        "Equal" => {
+            toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default()
+        }
         _ => false,
     };
     (effect.is_empty() || effect == taint.effect)
@@ -103,7 +110,10 @@ fn same_place(topology: &str, one: &Node, other: Option<&Node>) -> bool {
 fn terms(pod: &Pod, repelling: bool) -> &[PodAffinityTerm] {
     let Some(affinity) = affinity(pod) else { return &[] };
     let terms = if repelling {
-        affinity.pod_anti_affinity.as_ref().map(|each| &each.required_during_scheduling_ignored_during_execution)
+        affinity
+            .pod_anti_affinity
+            .as_ref()
+            .map(|each| &each.required_during_scheduling_ignored_during_execution)
     } else {
         affinity.pod_affinity.as_ref().map(|each| &each.required_during_scheduling_ignored_during_execution)
     };

@@ -96,7 +96,8 @@ pub(super) fn choose(
         if cluster.nodes.is_empty() {
             return "no nodes available to schedule pods".to_owned();
         }
-        let reasons: Vec<String> = obstacles.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+        let reasons: Vec<String> =
+            obstacles.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
         format!("0/{} nodes are available: {}.", cluster.nodes.len(), reasons.join(", "))
     })
 }

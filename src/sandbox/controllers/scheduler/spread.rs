@@ -30,7 +30,11 @@ fn counts(pod: &Pod, constraint: &TopologySpreadConstraint, other: &Pod) -> bool
 }
 
 /// Pods per place, over the places the pod could be in at all.
-fn census<'a>(cluster: &'a Cluster, pod: &Pod, constraint: &TopologySpreadConstraint) -> BTreeMap<&'a str, i64> {
+fn census<'a>(
+    cluster: &'a Cluster,
+    pod: &Pod,
+    constraint: &TopologySpreadConstraint,
+) -> BTreeMap<&'a str, i64> {
     let honours_taints = constraint.node_taints_policy.as_deref() == Some("Honor");
     let ignores_affinity = constraint.node_affinity_policy.as_deref() == Some("Ignore");
     let mut census = BTreeMap::new();
@@ -58,7 +62,9 @@ pub(super) fn allowed(cluster: &Cluster, pod: &Pod, node: &Node) -> bool {
         let census = census(cluster, pod, constraint);
         let Some(place) = label(&node.metadata, &constraint.topology_key) else { return false };
         let Some(here) = census.get(place) else { return false };
-        let too_few = constraint.min_domains.is_some_and(|least| i64::from(least) > i64::try_from(census.len()).unwrap_or(0));
+        let too_few = constraint
+            .min_domains
+            .is_some_and(|least| i64::from(least) > i64::try_from(census.len()).unwrap_or(0));
         let fewest = if too_few { 0 } else { census.values().copied().min().unwrap_or(0) };
         let own = i64::from(counts(pod, constraint, pod));
         here + own - fewest <= i64::from(constraint.max_skew)

@@ -23,7 +23,9 @@ fn pod(name: &str, spec: Value) -> Pod {
 
 fn cluster(nodes: Vec<Arc<Node>>, pods: &[(&str, Value)]) -> Cluster {
     let pods = pods.iter().enumerate();
-    let pods = pods.map(|(index, (node, spec))| (Arc::new(pod(&format!("there-{index}"), spec.clone())), (*node).to_owned()));
+    let pods = pods.map(|(index, (node, spec))| {
+        (Arc::new(pod(&format!("there-{index}"), spec.clone())), (*node).to_owned())
+    });
     Cluster { nodes, pods: pods.collect(), ..Default::default() }
 }
 
@@ -37,7 +39,8 @@ fn spread(key: &str, when: &str) -> Value {
 }
 
 fn apart(required: bool) -> Value {
-    let term = json!({"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "db"}}});
+    let term =
+        json!({"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "db"}}});
     let rule = if required {
         json!({"requiredDuringSchedulingIgnoredDuringExecution": [term]})
     } else {
@@ -75,9 +78,18 @@ fn a_pod_goes_where_it_may_and_would_rather_be() {
 #[test]
 fn one_node_is_enough_for_soft_wishes() {
     let one = || vec![node("a", "z1", json!({}))];
-    for spec in [apart(false), spread("zone", "ScheduleAnyway"), spread("missing", "ScheduleAnyway"), spread("zone", "DoNotSchedule")] {
+    for spec in [
+        apart(false),
+        spread("zone", "ScheduleAnyway"),
+        spread("missing", "ScheduleAnyway"),
+        spread("zone", "DoNotSchedule"),
+    ] {
         let there = [("a", json!({})), ("a", json!({}))];
-        assert_eq!(choose(&cluster(one(), &there), &pod("p", spec.clone()), &[], None).as_deref(), Ok("a"), "{spec}");
+        assert_eq!(
+            choose(&cluster(one(), &there), &pod("p", spec.clone()), &[], None).as_deref(),
+            Ok("a"),
+            "{spec}"
+        );
     }
 }
 
@@ -135,7 +147,11 @@ fn who_fits_nowhere_is_told_why() {
     ] {
         let nodes = vec![node("a", "z", tainted.clone())];
         let spec = json!({"tolerations": [toleration]});
-        assert_eq!(choose(&cluster(nodes, &[]), &pod("p", spec.clone()), &[], None).as_deref(), Ok("a"), "{spec}");
+        assert_eq!(
+            choose(&cluster(nodes, &[]), &pod("p", spec.clone()), &[], None).as_deref(),
+            Ok("a"),
+            "{spec}"
+        );
     }
 }
 

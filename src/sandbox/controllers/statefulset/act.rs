@@ -17,7 +17,8 @@ use crate::sandbox::controllers::cache::Change;
 use crate::sandbox::controllers::context::Context;
 use crate::sandbox::controllers::error::{ReconcileError, is_conflict};
 use crate::sandbox::controllers::meta::{
-    Key, controller_of, controller_reference, is_controlled_by, is_deleting, label, name, namespace, reference, uid,
+    Key, controller_of, controller_reference, is_controlled_by, is_deleting, label, name, namespace,
+    reference, uid,
 };
 use crate::sandbox::controllers::queue::{Outcome, Queue};
 use crate::sandbox::controllers::revision::{self, HASH_LABEL, Write};
@@ -48,7 +49,12 @@ pub(in crate::sandbox::controllers) fn start(context: &Arc<Context>, tasks: &mut
         keys.dedup();
         keys
     });
-    tasks.controller("statefulset", requests, 4, |context, key| async move { reconcile(&context, &key).await });
+    tasks.controller(
+        "statefulset",
+        requests,
+        4,
+        |context, key| async move { reconcile(&context, &key).await },
+    );
 }
 
 fn selects(set: &StatefulSet, pod: &Pod) -> bool {
@@ -111,8 +117,11 @@ async fn settle_ownership(
     for pod in pods {
         if adoptable(set, pod) {
             // The cache may be older than the set's deletion: look before taking anything over.
-            let fresh = context.api::<StatefulSet>(namespace(&set.metadata)).get_opt(name(&set.metadata)).await?;
-            if !fresh.is_some_and(|fresh| fresh.metadata.uid == set.metadata.uid && !is_deleting(&fresh.metadata)) {
+            let fresh =
+                context.api::<StatefulSet>(namespace(&set.metadata)).get_opt(name(&set.metadata)).await?;
+            if !fresh
+                .is_some_and(|fresh| fresh.metadata.uid == set.metadata.uid && !is_deleting(&fresh.metadata))
+            {
                 return Ok(wrote);
             }
             let mut owners = pod.metadata.owner_references.clone().unwrap_or_default();
@@ -172,7 +181,8 @@ async fn act(context: &Context, set: &StatefulSet, action: Action) -> Result<(),
             crate::sandbox::controllers::error::absent_is_fine(result)?;
         }
         Action::Label(pod) => {
-            write::merge(&pods, &*pod, json!({"metadata": {"labels": {NAME_LABEL: name(&pod.metadata)}}})).await?;
+            write::merge(&pods, &*pod, json!({"metadata": {"labels": {NAME_LABEL: name(&pod.metadata)}}}))
+                .await?;
         }
         Action::Own { claim, owners } => {
             write::merge(&claims, &*claim, json!({"metadata": {"ownerReferences": owners}})).await?;
@@ -181,7 +191,13 @@ async fn act(context: &Context, set: &StatefulSet, action: Action) -> Result<(),
     Ok(())
 }
 
-async fn tell<T>(context: &Context, set: &StatefulSet, verb: &str, pod: &str, result: &Result<T, kube::Error>) {
+async fn tell<T>(
+    context: &Context,
+    set: &StatefulSet,
+    verb: &str,
+    pod: &str,
+    result: &Result<T, kube::Error>,
+) {
     let (kind, reason, note) = match result {
         Ok(_) => {
             let reason = format!("Successful{verb}");

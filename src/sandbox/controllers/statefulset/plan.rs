@@ -84,7 +84,8 @@ impl<'a> Planner<'a> {
         let spec = &seen.set.spec;
         let start = spec.ordinals.as_ref().and_then(|ordinals| ordinals.start).unwrap_or(0);
         let wanted = start..start.saturating_add(spec.replicas.unwrap_or(1).max(0));
-        let mut replicas: BTreeMap<i32, Option<&Arc<Pod>>> = wanted.clone().map(|each| (each, None)).collect();
+        let mut replicas: BTreeMap<i32, Option<&Arc<Pod>>> =
+            wanted.clone().map(|each| (each, None)).collect();
         let mut condemned = BTreeMap::new();
         for pod in seen.pods {
             match pod::ordinal(name(&seen.set.metadata), name(&pod.metadata)) {
@@ -191,8 +192,9 @@ impl<'a> Planner<'a> {
             }
             let outdated = label(&pod.metadata, HASH_LABEL) != Some(self.seen.update.name.as_str());
             if outdated && !is_deleting(&pod.metadata) {
-                let stopped =
-                    self.actions.iter().any(|action| matches!(action, Action::Stop { pod: other, .. } if Arc::ptr_eq(other, pod)));
+                let stopped = self.actions.iter().any(
+                    |action| matches!(action, Action::Stop { pod: other, .. } if Arc::ptr_eq(other, pod)),
+                );
                 if !stopped {
                     self.actions.push(Action::Stop { pod: Arc::clone(pod), why: "its template has changed" });
                 }

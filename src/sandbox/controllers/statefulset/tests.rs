@@ -232,15 +232,24 @@ fn a_pod_has_its_number_labels_and_claims() {
     let claim = &claims::missing(&set, 2, &BTreeMap::new())[0];
     assert_eq!(claim.metadata.name.as_deref(), Some("data-s-2"));
     let labels = claim.metadata.labels.clone().unwrap();
-    assert_eq!(labels.into_iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>(), ["app=s", "kind=data"]);
+    assert_eq!(
+        labels.into_iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>(),
+        ["app=s", "kind=data"]
+    );
     assert_eq!(claim.metadata.owner_references, None);
 }
 
 #[test]
 fn names_that_are_not_the_sets_numbers_are_not_its_pods() {
-    for (name, expected) in
-        [("s-0", Some(0)), ("s-12", Some(12)), ("s-01", None), ("s-", None), ("s", None), ("t-1", None), ("s-x-1", None)]
-    {
+    for (name, expected) in [
+        ("s-0", Some(0)),
+        ("s-12", Some(12)),
+        ("s-01", None),
+        ("s-", None),
+        ("s", None),
+        ("t-1", None),
+        ("s-x-1", None),
+    ] {
         assert_eq!(pod::ordinal("s", name), expected, "{name}");
     }
 }

@@ -49,7 +49,12 @@ fn start_claims(context: &Arc<Context>, tasks: &mut Tasks) {
     feed(&caches.classes, &queue, move |_| {
         claims.all().iter().map(|claim| Key::of(&**claim)).collect::<Vec<_>>()
     });
-    tasks.controller("claim", requests, 4, |context, key| async move { reconcile_claim(&context, &key).await });
+    tasks.controller(
+        "claim",
+        requests,
+        4,
+        |context, key| async move { reconcile_claim(&context, &key).await },
+    );
 }
 
 fn start_volumes(context: &Arc<Context>, tasks: &mut Tasks) {
@@ -62,7 +67,12 @@ fn start_volumes(context: &Arc<Context>, tasks: &mut Tasks) {
         let own = volumes.all().into_iter().filter(|volume| claim_key(volume).as_ref() == Some(&key));
         own.map(|volume| Key::of(&*volume)).collect()
     });
-    tasks.controller("volume", requests, 4, |context, key| async move { reconcile_volume(&context, &key).await });
+    tasks.controller(
+        "volume",
+        requests,
+        4,
+        |context, key| async move { reconcile_volume(&context, &key).await },
+    );
 }
 
 fn claim_key(volume: &PersistentVolume) -> Option<Key> {
@@ -75,7 +85,10 @@ fn class_of(context: &Context, claim: &PersistentVolumeClaim) -> Found {
 }
 
 /// Whether the claim gets its volume without waiting for a pod.
-pub(in crate::sandbox::controllers) fn binds_at_once(context: &Context, claim: &PersistentVolumeClaim) -> bool {
+pub(in crate::sandbox::controllers) fn binds_at_once(
+    context: &Context,
+    claim: &PersistentVolumeClaim,
+) -> bool {
     // A claim that nobody makes a volume for has to be bound before a pod can go anywhere, too.
     match class_of(context, claim) {
         Found::Here(class) => class.at_once,

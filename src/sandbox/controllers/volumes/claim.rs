@@ -96,13 +96,17 @@ fn keep(claim: &PersistentVolumeClaim, volume: &Arc<PersistentVolume>, found: &F
             lose(claim)
         } else {
             let volume = name(&volume.metadata);
-            Step::Complain("FailedBinding", format!("volume \"{volume}\" already bound to a different claim."))
+            Step::Complain(
+                "FailedBinding",
+                format!("volume \"{volume}\" already bound to a different claim."),
+            )
         };
     }
     if annotation(&claim.metadata, BIND_COMPLETED).is_none() {
         return Step::Bind(name(&volume.metadata).to_owned());
     }
-    let has = volume.spec.as_ref().and_then(|spec| spec.capacity.as_ref()).and_then(|size| size.get("storage"));
+    let has =
+        volume.spec.as_ref().and_then(|spec| spec.capacity.as_ref()).and_then(|size| size.get("storage"));
     if let (Found::Here(class), Some(wanted)) = (found, requested(claim))
         && class.expands
         && has.is_none_or(|has| volume::bytes(has) < volume::bytes(wanted))
@@ -177,7 +181,9 @@ fn build(claim: &PersistentVolumeClaim, class: &Class) -> PersistentVolume {
     PersistentVolume {
         metadata: ObjectMeta {
             name: Some(volume.clone()),
-            annotations: Some([("pv.kubernetes.io/provisioned-by".to_owned(), PROVISIONER.to_owned())].into()),
+            annotations: Some(
+                [("pv.kubernetes.io/provisioned-by".to_owned(), PROVISIONER.to_owned())].into(),
+            ),
             finalizers: Some(vec![volume::PROTECTION.to_owned()]),
             ..Default::default()
         },

@@ -60,7 +60,10 @@ pub(super) fn standard(classes: &[Arc<StorageClass>]) -> Option<StorageClass> {
 pub(super) fn default_of(classes: &[Arc<StorageClass>]) -> Option<&StorageClass> {
     let marked = classes.iter().filter(|class| annotation(&class.metadata, IS_DEFAULT) == Some("true"));
     let newest = marked.max_by_key(|class| {
-        (class.metadata.creation_timestamp.as_ref().map(|time| time.0), std::cmp::Reverse(name(&class.metadata)))
+        (
+            class.metadata.creation_timestamp.as_ref().map(|time| time.0),
+            std::cmp::Reverse(name(&class.metadata)),
+        )
     });
     newest.map(|class| &**class)
 }

@@ -50,8 +50,11 @@ fn found() -> Found {
 #[test]
 fn a_claim_is_of_the_class_it_names_or_of_the_default_one() {
     let named = |class: Value| claim(&|object| object["spec"]["storageClassName"] = class.clone());
-    let classes = [default_class("standard"), class("slow", json!({"volumeBindingMode": "Immediate"})),
-        class("hand", json!({"provisioner": "kubernetes.io/no-provisioner"}))];
+    let classes = [
+        default_class("standard"),
+        class("slow", json!({"volumeBindingMode": "Immediate"})),
+        class("hand", json!({"provisioner": "kubernetes.io/no-provisioner"})),
+    ];
     let here = |name: &str, at_once| {
         let (name, reclaim) = (name.to_owned(), "Delete".to_owned());
         Found::Here(Class { name, at_once, reclaim, expands: true })
@@ -109,7 +112,10 @@ fn a_claim_goes_from_step_to_step_until_it_is_bound() {
     };
     let claim::Step::Report(status) = claim::step(&claim(&bound), &volumes, &found()) else { panic!() };
     let status = serde_json::to_value(status).unwrap();
-    assert_eq!(status, json!({"phase": "Bound", "accessModes": ["ReadWriteOnce"], "capacity": {"storage": "2Gi"}}));
+    assert_eq!(
+        status,
+        json!({"phase": "Bound", "accessModes": ["ReadWriteOnce"], "capacity": {"storage": "2Gi"}})
+    );
     let done = |object: &mut Value| {
         bound(object);
         object["status"] = status.clone();
@@ -133,11 +139,13 @@ fn a_claim_goes_from_step_to_step_until_it_is_bound() {
 #[test]
 fn a_claim_that_nobody_serves_says_so_and_a_leaving_one_is_let_go() {
     let missing = Found::Missing("fast-ssd".into());
-    let claim::Step::Complain("ProvisioningFailed", note) = claim::step(&claim(&|_| {}), &[], &missing) else {
+    let claim::Step::Complain("ProvisioningFailed", note) = claim::step(&claim(&|_| {}), &[], &missing)
+    else {
         panic!()
     };
     assert!(note.contains("\"fast-ssd\" not found"), "{note}");
-    let leaving = |object: &mut Value| object["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    let leaving =
+        |object: &mut Value| object["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
     assert_eq!(claim::step(&claim(&leaving), &[], &found()), claim::Step::Unprotect);
 }
 
@@ -168,7 +176,12 @@ fn a_volume_follows_its_claim() {
         ("new", with(of_claim(Some("u"), "1Gi"), "Pending", false), Some(&bound), Step::Phase("Bound")),
         ("settled", with(of_claim(Some("u"), "1Gi"), "Bound", false), Some(&bound), Step::Rest),
         ("claim gone", with(of_claim(Some("u"), "1Gi"), "Bound", false), None, Step::Phase("Released")),
-        ("claim replaced", with(of_claim(Some("u"), "1Gi"), "Bound", false), Some(&successor), Step::Phase("Released")),
+        (
+            "claim replaced",
+            with(of_claim(Some("u"), "1Gi"), "Bound", false),
+            Some(&successor),
+            Step::Phase("Released"),
+        ),
         ("released", with(of_claim(Some("u"), "1Gi"), "Released", false), None, Step::Rest),
         ("set aside", with(of_claim(None, "1Gi"), "Pending", false), None, Step::Phase("Available")),
         ("deleted while bound", with(of_claim(Some("u"), "1Gi"), "Bound", true), Some(&bound), Step::Rest),

@@ -1,6 +1,8 @@
 //! How the lists and maps of built-in kinds merge: the marks that the API definitions of Kubernetes carry and the
 //! published schemas leave out.
 
+use serde_json::{Map, Value, json};
+
 use super::Schema;
 use super::node::{ListKind, Merge, Node};
 
@@ -160,4 +162,34 @@ pub(super) fn mark(owner: &str, field: &str, child: Schema) -> Schema {
         ..Node::default()
     }
     .into()
+}
+
+/// The marks as the extensions that API documents carry.
+pub(crate) fn marks(owner: &str, field: &str) -> Map<String, Value> {
+    let mut found = Map::new();
+    let mut add = |name: &str, value: Value| drop(found.insert(format!("x-kubernetes-{name}"), value));
+    if atomic(owner, field) {
+        add("map-type", json!("atomic"));
+    }
+    match list_kind(owner, field) {
+        ListKind::Atomic => {}
+        ListKind::Set => add("list-type", json!("set")),
+        ListKind::Map(keys) => {
+            add("list-type", json!("map"));
+            add("list-map-keys", json!(keys));
+        }
+    }
+    let merge = merge(owner, field);
+    let retain_keys = merge.retain_keys || (owner, field) == ("DeploymentSpec", "strategy");
+    match merge.key {
+        Some(key) => {
+            add("patch-strategy", json!(if retain_keys { "merge,retainKeys" } else { "merge" }));
+            if !key.is_empty() {
+                add("patch-merge-key", json!(key));
+            }
+        }
+        None if retain_keys => add("patch-strategy", json!("retainKeys")),
+        None => {}
+    }
+    found
 }

@@ -1,0 +1,309 @@
+//! `dbctl delete`.
+
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use clap::Args;
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions};
+use kube::{Api, ResourceExt};
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::create::FIELD_MANAGER;
+use super::create::flags::DeletionFlag;
+use super::error::{CliError, Result};
+use super::progress::{Step, Steps};
+use super::session::Session;
+use super::{Context, api_error, complete, members, output, scale};
+use crate::api::{Database, DeletionPolicy, Names};
+
+/// How often it is looked whether all is gone.
+const INTERVAL: Duration = Duration::from_millis(250);
+
+/// Delete a database
+///
+/// What happens to its data is the database's deletion policy: with Retain, volumes and credentials stay, and creating
+/// the database again by the same name brings it back; with Delete they go too.
+#[derive(Debug, Args)]
+pub struct DeleteArgs {
+    #[arg(value_name = "NAME", add = complete::database())]
+    name: String,
+
+    /// Do not ask
+    #[arg(short, long)]
+    yes: bool,
+
+    /// Decide anew what happens to the data. With `delete`, data that an already deleted database left is deleted too
+    #[arg(long, value_enum, ignore_case = true, value_name = "POLICY")]
+    deletion_policy: Option<DeletionFlag>,
+
+    /// Return at once, without waiting until everything has gone
+    #[arg(long)]
+    no_wait: bool,
+
+    /// How long to wait
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+}
+
+/// What belongs to a database and outlives its object under Retain.
+#[derive(Debug, Default)]
+struct Data {
+    volumes: Vec<String>,
+    secrets: Vec<String>,
+    config_maps: Vec<String>,
+}
+
+impl Data {
+    fn is_empty(&self) -> bool {
+        self.volumes.is_empty() && self.secrets.is_empty() && self.config_maps.is_empty()
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let line = |noun: &str, names: &[String]| {
+            (!names.is_empty()).then(|| format!("{noun} {}", names.join(", ")))
+        };
+        [
+            line("volumes", &self.volumes),
+            line("Secrets", &self.secrets),
+            line("ConfigMaps", &self.config_maps),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Where it is refused, there is nothing to delete, or it does not go in time.
+pub async fn run(context: &Context, args: DeleteArgs) -> Result<()> {
+    let session = Session::open(context).await?;
+    let api: Api<Database> = Api::namespaced(session.client.clone(), &session.namespace);
+    let doing = format!("delete database {:?}", args.name);
+    let data =
+        data(&session, &args.name).await.map_err(|error| api_error::explain(&session, &doing, &error))?;
+    let purge = matches!(args.deletion_policy, Some(DeletionFlag::Delete));
+    let database = match scale::get(context, &session, &api, &args.name, &doing).await {
+        Ok(database) => database,
+        Err(error) if error.outcome == super::Outcome::NotFound && !data.is_empty() => {
+            return if purge {
+                remove_left_overs(context, &session, &args, &data, &doing).await
+            } else {
+                Err(left_overs(context, error, &args.name, &data))
+            };
+        }
+        Err(error) => return Err(error),
+    };
+    let policy = match args.deletion_policy {
+        Some(DeletionFlag::Delete) => DeletionPolicy::Delete,
+        Some(DeletionFlag::Retain) => DeletionPolicy::Retain,
+        None => database.spec.deletion_policy,
+    };
+    announce(context, &session, &database, policy, &data);
+    confirm(context, &args)?;
+    if policy != database.spec.deletion_policy {
+        let patch = json!({ "spec": { "deletionPolicy": policy } });
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..Default::default() };
+        let patched = api.patch(&args.name, &params, &Patch::Merge(&patch)).await;
+        patched.map_err(|error| api_error::explain(&session, &doing, &error))?;
+    }
+    // Only the very object that was shown.
+    let preconditions = Preconditions { uid: database.metadata.uid.clone(), resource_version: None };
+    let params = DeleteParams { preconditions: Some(preconditions), ..Default::default() };
+    let deleted = api.delete(&args.name, &params).await;
+    deleted.map_err(|error| api_error::explain(&session, &doing, &error))?;
+    if args.no_wait {
+        context.ui.note(format_args!("database {:?} is being deleted", args.name));
+    } else {
+        wait(context, &session, &database, &args).await?;
+        context.ui.note(format_args!("database {:?} is deleted", args.name));
+    }
+    if policy == DeletionPolicy::Retain {
+        after_retain(context, &database, &data);
+    }
+    Ok(())
+}
+
+fn announce(context: &Context, session: &Session, database: &Database, policy: DeletionPolicy, data: &Data) {
+    let ui = &context.ui;
+    let name = database.name_any();
+    let members = output::count(database.spec.replicas, "member");
+    ui.note(format_args!(
+        "Deleting database {name:?} in namespace {:?} (deletion policy {policy:?}):",
+        session.namespace
+    ));
+    ui.note(format_args!("  goes: {members}, Services {name} and {name}-ro; nobody can connect any more"));
+    let (word, gone) = match policy {
+        DeletionPolicy::Retain => ("stays", false),
+        DeletionPolicy::Delete => ("goes for good", true),
+    };
+    for line in data.lines() {
+        let line = format!("  {word}: {line}");
+        ui.note(if gone { ui.paint_err(super::ui::Tone::Bad, line) } else { line });
+    }
+}
+
+fn after_retain(context: &Context, database: &Database, data: &Data) {
+    let (name, spec) = (database.name_any(), &database.spec);
+    let command = context.invocation();
+    for line in data.lines() {
+        context.ui.note(format_args!("kept: {line}"));
+    }
+    context.ui.note(format_args!(
+        "to get it back: {command} create {name} --replicas {} --version {} --storage {} --wait",
+        spec.replicas, spec.version, spec.storage.size
+    ));
+    context.ui.note(format_args!("to be rid of the data: {command} delete {name} --deletion-policy delete"));
+}
+
+fn left_overs(context: &Context, error: CliError, name: &str, data: &Data) -> CliError {
+    let command = context.invocation();
+    error
+        .details(data.lines().into_iter().map(|line| format!("what it left is still there: {line}")))
+        .hint(format!("to get it back: {command} create {name} --wait"))
+        .hint(format!("to be rid of the data: {command} delete {name} --deletion-policy delete"))
+}
+
+/// Asks for the name to be typed; without a terminal there is nobody to ask.
+fn confirm(context: &Context, args: &DeleteArgs) -> Result<()> {
+    if args.yes {
+        return Ok(());
+    }
+    if !std::io::stdin().is_terminal() || !context.ui.is_live() {
+        return Err(CliError::refused(format!(
+            "database {:?} is not deleted: there is no terminal to ask at",
+            args.name
+        ))
+        .hint("to delete it without being asked, add --yes"));
+    }
+    let typed: String = dialoguer::Input::new()
+        .with_prompt(format!("Type the name ({}) to delete it", args.name))
+        .allow_empty(true)
+        .interact_text()
+        .map_err(|error| CliError::failed(format!("ask: {error}")))?;
+    if typed.trim() == args.name {
+        Ok(())
+    } else {
+        Err(CliError::refused(format!(
+            "database {:?} is not deleted: {:?} is not its name",
+            args.name,
+            typed.trim()
+        )))
+    }
+}
+
+async fn data(session: &Session, name: &str) -> Result<Data, kube::Error> {
+    let names = Names(name);
+    let (client, namespace) = (session.client.clone(), &session.namespace);
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let config_maps: Api<ConfigMap> = Api::namespaced(client, namespace);
+    let labelled = ListParams::default().labels(&format!("{}={name}", crate::api::LABEL_DATABASE));
+    let everything = ListParams::default();
+    let (claims, secrets, config_maps) = tokio::try_join!(
+        claims.list_metadata(&everything),
+        secrets.list_metadata(&labelled),
+        config_maps.list_metadata(&labelled)
+    )?;
+    let is_claim =
+        |claim: &str| claim.strip_prefix("data-").is_some_and(|member| names.ordinal(member).is_some());
+    let kept = names.patroni_objects();
+    let mut data = Data {
+        volumes: claims.iter().map(ResourceExt::name_any).filter(|claim| is_claim(claim)).collect(),
+        secrets: secrets
+            .iter()
+            .map(ResourceExt::name_any)
+            .filter(|secret| [names.internal_secret(), names.app_secret()].contains(secret))
+            .collect(),
+        config_maps: config_maps.iter().map(ResourceExt::name_any).filter(|map| kept.contains(map)).collect(),
+    };
+    data.volumes.sort();
+    data.secrets.sort();
+    data.config_maps.sort();
+    Ok(data)
+}
+
+/// Deletes what a database that is gone already left.
+async fn remove_left_overs(
+    context: &Context,
+    session: &Session,
+    args: &DeleteArgs,
+    data: &Data,
+    doing: &str,
+) -> Result<()> {
+    let name = &args.name;
+    context.ui.note(format_args!("Database {name:?} is deleted already. Deleting what it left:"));
+    for line in data.lines() {
+        context.ui.note(context.ui.paint_err(super::ui::Tone::Bad, format!("  goes for good: {line}")));
+    }
+    confirm(context, args)?;
+    let (client, namespace) = (session.client.clone(), &session.namespace);
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let config_maps: Api<ConfigMap> = Api::namespaced(client, namespace);
+    remove_all(&claims, &data.volumes).await.map_err(|error| api_error::explain(session, doing, &error))?;
+    remove_all(&config_maps, &data.config_maps)
+        .await
+        .map_err(|error| api_error::explain(session, doing, &error))?;
+    remove_all(&secrets, &data.secrets).await.map_err(|error| api_error::explain(session, doing, &error))?;
+    context.ui.note(format_args!("what database {name:?} left is deleted"));
+    Ok(())
+}
+
+async fn remove_all<K>(api: &Api<K>, names: &[String]) -> Result<(), kube::Error>
+where
+    K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+{
+    for name in names {
+        match api.delete(name, &DeleteParams::default()).await {
+            Err(kube::Error::Api(status)) if status.is_not_found() => {}
+            other => drop(other?),
+        }
+    }
+    Ok(())
+}
+
+/// Waits until the object and its pods are gone.
+async fn wait(context: &Context, session: &Session, database: &Database, args: &DeleteArgs) -> Result<()> {
+    let name = &args.name;
+    let databases: Api<Database> = Api::namespaced(session.client.clone(), &session.namespace);
+    let pods: Api<Pod> = Api::namespaced(session.client.clone(), &session.namespace);
+    let of_members = ListParams::default().labels(&members::selector(name));
+    let mut steps = Steps::new(context.ui);
+    let end = Instant::now() + args.timeout;
+    loop {
+        let (object, members) = tokio::join!(databases.get_opt(name), pods.list_metadata(&of_members));
+        let explain =
+            |error| api_error::explain(session, &format!("wait until database {name:?} is gone"), &error);
+        let (object, members) = (object.map_err(explain)?, members.map_err(explain)?);
+        let object = object.filter(|object| object.metadata.uid == database.metadata.uid);
+        if object.is_none() && members.items.is_empty() {
+            steps.finish();
+            return Ok(());
+        }
+        let left: Vec<_> = members.iter().map(ResourceExt::name_any).collect();
+        let text = if left.is_empty() {
+            "members have stopped".to_owned()
+        } else {
+            format!("stopping {}", left.join(", "))
+        };
+        steps.set("members", Step::Working, text);
+        if Instant::now() >= end {
+            steps.finish();
+            let waited = humantime::format_duration(args.timeout);
+            let held = object.map(|object| object.finalizers().join(", ")).filter(|held| !held.is_empty());
+            return Err(CliError::timed_out(format!(
+                "database {name:?} is not gone after {waited}; it still goes"
+            ))
+            .details(
+                held.map(|held| {
+                    format!("its finalizers {held} hold it: a controller must run to release them")
+                }),
+            ));
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}

@@ -1,0 +1,112 @@
+//! `dbctl sandbox`, and the one process that a sandbox is.
+
+mod down;
+mod kubeconfig;
+mod logs;
+mod network;
+mod reset;
+mod serve;
+pub mod software;
+pub mod start;
+mod status;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use super::Context;
+use super::error::{CliError, Result};
+use crate::sandbox::home::Home;
+
+/// Manage the sandbox: one machine, no cluster
+///
+/// The sandbox is one background process that does for dbctl what a cluster would. Its files are in DBCTL_HOME (default:
+/// your data directory, as root /var/lib/dbctl); one home is one sandbox, and several run side by side.
+#[derive(Debug, Args)]
+pub struct SandboxArgs {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start the sandbox, if it does not run
+    Up,
+    /// Stop the sandbox and everything in it; databases are kept
+    ///
+    /// The databases' processes are stopped as a cluster would stop them, so that PostgreSQL shuts down cleanly.
+    Down {
+        /// How long it may take before it is killed
+        #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
+        timeout: Duration,
+    },
+    /// Show whether the sandbox runs, and what runs in it
+    Status,
+    /// Print where the sandbox's kubeconfig is
+    ///
+    /// For kubectl and other clients: export KUBECONFIG=$(dbctl sandbox kubeconfig)
+    Kubeconfig {
+        /// Print the file itself
+        #[arg(long)]
+        raw: bool,
+    },
+    /// Show the log of the sandbox's process
+    Logs {
+        /// Go on with what is logged next
+        #[arg(short, long)]
+        follow: bool,
+        /// Only the last lines
+        #[arg(long, value_name = "N")]
+        tail: Option<usize>,
+    },
+    /// Stop the sandbox and delete all its databases
+    ///
+    /// Everything but the installed software goes.
+    Reset {
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
+    },
+    /// Be the sandbox's process
+    #[command(hide = true)]
+    Run {
+        /// Leave the terminal's session
+        #[arg(long)]
+        background: bool,
+    },
+    /// Be the parent of a container's process
+    #[command(hide = true)]
+    Shim,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// What the command returns.
+pub fn run(context: &Context, args: SandboxArgs) -> Result<ExitCode> {
+    let command = match args.command {
+        Command::Shim => return Ok(crate::sandbox::node::shim_main()),
+        command => command,
+    };
+    let home = Home::locate().map_err(CliError::failed)?;
+    if let Command::Run { background } = command {
+        serve::run(context, &home, background)?;
+    } else {
+        super::log_to_stderr(context, "error");
+        manage(context, &home, command)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn manage(context: &Context, home: &Home, command: Command) -> Result<()> {
+    match command {
+        Command::Up => status::up(context, home),
+        Command::Down { timeout } => down::run(context, home, timeout),
+        Command::Status => status::run(context, home),
+        Command::Kubeconfig { raw } => kubeconfig::run(context, home, raw),
+        Command::Logs { follow, tail } => logs::run(context, home, follow, tail),
+        Command::Reset { yes } => reset::run(context, home, yes),
+        Command::Run { .. } | Command::Shim => Ok(()),
+    }
+}

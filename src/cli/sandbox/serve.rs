@@ -1,0 +1,235 @@
+//! The sandbox's process: every part of it is started here, and talks to the others over the API alone.
+
+use std::fmt::Display;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Node, ServiceAccount};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{ListParams, Patch, PatchParams};
+use kube::config::AuthInfo;
+use kube::runtime::wait::{await_condition, conditions};
+use kube::{Api, Client, Config, ResourceExt};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::kubeconfig;
+use super::network::{self, Held};
+use crate::api;
+use crate::cli::controller::{DEFAULT_IMAGE, stop_on_signal};
+use crate::cli::error::{CliError, Result};
+use crate::cli::{Context, log_to_stderr, threaded};
+use crate::controller::{self, ControllerConfig};
+use crate::sandbox::api::{ApiConfig, Running, serve};
+use crate::sandbox::controllers;
+use crate::sandbox::daemon::{Claim, Daemon};
+use crate::sandbox::home::Home;
+use crate::sandbox::node::{self, NodeConfig};
+
+/// How long the parts may take to be ready.
+const READY_LIMIT: Duration = Duration::from_secs(60);
+/// How long pods may take to shut down; more than the 30 seconds of grace that they have.
+const PODS_LIMIT: Duration = Duration::from_secs(45);
+/// How long everything else may take to end.
+const PART_LIMIT: Duration = Duration::from_secs(5);
+/// How often readiness is looked at.
+const POLL: Duration = Duration::from_millis(50);
+
+/// Is the sandbox until it is told to stop.
+///
+/// # Errors
+/// Where it cannot start, or a part of it ends.
+pub fn run(context: &Context, home: &Home, background: bool) -> Result<()> {
+    if background {
+        // What the terminal that started it sends to its session does not reach it any more. Where this process leads
+        // a session already, there is nothing to leave.
+        let _ = rustix::process::setsid();
+    }
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    log_to_stderr(context, "info");
+    let claim = Daemon::new(home.clone()).claim().map_err(CliError::failed)?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), home = %home.root().display(), "the sandbox starts");
+    let result = threaded(sandbox(home, &claim));
+    match &result {
+        Ok(()) => tracing::info!("the sandbox has stopped"),
+        Err(error) => tracing::error!("the sandbox ends: {}", error.message),
+    }
+    // In the background the log has said it; at a terminal it is said once more, as every command does.
+    if background { result.map_err(|error| CliError::silent(error.outcome)) } else { result }
+}
+
+/// What stops what: pods shut down while the API still answers, and nothing reacts to their going.
+#[derive(Clone, Default)]
+struct Stops {
+    controllers: CancellationToken,
+    node: CancellationToken,
+    api: CancellationToken,
+}
+
+/// The parts that run, each by its name.
+type Parts = JoinSet<(&'static str, Result<(), String>)>;
+
+async fn sandbox(home: &Home, claim: &Claim) -> Result<()> {
+    let told = CancellationToken::new();
+    stop_on_signal(&told)?;
+    let stops = Stops::default();
+    let state = home.state();
+    let held = network::hold(&state).map_err(CliError::failed)?;
+    let token = kubeconfig::admin_token(&state)
+        .map_err(|error| CliError::failed(format!("use the administrator's token: {error}")))?;
+    let running = serve_api(home, &held, &token, &stops).await?;
+    let address = running.address;
+    kubeconfig::write(home, address, &token)
+        .map_err(|error| CliError::failed(format!("write {}: {error}", home.kubeconfig().display())))?;
+    let client = || client(address, &token);
+
+    let mut api_server: Parts = JoinSet::new();
+    spawn(&mut api_server, "API server", running.finished());
+    let mut parts: Parts = JoinSet::new();
+    let starting = async {
+        apply_definition(&client()?).await?;
+        start_parts(&mut parts, home, &held, &stops, &client)?;
+        await_ready(&client()?, &mut parts).await
+    };
+    let started = tokio::select! {
+        started = tokio::time::timeout(READY_LIMIT, starting) =>
+            started.unwrap_or_else(|_| Err(CliError::failed("get every part of the sandbox ready in time"))),
+        ended = api_server.join_next() => Err(ended_early(ended)),
+        () = told.cancelled() => Ok(()),
+    };
+    let result = match started {
+        Ok(()) if !told.is_cancelled() => {
+            claim.ready(format!("http://{address}")).map_err(CliError::failed)?;
+            tracing::info!(%address, "the sandbox is ready");
+            tokio::select! {
+                () = told.cancelled() => Ok(()),
+                ended = parts.join_next() => Err(ended_early(ended)),
+                ended = api_server.join_next() => Err(ended_early(ended)),
+            }
+        }
+        other => other,
+    };
+    shut_down(&stops, parts, api_server).await;
+    result
+}
+
+async fn serve_api(home: &Home, held: &Held, token: &str, stops: &Stops) -> Result<Running> {
+    let config = ApiConfig {
+        state_dir: home.state(),
+        address: held.network.api(),
+        service_prefix: held.network.services(),
+        admin_token: token.to_owned(),
+    };
+    serve(config, stops.api.clone()).await.map_err(CliError::failed)
+}
+
+/// A client of this sandbox's own API server; each part has its own, as it would have in a cluster.
+fn client(address: SocketAddr, token: &str) -> Result<Client> {
+    let make = || -> Result<Client, Box<dyn std::error::Error>> {
+        let mut config = Config::new(format!("http://{address}").parse()?);
+        let auth: AuthInfo = serde_json::from_value(serde_json::json!({ "token": token }))?;
+        config.auth_info = auth;
+        Ok(Client::try_from(config)?)
+    };
+    make().map_err(|error| CliError::failed(format!("make a client of the API server: {error}")))
+}
+
+/// Makes Database known to the API server, and waits until it is served.
+async fn apply_definition(client: &Client) -> Result<()> {
+    let definition = api::crd();
+    let name = definition.name_any();
+    let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
+    let failed = |error: &dyn Display| CliError::failed(format!("install the Database definition: {error}"));
+    let params = PatchParams::apply(api::FIELD_MANAGER).force();
+    definitions.patch(&name, &params, &Patch::Apply(&definition)).await.map_err(|error| failed(&error))?;
+    let established = await_condition(definitions, &name, conditions::is_crd_established());
+    established.await.map(drop).map_err(|error| failed(&error))
+}
+
+fn start_parts(
+    parts: &mut Parts,
+    home: &Home,
+    held: &Held,
+    stops: &Stops,
+    client: &impl Fn() -> Result<Client>,
+) -> Result<()> {
+    spawn(parts, "Kubernetes controllers", controllers::run(client()?, stops.controllers.clone()));
+    let config =
+        NodeConfig::new(home.clone(), held.network.network, format!("http://{}", held.network.api()));
+    spawn(parts, "node", node::run(client()?, config, stops.node.clone()));
+    let config = ControllerConfig { namespace: None, image: DEFAULT_IMAGE.to_owned() };
+    spawn(parts, "database controller", controller::run(client()?, config, stops.controllers.clone()));
+    Ok(())
+}
+
+fn spawn<E: Display + Send>(
+    parts: &mut Parts,
+    name: &'static str,
+    work: impl Future<Output = Result<(), E>> + Send + 'static,
+) {
+    parts.spawn(async move { (name, work.await.map_err(|error| error.to_string())) });
+}
+
+/// Waits until pods can be placed and started: the node is ready, and controllers have made what every pod needs.
+async fn await_ready(client: &Client, parts: &mut Parts) -> Result<()> {
+    let nodes: Api<Node> = Api::all(client.clone());
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), "default");
+    let all = ListParams::default();
+    let ready = async {
+        loop {
+            let (nodes, account) = tokio::join!(nodes.list(&all), accounts.get_opt("default"));
+            let node = nodes.is_ok_and(|nodes| nodes.iter().any(is_ready));
+            if node && account.is_ok_and(|account| account.is_some()) {
+                return;
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    tokio::select! {
+        () = ready => Ok(()),
+        ended = parts.join_next() => Err(ended_early(ended)),
+    }
+}
+
+fn is_ready(node: &Node) -> bool {
+    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+type Joined = Option<Result<(&'static str, Result<(), String>), tokio::task::JoinError>>;
+
+/// No part ends by itself; one that does takes the whole down, to be started again whole.
+fn ended_early(joined: Joined) -> CliError {
+    CliError::failed(match joined {
+        Some(Ok((name, Ok(())))) => format!("go on: the {name} ended by itself"),
+        Some(Ok((name, Err(error)))) => format!("go on: the {name} failed to {error}"),
+        Some(Err(error)) => format!("go on: a part broke: {error}"),
+        None => "go on: no part is left".to_owned(),
+    })
+}
+
+/// Stops the parts one after the other, each within its time.
+async fn shut_down(stops: &Stops, mut parts: Parts, mut api_server: Parts) {
+    stops.controllers.cancel();
+    stops.node.cancel();
+    drain(&mut parts, PODS_LIMIT).await;
+    stops.api.cancel();
+    drain(&mut api_server, PART_LIMIT).await;
+}
+
+async fn drain(parts: &mut Parts, limit: Duration) {
+    let all = async {
+        while let Some(ended) = parts.join_next().await {
+            match ended {
+                Ok((name, Ok(()))) => tracing::info!("the {name} has stopped"),
+                Ok((name, Err(error))) => tracing::error!("the {name} failed to {error}"),
+                Err(error) => tracing::error!("a part broke: {error}"),
+            }
+        }
+    };
+    if tokio::time::timeout(limit, all).await.is_err() {
+        tracing::error!("{} of the sandbox's parts did not stop in time", parts.len());
+        parts.abort_all();
+    }
+}

@@ -1,0 +1,48 @@
+//! Finding the sandbox's process, or starting it.
+
+use std::process::Command;
+
+use crate::cli::Context;
+use crate::cli::error::{CliError, Result};
+use crate::cli::progress::{Step, Steps};
+use crate::sandbox::daemon::{Daemon, Record};
+use crate::sandbox::home::Home;
+
+/// Starts the sandbox where it does not run. Where it runs, this reads two small files.
+///
+/// # Errors
+/// Where it does not start.
+pub fn ensure(context: &Context, home: &Home) -> Result<Record> {
+    let mut steps = None;
+    let command = || {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["sandbox", "run", "--background"]);
+        // The process talks to its own API server, whatever cluster the caller looks at.
+        for foreign in ["KUBECONFIG", "DBCTL_SANDBOX", "COMPLETE"] {
+            command.env_remove(foreign);
+        }
+        Ok(command)
+    };
+    let on_start = || {
+        let steps = steps.insert(Steps::new(context.ui));
+        steps.set("start", Step::Working, format!("starting the sandbox in {}", home.root().display()));
+    };
+    let record = Daemon::new(home.clone()).ensure(command, on_start);
+    let record = record.map_err(|error| {
+        let text = error.to_string();
+        let (first, tail) = text.split_once('\n').unwrap_or((&text, ""));
+        let details = tail.lines().map(|line| line.trim_end().to_owned());
+        CliError::failed(first).details(details).hint("the whole log: dbctl sandbox logs")
+    })?;
+    if let Some(mut steps) = steps {
+        steps.set("start", Step::Done, format!("the sandbox runs in {}", home.root().display()));
+    }
+    if record.version != env!("CARGO_PKG_VERSION") {
+        context.ui.warn(format_args!(
+            "the running sandbox is dbctl {}, this is {}: `dbctl sandbox down` lets the next command start this one",
+            record.version,
+            env!("CARGO_PKG_VERSION")
+        ));
+    }
+    Ok(record)
+}

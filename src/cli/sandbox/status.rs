@@ -1,0 +1,101 @@
+//! `dbctl sandbox up` and `dbctl sandbox status`.
+
+use std::fmt::Write as _;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::ListParams;
+use kube::{Api, ResourceExt};
+
+use super::start;
+use crate::api::Database;
+use crate::cli::error::{CliError, Outcome, Result};
+use crate::cli::session::Session;
+use crate::cli::ui::Tone;
+use crate::cli::{Context, api_error, output, single};
+use crate::sandbox::daemon::{Build, Daemon, Record, State};
+use crate::sandbox::home::Home;
+use crate::sandbox::provision::Provisioner;
+
+/// Starts the sandbox, and says what runs.
+///
+/// # Errors
+/// Where it does not start.
+pub fn up(context: &Context, home: &Home) -> Result<()> {
+    let record = start::ensure(context, home)?;
+    single(show(context, home, &record))
+}
+
+/// Says whether the sandbox runs, and what runs in it; the exit code is 3 where it does not.
+///
+/// # Errors
+/// Where it does not run, or does not answer.
+pub fn run(context: &Context, home: &Home) -> Result<()> {
+    match Daemon::new(home.clone()).state().map_err(CliError::failed)? {
+        State::Ready(record) => single(show(context, home, &record)),
+        State::Starting => {
+            context.ui.data(format_args!("sandbox    starting\nhome       {}\n", home.root().display()))?;
+            Err(CliError::silent(Outcome::Unhealthy))
+        }
+        State::Stopped => {
+            context.ui.data(format_args!("sandbox    stopped\nhome       {}\n", home.root().display()))?;
+            context.ui.note("any command with --sandbox starts it, and so does dbctl sandbox up");
+            Err(CliError::silent(Outcome::Unhealthy))
+        }
+    }
+}
+
+async fn show(context: &Context, home: &Home, record: &Record) -> Result<()> {
+    let session = Session::of_sandbox(context, home.clone()).await?;
+    let databases: Api<Database> = Api::all(session.client.clone());
+    let pods: Api<Pod> = Api::all(session.client.clone());
+    let params = ListParams::default();
+    let (databases, pods) = tokio::join!(databases.list(&params), pods.list(&params));
+    let explain = |error| api_error::explain(&session, "read what runs in the sandbox", &error);
+    let (databases, pods) = (databases.map_err(explain)?, pods.map_err(explain)?);
+    let running =
+        pods.iter().filter(|pod| pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running"));
+    let mut page = String::new();
+    let age = output::age(record.started, jiff::Timestamp::now());
+    let _ = writeln!(
+        page,
+        "sandbox    {} for {age}, process {}",
+        context.ui.paint(Tone::Good, "running"),
+        record.pid
+    );
+    let _ = writeln!(page, "version    dbctl {}{}", record.version, build_note(record));
+    let _ = writeln!(page, "home       {}", home.root().display());
+    let _ = writeln!(page, "api        {}", record.server);
+    let _ = writeln!(page, "kubeconfig {}", home.kubeconfig().display());
+    let _ = writeln!(page, "pods       {} of {} running", running.count(), pods.items.len());
+    let names: Vec<_> = databases
+        .iter()
+        .map(|database| {
+            let phase = database.status.as_ref().and_then(|status| status.phase);
+            let phase = phase.map_or_else(|| "Pending".to_owned(), |phase| phase.to_string());
+            format!("{}/{} ({phase})", database.namespace().unwrap_or_default(), database.name_any())
+        })
+        .collect();
+    let _ =
+        writeln!(page, "databases  {}", if names.is_empty() { "none".to_owned() } else { names.join(", ") });
+    let installed: Vec<_> =
+        Provisioner::new(home.cache()).installed().iter().map(ToString::to_string).collect();
+    let _ = writeln!(
+        page,
+        "installed  {}",
+        if installed.is_empty() {
+            "nothing yet".to_owned()
+        } else {
+            format!("PostgreSQL {}", installed.join(", "))
+        }
+    );
+    context.ui.data(page)
+}
+
+/// A process that runs another program than this one behaves as that one does.
+fn build_note(record: &Record) -> &'static str {
+    if record.build == Build::current() {
+        ""
+    } else {
+        " (another build than this command's: dbctl sandbox down lets the next command start this one)"
+    }
+}

@@ -1,0 +1,294 @@
+//! Carries out what was planned.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1::{ObjectReference, Secret};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::runtime::events::{self, EventType, Recorder};
+use kube::{Client, Resource, ResourceExt};
+use serde_json::{Value, json};
+
+use super::random::{self, NoRandomness};
+use super::resource::{namespaced, plain};
+use crate::api::{Database, DatabaseStatus, FIELD_MANAGER, FINALIZER, Names};
+use crate::patroni::{self, Credentials, Lock, PatroniError, REST_USER};
+use crate::plan::{Action, Apply, Event, Kind, Observed, SecretPlan, View, internal, name_of};
+
+/// Why an action was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum ActError {
+    /// The API server refused or did not answer.
+    #[error("{doing}: {source}")]
+    Api {
+        /// What was tried.
+        doing: String,
+        /// What came of it.
+        source: Box<kube::Error>,
+    },
+    /// Somebody was faster: the next pass sees it.
+    #[error("{doing}: it has changed meanwhile")]
+    Conflict {
+        /// What was tried.
+        doing: String,
+    },
+    /// The primary's role has moved onto a member that was to be removed.
+    #[error("remove members: the primary may be among them")]
+    LeaderMoved,
+    /// Patroni refused or did not answer.
+    #[error(transparent)]
+    Patroni(#[from] PatroniError),
+    /// A member has no address (any more).
+    #[error("reach {0}: it has no address")]
+    NoAddress(String),
+    /// The internal Secret lacks a password.
+    #[error("read Secret {0}: it lacks {1}")]
+    NoPassword(String, &'static str),
+    /// No password could be made.
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
+}
+
+impl ActError {
+    /// Nothing is wrong but that the pass was based on something older.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Conflict { .. } | Self::LeaderMoved)
+    }
+}
+
+fn on(doing: impl Into<String>) -> impl FnOnce(kube::Error) -> ActError {
+    let doing = doing.into();
+    move |source| match source {
+        kube::Error::Api(status) if status.is_conflict() || status.is_already_exists() => {
+            ActError::Conflict { doing }
+        }
+        source => ActError::Api { doing, source: Box::new(source) },
+    }
+}
+
+/// A switchover to ask for: it takes seconds, so it is not waited for here.
+#[derive(Clone, Debug)]
+pub struct Switchover {
+    /// Address of the member to ask.
+    pub address: IpAddr,
+    /// The member that holds the lock.
+    pub leader: String,
+    /// The member that is to hold it.
+    pub candidate: String,
+    /// Who asks.
+    pub credentials: Credentials,
+}
+
+/// Carries out one pass's actions for one Database.
+pub struct Actor<'a> {
+    client: &'a Client,
+    patroni: &'a patroni::Client,
+    recorder: &'a Recorder,
+    database: &'a Database,
+    observed: &'a Observed,
+    namespace: String,
+    name: String,
+    /// Moves with our own writes, so that a later one in the same pass is not taken for a stale one.
+    version: Option<String>,
+}
+
+impl<'a> Actor<'a> {
+    /// For that Database, as it was seen.
+    pub fn new(
+        client: &'a Client,
+        patroni: &'a patroni::Client,
+        recorder: &'a Recorder,
+        database: &'a Database,
+        observed: &'a Observed,
+    ) -> Self {
+        Self {
+            client,
+            patroni,
+            recorder,
+            database,
+            observed,
+            namespace: database.namespace().unwrap_or_default(),
+            name: database.name_any(),
+            version: database.resource_version(),
+        }
+    }
+
+    /// Carries out one action; returns a switchover for the caller to start.
+    ///
+    /// # Errors
+    /// Where it could not be carried out.
+    pub async fn act(&mut self, action: &Action) -> Result<Option<Switchover>, ActError> {
+        match action {
+            Action::AddFinalizer => self.finalizers(true).await?,
+            Action::RemoveFinalizer => self.finalizers(false).await?,
+            Action::Create(kind, body) => self.create(*kind, body).await?,
+            Action::CreateSecret(plan) => self.create_secret(plan).await?,
+            Action::Apply(apply) => self.apply(apply).await?,
+            Action::Delete { kind, name, uid } => self.delete(*kind, name, uid.as_deref()).await?,
+            Action::PatchPatroniConfig { member, patch } => {
+                let (address, credentials) = (self.address(member)?, self.credentials().await?);
+                self.patroni.patch_config(address, &credentials, patch).await?;
+            }
+            Action::Switchover { leader, candidate } => {
+                return Ok(Some(Switchover {
+                    address: self.address(leader)?,
+                    leader: leader.clone(),
+                    candidate: candidate.clone(),
+                    credentials: self.credentials().await?,
+                }));
+            }
+            Action::PatchStatus(status) => self.patch_status(status).await?,
+            Action::PublishEvent(event) => self.publish(event).await,
+        }
+        Ok(None)
+    }
+
+    /// The Database, for events.
+    pub fn reference(&self) -> ObjectReference {
+        self.database.object_ref(&())
+    }
+
+    fn databases(&self) -> Api<Database> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    async fn finalizers(&mut self, add: bool) -> Result<(), ActError> {
+        let mut finalizers = self.database.metadata.finalizers.clone().unwrap_or_default();
+        finalizers.retain(|finalizer| finalizer != FINALIZER);
+        finalizers.extend(add.then(|| FINALIZER.to_owned()));
+        let patch = json!({ "metadata": { "resourceVersion": self.version, "finalizers": finalizers } });
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let patched = self.databases().patch_metadata(&self.name, &params, &Patch::Merge(patch)).await;
+        match patched {
+            Ok(patched) => self.version = patched.metadata.resource_version,
+            Err(kube::Error::Api(status)) if !add && status.is_not_found() => {}
+            Err(error) => return Err(on("change the Database's finalizers")(error)),
+        }
+        Ok(())
+    }
+
+    async fn create(&self, kind: Kind, body: &Value) -> Result<(), ActError> {
+        let doing = format!("make {kind} {}", name_of(body));
+        let object = serde_json::from_value(body.clone())
+            .map_err(|error| on(doing.clone())(kube::Error::SerdeError(error)))?;
+        let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        namespaced(self.client, &self.namespace, kind)
+            .create(&params, &object)
+            .await
+            .map_err(on(doing))
+            .map(drop)
+    }
+
+    async fn create_secret(&self, plan: &SecretPlan) -> Result<(), ActError> {
+        let mut data = BTreeMap::new();
+        for key in &plan.random {
+            data.insert(key.clone(), random::password()?);
+        }
+        let filled = plan.text.iter().map(|(key, template)| {
+            let value = data
+                .iter()
+                .fold(template.clone(), |text, (key, value)| text.replace(&format!("{{{key}}}"), value));
+            (key.clone(), value)
+        });
+        let filled: BTreeMap<String, String> = filled.collect();
+        data.extend(filled);
+        let mut body = plan.body.clone();
+        body["stringData"] = json!(data);
+        self.create(Kind::Secret, &body).await
+    }
+
+    async fn apply(&self, apply: &Apply) -> Result<(), ActError> {
+        let name = name_of(&apply.body);
+        if let Some(below) = apply.leader_below {
+            self.check_leader(below).await?;
+        }
+        let mut body = apply.body.clone();
+        let mut params = PatchParams::apply(FIELD_MANAGER);
+        // What was seen is ours, and so are our fields in it, whoever wrote them, as long as it is that very object. Where
+        // nothing was seen and something has appeared meanwhile, its fields are its maker's: then this is a conflict.
+        if let Some(uid) = &apply.uid {
+            body["metadata"]["uid"] = json!(uid);
+            params = params.force();
+        }
+        let api = namespaced(self.client, &self.namespace, apply.kind);
+        api.patch(name, &params, &Patch::Apply(&body))
+            .await
+            .map_err(on(format!("apply {} {name}", apply.kind)))
+            .map(drop)
+    }
+
+    /// A fresh read: what the watch has told may be older than a failover.
+    async fn check_leader(&self, below: i32) -> Result<(), ActError> {
+        let names = Names(&self.name);
+        let api = namespaced(self.client, &self.namespace, Kind::ConfigMap);
+        let lock = api.get_opt(&names.leader()).await.map_err(on("read the leader lock"))?.map(plain);
+        let holder = lock.and_then(|lock| Lock::of(&lock).holder).and_then(|holder| names.ordinal(&holder));
+        if holder.is_some_and(|ordinal| ordinal < below) { Ok(()) } else { Err(ActError::LeaderMoved) }
+    }
+
+    async fn delete(&self, kind: Kind, name: &str, uid: Option<&str>) -> Result<(), ActError> {
+        let preconditions =
+            uid.map(|uid| Preconditions { uid: Some(uid.to_owned()), resource_version: None });
+        let params = DeleteParams { preconditions, ..DeleteParams::background() };
+        match namespaced(self.client, &self.namespace, kind).delete(name, &params).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+            Err(error) => Err(on(format!("delete {kind} {name}"))(error)),
+        }
+    }
+
+    fn address(&self, member: &str) -> Result<IpAddr, ActError> {
+        let view = View::new(&self.name, self.observed);
+        let address = view.member(member).and_then(|member| member.address()?.parse().ok());
+        address.ok_or_else(|| ActError::NoAddress(member.to_owned()))
+    }
+
+    async fn credentials(&self) -> Result<Credentials, ActError> {
+        let name = Names(&self.name).internal_secret();
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
+        let secret = api.get(&name).await.map_err(on(format!("read Secret {name}")))?;
+        let bytes = secret.data.and_then(|mut data| data.remove(internal::REST));
+        let password = bytes.and_then(|bytes| String::from_utf8(bytes.0).ok());
+        let password = password.ok_or(ActError::NoPassword(name, internal::REST))?;
+        Ok(Credentials { username: REST_USER.to_owned(), password })
+    }
+
+    /// With the version that was seen: a status computed from an older object is not written over a newer one.
+    async fn patch_status(&mut self, status: &DatabaseStatus) -> Result<(), ActError> {
+        let body = json!({
+            "apiVersion": Database::api_version(&()),
+            "kind": Database::kind(&()),
+            "metadata": { "name": self.name, "namespace": self.namespace, "resourceVersion": self.version },
+            "status": status,
+        });
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        let patched = self.databases().patch_status(&self.name, &params, &Patch::Apply(&body)).await;
+        match patched {
+            Ok(patched) => self.version = patched.metadata.resource_version,
+            // It went while we looked.
+            Err(kube::Error::Api(error)) if error.is_not_found() => {}
+            Err(error) => return Err(on("write the Database's status")(error)),
+        }
+        Ok(())
+    }
+
+    /// An event that cannot be published is no reason to stop.
+    async fn publish(&self, event: &Event) {
+        publish(self.recorder, &self.database.object_ref(&()), event).await;
+    }
+}
+
+/// Tells of something on an object.
+pub async fn publish(recorder: &Recorder, about: &ObjectReference, event: &Event) {
+    let kube_event = events::Event {
+        type_: if event.warning { EventType::Warning } else { EventType::Normal },
+        reason: event.reason.clone(),
+        // The API refuses notes of more than a kilobyte.
+        note: Some(event.message.chars().take(1000).collect()),
+        action: "Reconcile".to_owned(),
+        secondary: None,
+    };
+    if let Err(error) = recorder.publish(&kube_event, about).await {
+        tracing::warn!(reason = %event.reason, %error, "an event was not published");
+    }
+}

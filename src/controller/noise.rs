@@ -1,0 +1,77 @@
+//! What changes every few seconds while nothing happens, and so is no reason for a pass.
+
+use serde_json::{Map, Value};
+
+use crate::plan::Kind;
+
+/// Annotations of the leader lock that each renewal moves.
+const RENEWALS: [&str; 4] = ["renewTime", "optime", "slots", "retain_slots"];
+/// What of a member's status moves with its WAL.
+const POSITIONS: [&str; 4] = ["xlog_location", "replay_lsn", "receive_lsn", "replayed_location"];
+
+/// Whether the change from one state of an object to another may call for action.
+pub fn significant(kind: Kind, old: &Value, new: &Value) -> bool {
+    match kind {
+        Kind::ConfigMap | Kind::Pod => quiet(kind, old) != quiet(kind, new),
+        _ => version(old).is_none() || version(old) != version(new),
+    }
+}
+
+fn version(object: &Value) -> Option<&str> {
+    object.pointer("/metadata/resourceVersion")?.as_str()
+}
+
+/// The object without what moves by itself.
+fn quiet(kind: Kind, object: &Value) -> Value {
+    let mut object = object.clone();
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("resourceVersion");
+        if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
+            quiet_annotations(kind, annotations);
+        }
+    }
+    object
+}
+
+fn quiet_annotations(kind: Kind, annotations: &mut Map<String, Value>) {
+    if kind == Kind::ConfigMap {
+        RENEWALS.iter().for_each(|key| drop(annotations.remove(*key)));
+        return;
+    }
+    let status = annotations.get("status").and_then(Value::as_str).map(serde_json::from_str::<Value>);
+    if let Some(Ok(Value::Object(mut status))) = status {
+        POSITIONS.iter().for_each(|key| drop(status.remove(*key)));
+        annotations.insert("status".to_owned(), Value::Object(status));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn renewals_and_positions_are_no_news() {
+        let lock = |leader: &str, time: &str, version: &str| json!({ "metadata": { "resourceVersion": version, "annotations": { "leader": leader, "renewTime": time, "optime": time } } });
+        assert!(!significant(Kind::ConfigMap, &lock("a", "1", "1"), &lock("a", "2", "2")));
+        assert!(significant(Kind::ConfigMap, &lock("a", "1", "1"), &lock("b", "1", "2")));
+
+        let pod = |state: &str, position: i64| {
+            let status =
+                json!({ "state": state, "xlog_location": position, "replay_lsn": position }).to_string();
+            json!({ "metadata": { "annotations": { "status": status } }, "status": { "phase": "Running" } })
+        };
+        assert!(!significant(Kind::Pod, &pod("running", 1), &pod("running", 2)));
+        assert!(significant(Kind::Pod, &pod("running", 1), &pod("stopped", 1)));
+        let mut ready = pod("running", 1);
+        ready["status"]["phase"] = json!("Failed");
+        assert!(significant(Kind::Pod, &pod("running", 1), &ready));
+    }
+
+    #[test]
+    fn of_other_kinds_every_change_is() {
+        let set = |version: &str| json!({ "metadata": { "resourceVersion": version } });
+        assert!(significant(Kind::StatefulSet, &set("1"), &set("2")));
+        assert!(!significant(Kind::StatefulSet, &set("1"), &set("1")));
+    }
+}

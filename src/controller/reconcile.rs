@@ -1,0 +1,175 @@
+//! One pass over one Database.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::core::DeserializeGuard;
+use kube::core::error_boundary::InvalidObject;
+use kube::runtime::controller;
+use kube::runtime::events::Recorder;
+use kube::{Client, Resource, ResourceExt};
+
+use super::act::{ActError, Actor, Switchover, publish};
+use super::backoff::Backoff;
+use super::cache::{Cache, Key};
+use super::observe::observe;
+use super::random::jittered;
+use crate::api::{Database, FINALIZER};
+use crate::patroni;
+use crate::plan::{Action, Event, Plan, Settings, plan, plan_unreadable, stand_in};
+
+/// After a write that was based on something older, the watch has most likely told of the newer by then.
+const AFTER_CONFLICT: Duration = Duration::from_millis(200);
+
+/// What is watched and reconciled: a Database, or one that cannot be read.
+pub type Guarded = DeserializeGuard<Database>;
+
+/// Why a pass ended early. The next one starts from what is there.
+#[derive(Debug, thiserror::Error)]
+pub enum PassError {
+    /// Something could not be read.
+    #[error("look at what there is: {0}")]
+    Observe(#[source] Box<kube::Error>),
+    /// Something could not be done.
+    #[error(transparent)]
+    Act(#[from] ActError),
+}
+
+/// What all passes share.
+pub struct Shared {
+    /// The API server.
+    pub client: Client,
+    /// The watched objects.
+    pub cache: Arc<Cache>,
+    /// Patroni.
+    pub patroni: patroni::Client,
+    /// Events.
+    pub recorder: Recorder,
+    /// Plans' settings.
+    pub settings: Settings,
+    /// Errors in a row.
+    pub backoff: Backoff,
+    /// Databases whose primary's role is being moved right now.
+    pub moving: Mutex<HashSet<Key>>,
+}
+
+/// Looks at one Database and does what is to be done.
+///
+/// # Errors
+/// Where something could not be read or done.
+pub async fn reconcile(guarded: Arc<Guarded>, shared: Arc<Shared>) -> Result<controller::Action, PassError> {
+    let key = (guarded.namespace().unwrap_or_default(), guarded.name_any());
+    let requeue = match &guarded.0 {
+        Ok(database) => pass(database, &key, &shared).await?,
+        Err(invalid) => unreadable(invalid, &key, &shared).await?,
+    };
+    shared.backoff.reset(&key);
+    Ok(requeue
+        .map_or_else(controller::Action::await_change, |after| controller::Action::requeue(jittered(after))))
+}
+
+async fn pass(database: &Database, key: &Key, shared: &Arc<Shared>) -> Result<Option<Duration>, PassError> {
+    let observed = observe(&shared.client, &shared.cache, &shared.patroni, key, database)
+        .await
+        .map_err(|error| PassError::Observe(Box::new(error)))?;
+    let Plan { actions, requeue, .. } = plan(database, &observed, &shared.settings, jiff::Timestamp::now());
+    let mut actor = Actor::new(&shared.client, &shared.patroni, &shared.recorder, database, &observed);
+    let gone = actions.contains(&Action::RemoveFinalizer);
+    carry_out(&mut actor, &actions, key, shared).await?;
+    Ok((!gone).then_some(requeue))
+}
+
+/// In order; after a failure only the status is still written: it says what was seen, whatever became of the writes.
+async fn carry_out(
+    actor: &mut Actor<'_>,
+    actions: &[Action],
+    key: &Key,
+    shared: &Arc<Shared>,
+) -> Result<(), ActError> {
+    let mut failed: Option<ActError> = None;
+    for action in actions {
+        let tells = matches!(action, Action::PatchStatus(_) | Action::PublishEvent(_));
+        if failed.as_ref().is_some_and(|error| !tells || error.is_conflict()) {
+            continue;
+        }
+        tracing::debug!(namespace = %key.0, database = %key.1, ?action, "acting");
+        match actor.act(action).await {
+            Ok(Some(switchover)) => start(switchover, key.clone(), shared.clone(), actor.reference()),
+            Ok(None) => {}
+            Err(error) => {
+                failed.get_or_insert(error);
+            }
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+/// Asks Patroni to move the primary's role, unless that is already under way. It answers only when it is done, so the
+/// pass does not wait: later ones see from the lock what came of it.
+fn start(switchover: Switchover, key: Key, shared: Arc<Shared>, about: ObjectReference) {
+    if !shared.moving.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone()) {
+        return;
+    }
+    tokio::spawn(async move {
+        let Switchover { address, leader, candidate, credentials } = switchover;
+        let event = match shared.patroni.switchover(address, &credentials, &leader, &candidate).await {
+            Ok(answer) => Event::normal("SwitchedOver", answer),
+            Err(error) => Event::warning(
+                "SwitchoverFailed",
+                format!("failed to move the primary's role from {leader} to {candidate}: {error}"),
+            ),
+        };
+        shared.moving.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        publish(&shared.recorder, &about, &event).await;
+    });
+}
+
+/// A Database that cannot be read is left as it is, and said so. If it is being deleted, it goes; its data stays.
+async fn unreadable(
+    invalid: &InvalidObject,
+    key: &Key,
+    shared: &Arc<Shared>,
+) -> Result<Option<Duration>, PassError> {
+    let about = ObjectReference {
+        api_version: Some(Database::api_version(&()).into_owned()),
+        kind: Some(Database::kind(&()).into_owned()),
+        namespace: Some(key.0.clone()),
+        name: Some(key.1.clone()),
+        uid: invalid.metadata.uid.clone(),
+        ..ObjectReference::default()
+    };
+    tracing::warn!(namespace = %key.0, database = %key.1, error = %invalid.error, "a Database cannot be read");
+    let message = format!("this object cannot be read and is left as it is: {}", invalid.error);
+    publish(&shared.recorder, &about, &Event::warning("Malformed", message)).await;
+    let held = invalid.metadata.finalizers.iter().flatten().any(|name| name == FINALIZER);
+    if invalid.metadata.deletion_timestamp.is_none() || !held {
+        return Ok(None);
+    }
+    let Some(stand_in) = stand_in(&invalid.metadata) else { return Ok(None) };
+    let observed = observe(&shared.client, &shared.cache, &shared.patroni, key, &stand_in)
+        .await
+        .map_err(|error| PassError::Observe(Box::new(error)))?;
+    let actions = plan_unreadable(&stand_in, &observed, &shared.settings);
+    let mut actor = Actor::new(&shared.client, &shared.patroni, &shared.recorder, &stand_in, &observed);
+    carry_out(&mut actor, &actions, key, shared).await?;
+    Ok(Some(Duration::from_secs(2)))
+}
+
+/// When to look again after a pass that ended early, and who is told why.
+pub fn after_error(guarded: &Arc<Guarded>, error: &PassError, shared: &Arc<Shared>) -> controller::Action {
+    let key = (guarded.namespace().unwrap_or_default(), guarded.name_any());
+    if matches!(error, PassError::Act(error) if error.is_conflict()) {
+        tracing::debug!(namespace = %key.0, database = %key.1, %error, "a pass was based on something older");
+        return controller::Action::requeue(AFTER_CONFLICT);
+    }
+    let delay = shared.backoff.after_error(&key);
+    tracing::warn!(namespace = %key.0, database = %key.1, %error, ?delay, "a pass failed");
+    if let Ok(database) = &guarded.0 {
+        let (shared, about) = (shared.clone(), database.object_ref(&()));
+        let event = Event::warning("ReconcileFailed", format!("failed to {error}"));
+        tokio::spawn(async move { publish(&shared.recorder, &about, &event).await });
+    }
+    controller::Action::requeue(jittered(delay))
+}

@@ -1,0 +1,197 @@
+//! The wiring: every watch, and the queue that they feed.
+
+use std::future::ready;
+use std::sync::Arc;
+
+use futures::channel::mpsc::{UnboundedSender, unbounded};
+use futures::future::{BoxFuture, FutureExt, join_all};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{Api, ListParams, PartialObjectMeta};
+use kube::runtime::controller::{self, applier};
+use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::reflector::{self, ObjectRef};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Client, ResourceExt};
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::backoff::Backoff;
+use super::cache::{Cache, Key, keep};
+use super::reconcile::{Guarded, Shared, after_error, reconcile};
+use super::resource::{plain, scoped};
+use crate::api::{FIELD_MANAGER, LABEL_DATABASE};
+use crate::patroni::{self, PatroniError};
+use crate::plan::{Kind, Settings};
+
+/// Databases that are worked on at a time.
+const CONCURRENCY: u16 = 8;
+/// Several watches tell of one change; a pass waits this long for the others.
+const DEBOUNCE: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// How the controller is set up.
+#[derive(Clone, Debug)]
+pub struct ControllerConfig {
+    /// The one namespace to work in; all without it.
+    pub namespace: Option<String>,
+    /// Image of a member's pod; `{version}` stands for the PostgreSQL release.
+    pub image: String,
+}
+
+impl Default for ControllerConfig {
+    fn default() -> Self {
+        Self { namespace: None, image: Settings::default().image }
+    }
+}
+
+/// Why the controller does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum ControllerError {
+    /// The definition of Databases is not installed.
+    #[error("find the Database resource: install it with `dbctl generate crd | kubectl apply -f -`")]
+    NoDefinition,
+    /// The API server does not answer, or forbids what the controller needs.
+    #[error("list Databases: {0}")]
+    Api(#[from] Box<kube::Error>),
+    /// The client for Patroni cannot be made.
+    #[error(transparent)]
+    Patroni(#[from] PatroniError),
+    /// Every watch ended, which none does by itself.
+    #[error("keep its watches open")]
+    WatchesEnded,
+}
+
+/// Runs until `stop`; then passes under way are finished.
+///
+/// # Errors
+/// Where it cannot start.
+pub async fn run(
+    client: Client,
+    config: ControllerConfig,
+    stop: CancellationToken,
+) -> Result<(), ControllerError> {
+    let databases = databases(&client, config.namespace.as_deref());
+    check_definition(&client, config.namespace.as_deref()).await?;
+    let shared = Arc::new(Shared {
+        client: client.clone(),
+        cache: Arc::default(),
+        patroni: patroni::Client::new()?,
+        recorder: Recorder::new(
+            client.clone(),
+            Reporter { controller: FIELD_MANAGER.to_owned(), instance: std::env::var("POD_NAME").ok() },
+        ),
+        settings: Settings { image: config.image },
+        backoff: Backoff::default(),
+        moving: std::sync::Mutex::default(),
+    });
+    let (passes, due) = unbounded();
+    let (watches, complete) = watches(&client, config.namespace.as_deref(), &shared.cache, &passes);
+    let (store, writer) = reflector::store();
+    let changed = watcher(databases, watcher::Config::default())
+        .default_backoff()
+        .modify(|database: &mut Guarded| drop(database.managed_fields_mut().drain(..)))
+        .reflect(writer)
+        .applied_objects()
+        .filter_map(|event| {
+            if let Err(error) = &event {
+                tracing::warn!(%error, "the watch of Databases was interrupted");
+            }
+            ready(event.ok().map(|database| ObjectRef::from_obj(&database)))
+        });
+    let related = due.map(|(namespace, name): Key| ObjectRef::new(&name).within(&namespace));
+    // Before the first lists are complete, everything would have to be looked up by name.
+    let queue = stream::once(join_all(complete.into_iter().map(completed)))
+        .filter_map(|_| ready(None))
+        .chain(stream::select(changed, related))
+        .map(Ok::<ObjectRef<Guarded>, std::convert::Infallible>)
+        .take_until(stop.clone().cancelled_owned());
+    let passes = applier(
+        |database, shared| reconcile(database, shared).boxed(),
+        |database, error, shared| after_error(&database, error, &shared),
+        shared,
+        store,
+        Box::pin(queue),
+        controller::Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE),
+    );
+    let work = passes.for_each(|_| ready(()));
+    tokio::select! {
+        () = work => Ok(()),
+        () = join_all(watches).map(drop) => Err(ControllerError::WatchesEnded),
+    }
+}
+
+fn databases(client: &Client, namespace: Option<&str>) -> Api<Guarded> {
+    match namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    }
+}
+
+async fn check_definition(client: &Client, namespace: Option<&str>) -> Result<(), ControllerError> {
+    match databases(client, namespace).list(&ListParams::default().limit(1)).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_not_found() => Err(ControllerError::NoDefinition),
+        Err(error) => Err(Box::new(error).into()),
+    }
+}
+
+type Watches = (Vec<BoxFuture<'static, ()>>, Vec<watch::Receiver<bool>>);
+
+/// One watch for each kind, of the objects that carry a Database's label.
+fn watches(
+    client: &Client,
+    namespace: Option<&str>,
+    cache: &Arc<Cache>,
+    passes: &UnboundedSender<Key>,
+) -> Watches {
+    Kind::ALL
+        .into_iter()
+        .map(|kind| {
+            let (complete, completed) = watch::channel(false);
+            let (cache, passes) = (cache.clone(), passes.clone());
+            let events = events(client, namespace, kind);
+            (async move { keep(&cache, kind, events, passes, complete).await }.boxed(), completed)
+        })
+        .unzip()
+}
+
+fn events(
+    client: &Client,
+    namespace: Option<&str>,
+    kind: Kind,
+) -> impl Stream<Item = Result<watcher::Event<Value>, watcher::Error>> + Send + use<> {
+    let config = watcher::Config::default().labels(LABEL_DATABASE);
+    if kind == Kind::Secret {
+        let api: Api<PartialObjectMeta<Secret>> = match namespace {
+            Some(namespace) => Api::namespaced(client.clone(), namespace),
+            None => Api::all(client.clone()),
+        };
+        let events = watcher(api, config).default_backoff().map_ok(|event| {
+            map(event, |mut object| {
+                object.metadata.managed_fields = None;
+                serde_json::to_value(&object).unwrap_or_default()
+            })
+        });
+        return events.boxed();
+    }
+    watcher(scoped(client, namespace, kind), config)
+        .default_backoff()
+        .map_ok(|event| map(event, plain))
+        .boxed()
+}
+
+fn map<A, B>(event: watcher::Event<A>, with: impl FnOnce(A) -> B) -> watcher::Event<B> {
+    match event {
+        watcher::Event::Apply(object) => watcher::Event::Apply(with(object)),
+        watcher::Event::Delete(object) => watcher::Event::Delete(with(object)),
+        watcher::Event::Init => watcher::Event::Init,
+        watcher::Event::InitApply(object) => watcher::Event::InitApply(with(object)),
+        watcher::Event::InitDone => watcher::Event::InitDone,
+    }
+}
+
+async fn completed(mut complete: watch::Receiver<bool>) {
+    // The sender is dropped only when the controller ends.
+    let _ = complete.wait_for(|complete| *complete).await;
+}

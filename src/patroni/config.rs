@@ -1,0 +1,248 @@
+//! The configuration that Patroni is given, rendered from the spec.
+//!
+//! Two parts: the *template*, a file that each member completes with its own name and addresses, and within it, as
+//! `bootstrap.dcs`, the *dynamic configuration*, which Patroni copies into `NAME-config` when the database is made and
+//! which is changed only there from then on. So everything that a user may change is in the dynamic part: a change
+//! reaches running members without a restart of their pods. The numbers and their reasons: Patroni's lock can expire
+//! no faster than 20 s, `loop_wait + 2 * retry_timeout` must fit in it, and a multiple of loop_wait lets replicas act
+//! at once when it does.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+use crate::api::{DatabaseSpec, LABEL_DATABASE, LABEL_ROLE, Names, PgVersion, ROLE_PRIMARY, ROLE_REPLICA};
+
+/// Seconds after which a lock that nobody renews is free: the least that Patroni takes.
+pub const TTL_SECONDS: i64 = 20;
+const LOOP_WAIT_SECONDS: i64 = 5;
+const RETRY_TIMEOUT_SECONDS: i64 = 5;
+/// A replica that is further behind than this does not stand for election (asynchronous databases).
+const MAXIMUM_LAG_ON_FAILOVER: i64 = 1 << 20;
+/// Patroni's default is to keep every timeline's history in an annotation, which has a size limit.
+const MAX_TIMELINES_HISTORY: i64 = 100;
+
+/// The key of the template in ConfigMap `NAME-patroni`.
+pub const CONFIG_KEY: &str = "patroni.yml";
+/// PostgreSQL's superuser.
+pub const SUPERUSER: &str = "postgres";
+/// Whom members stream as.
+pub const REPLICATION_USER: &str = "dbctl_replication";
+/// Whom pg_rewind connects as.
+pub const REWIND_USER: &str = "dbctl_rewind";
+/// User name of the REST API.
+pub const REST_USER: &str = "dbctl";
+/// The users' role, and the database it owns.
+pub const APP_NAME: &str = "app";
+
+/// The dynamic configuration. `members`: how many there are or are asked for, whichever is more.
+pub fn dynamic(spec: &DatabaseSpec, members: i32) -> Value {
+    let synchronous = if spec.synchronous && members >= 2 { json!("quorum") } else { json!(false) };
+    json!({
+        "ttl": TTL_SECONDS,
+        "loop_wait": LOOP_WAIT_SECONDS,
+        "retry_timeout": RETRY_TIMEOUT_SECONDS,
+        "maximum_lag_on_failover": MAXIMUM_LAG_ON_FAILOVER,
+        "max_timelines_history": MAX_TIMELINES_HISTORY,
+        "failsafe_mode": true,
+        "check_timeline": true,
+        "synchronous_mode": synchronous,
+        "postgresql": {
+            "use_pg_rewind": true,
+            "use_slots": true,
+            "parameters": parameters(spec),
+            "pg_hba": pg_hba(spec),
+        },
+    })
+}
+
+fn parameters(spec: &DatabaseSpec) -> BTreeMap<String, String> {
+    // A replica that is gone must not fill the volume with the WAL that its slot keeps.
+    let kept_mb = (spec.storage.size.value() / 4 / (1 << 20)).max(256);
+    let ours = [
+        // A frozen replica would hold commits for this long.
+        ("wal_sender_timeout", "10s".to_owned()),
+        // Eight replicas, their base backups (two each), and room for others' streams.
+        ("max_wal_senders", "20".to_owned()),
+        ("max_replication_slots", "20".to_owned()),
+        ("max_slot_wal_keep_size", format!("{kept_mb}MB")),
+        ("password_encryption", "scram-sha-256".to_owned()),
+        // The container's log is the log.
+        ("logging_collector", "off".to_owned()),
+    ];
+    let mut all: BTreeMap<String, String> =
+        ours.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    all.extend(spec.parameters.clone());
+    all
+}
+
+/// First what Patroni needs, so that no line of the user's can lock it out; then the user's; then everybody, by
+/// password. The socket's directory belongs to the pod alone, and only its own user may connect there.
+fn pg_hba(spec: &DatabaseSpec) -> Vec<String> {
+    let first = [
+        format!("local all {SUPERUSER} trust"),
+        format!("local replication {REPLICATION_USER} trust"),
+        format!("host replication {REPLICATION_USER} all scram-sha-256"),
+        format!("host all {REWIND_USER} all scram-sha-256"),
+    ];
+    let last = ["local all all scram-sha-256".to_owned(), "host all all all scram-sha-256".to_owned()];
+    first.into_iter().chain(spec.hba.iter().cloned()).chain(last).collect()
+}
+
+/// initdb's options: a locale that no update of the C library changes, since such a change corrupts indexes.
+/// From 17 on PostgreSQL has one of its own with full Unicode case mapping; before, only C is always there.
+fn initdb(version: PgVersion) -> Value {
+    if version.major() >= 17 {
+        json!([
+            { "encoding": "UTF8" },
+            { "locale": "C" },
+            { "locale-provider": "builtin" },
+            { "builtin-locale": "C.UTF-8" },
+            "data-checksums"
+        ])
+    } else {
+        json!([{ "encoding": "UTF8" }, { "locale": "C" }, "data-checksums"])
+    }
+}
+
+/// The file that each member completes. No line of it differs between members.
+pub fn template(name: &str, spec: &DatabaseSpec, version: PgVersion, members: i32) -> Value {
+    // Every pod of the database carries these, so they may select; Patroni puts them on what it makes.
+    let mut labels = Names(name).labels();
+    labels.remove(LABEL_DATABASE);
+    json!({
+        "scope": name,
+        "kubernetes": {
+            "labels": labels,
+            "scope_label": LABEL_DATABASE,
+            "role_label": LABEL_ROLE,
+            "leader_label_value": ROLE_PRIMARY,
+            "follower_label_value": ROLE_REPLICA,
+            // Otherwise Patroni looks for a kubeconfig context named "kind-kind".
+            "context": null,
+        },
+        "bootstrap": {
+            "dcs": dynamic(spec, members),
+            "initdb": initdb(version),
+            "post_bootstrap": "dbctl agent post-bootstrap",
+        },
+        "postgresql": {
+            "use_unix_socket": true,
+            "use_unix_socket_repl": true,
+            "remove_data_directory_on_rewind_failure": true,
+            "remove_data_directory_on_diverged_timelines": true,
+            // pg_basebackup otherwise waits for the next scheduled checkpoint.
+            "basebackup": [{ "checkpoint": "fast" }],
+        },
+    })
+}
+
+/// The merge patch that turns the live dynamic configuration into the wanted one, or nothing. Keys that others set
+/// (such as `pause`) stay, but for PostgreSQL's parameters, which the spec alone decides.
+pub fn config_patch(live: &Value, wanted: &Value) -> Option<Value> {
+    let patch = difference(live, wanted, false);
+    (!patch.is_empty()).then_some(Value::Object(patch))
+}
+
+fn difference(live: &Value, wanted: &Value, whole: bool) -> Map<String, Value> {
+    let none = Map::new();
+    let live = live.as_object().unwrap_or(&none);
+    let wanted = wanted.as_object().unwrap_or(&none);
+    let mut patch = Map::new();
+    for (key, value) in wanted {
+        match (live.get(key), value) {
+            (Some(old), new) if old == new => {}
+            (Some(old @ Value::Object(_)), Value::Object(_)) => {
+                let inner = difference(old, value, key == "parameters");
+                if !inner.is_empty() {
+                    patch.insert(key.clone(), Value::Object(inner));
+                }
+            }
+            _ => {
+                patch.insert(key.clone(), value.clone());
+            }
+        }
+    }
+    if whole {
+        let gone = live.keys().filter(|key| !wanted.contains_key(*key));
+        patch.extend(gone.map(|key| (key.clone(), Value::Null)));
+    }
+    patch
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(value: Value) -> DatabaseSpec {
+        let mut base = json!({ "replicas": 3, "version": "16.15", "storage": { "size": "4Gi" } });
+        json_patch::merge(&mut base, &value);
+        serde_json::from_value(base).unwrap()
+    }
+
+    #[test]
+    fn commits_wait_for_a_quorum_only_where_there_is_somebody_to_wait_for() {
+        for (value, members, mode) in [
+            (json!({}), 3, json!("quorum")),
+            (json!({}), 2, json!("quorum")),
+            (json!({}), 1, json!(false)),
+            (json!({ "synchronous": false }), 3, json!(false)),
+        ] {
+            assert_eq!(dynamic(&spec(value), members)["synchronous_mode"], mode);
+        }
+    }
+
+    #[test]
+    fn timing_is_within_patronis_rule() {
+        let dynamic = dynamic(&spec(json!({})), 3);
+        let of = |key: &str| dynamic[key].as_i64().unwrap();
+        assert!(of("loop_wait") + 2 * of("retry_timeout") <= of("ttl"));
+        assert_eq!(of("ttl") % of("loop_wait"), 0);
+    }
+
+    #[test]
+    fn users_settings_and_lines_are_taken_in() {
+        let spec = spec(
+            json!({ "parameters": { "work_mem": "8MB", "max_wal_senders": "40" }, "hba": ["host all all 10.0.0.0/8 reject"] }),
+        );
+        let postgresql = &dynamic(&spec, 3)["postgresql"];
+        assert_eq!(postgresql["parameters"]["work_mem"], "8MB");
+        assert_eq!(postgresql["parameters"]["max_wal_senders"], "40");
+        assert_eq!(postgresql["parameters"]["max_slot_wal_keep_size"], "1024MB");
+        let hba: Vec<&str> =
+            postgresql["pg_hba"].as_array().unwrap().iter().map(|l| l.as_str().unwrap()).collect();
+        let place = |line: &str| hba.iter().position(|found| *found == line).unwrap();
+        assert!(
+            place("host replication dbctl_replication all scram-sha-256")
+                < place("host all all 10.0.0.0/8 reject")
+        );
+        assert!(place("host all all 10.0.0.0/8 reject") < place("host all all all scram-sha-256"));
+    }
+
+    #[test]
+    fn the_locale_does_not_come_from_the_c_library() {
+        let of = |version: &str| initdb(version.parse().unwrap()).to_string();
+        for new in ["17.0", "18.6"] {
+            assert!(of(new).contains(r#"{"locale-provider":"builtin"}"#), "{new}");
+        }
+        for old in ["14.0", "15.1", "16.15"] {
+            assert!(of(old).contains(r#"{"locale":"C"}"#) && !of(old).contains("provider"), "{old}");
+        }
+    }
+
+    #[test]
+    fn a_patch_changes_what_differs_and_leaves_others_keys() {
+        let wanted = json!({ "ttl": 20, "postgresql": { "use_slots": true, "parameters": { "a": "1" }, "pg_hba": ["x"] } });
+        assert_eq!(config_patch(&wanted, &wanted), None);
+        let live = json!({ "ttl": 30, "pause": true, "postgresql": { "use_slots": true, "parameters": { "a": "1", "b": "2" }, "pg_hba": ["y"], "other": 1 } });
+        assert_eq!(
+            config_patch(&live, &wanted),
+            Some(json!({ "ttl": 20, "postgresql": { "parameters": { "b": null }, "pg_hba": ["x"] } }))
+        );
+        let mut patched = live;
+        let patch = config_patch(&patched, &wanted).unwrap();
+        json_patch::merge(&mut patched, &patch);
+        assert_eq!(config_patch(&patched, &wanted), None);
+        assert_eq!(patched["pause"], true);
+    }
+}

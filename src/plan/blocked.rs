@@ -1,0 +1,83 @@
+//! What keeps a plan from making anything at all.
+
+use super::context::Context;
+use super::ownership::{Owner, taken};
+use super::{scale, secrets};
+use crate::api::{Phase, check_spec, reason};
+
+/// Why nothing is made or changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blocked {
+    /// Reason of `Ready`.
+    pub reason: &'static str,
+    /// What is so, and what to do next.
+    pub message: String,
+    /// The phase.
+    pub phase: Phase,
+    /// Whether somebody has to act.
+    pub warning: bool,
+}
+
+impl Blocked {
+    fn failed(reason: &'static str, message: String) -> Option<Self> {
+        Some(Self { reason, message, phase: Phase::Failed, warning: true })
+    }
+}
+
+/// The first thing that is in the way.
+pub fn blocked(cx: &Context<'_>) -> Option<Blocked> {
+    invalid(cx).or_else(|| restore(cx)).or_else(|| name_taken(cx)).or_else(|| secret_missing(cx))
+}
+
+/// The CRD refuses such specs; one from an older CRD, or written past it, may be there all the same.
+fn invalid(cx: &Context<'_>) -> Option<Blocked> {
+    let violations = check_spec(cx.names.0, cx.spec());
+    let first = violations.first()?;
+    Blocked::failed(
+        reason::INVALID_SPEC,
+        format!("the spec is not valid and nothing is changed until it is: {first}"),
+    )
+}
+
+/// An empty database in place of a restored one would be worse than none.
+fn restore(cx: &Context<'_>) -> Option<Blocked> {
+    let asked = cx.spec().restore_from.is_some() && !cx.view.initialized();
+    if !asked {
+        return None;
+    }
+    Blocked::failed(
+        reason::RESTORE_UNSUPPORTED,
+        "restoreFrom is not available in this version of dbctl, and nothing is made in its place: delete this Database, \
+         or run a version that restores"
+            .to_owned(),
+    )
+}
+
+fn name_taken(cx: &Context<'_>) -> Option<Blocked> {
+    let (owner, kind, name) = taken(cx, scale::members(cx))?;
+    match owner {
+        Owner::Former => Some(Blocked {
+            reason: reason::CREATING,
+            message: format!("waiting until {kind} {name:?} of the deleted Database of this name is gone"),
+            phase: Phase::Pending,
+            warning: false,
+        }),
+        _ => Blocked::failed(
+            reason::NAME_TAKEN,
+            format!(
+                "{kind} {name:?} exists and does not belong to this Database: it is not touched, and nothing is made \
+                 until it is gone; delete or rename it, or give the Database another name"
+            ),
+        ),
+    }
+}
+
+fn secret_missing(cx: &Context<'_>) -> Option<Blocked> {
+    let name = secrets::missing(cx)?;
+    Blocked::failed(
+        reason::SECRET_MISSING,
+        format!(
+            "Secret {name:?} is gone, and with it the passwords that the data knows: restore it from a copy, with its labels"
+        ),
+    )
+}

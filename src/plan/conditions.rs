@@ -1,0 +1,299 @@
+//! The five conditions, each from what is there alone.
+
+use super::blocked::Blocked;
+use super::context::Context;
+use super::object::LockAge;
+use super::scale::Scale;
+use super::text::{at, text};
+use super::view::Member;
+use super::{Kind, config, members};
+use crate::api::{ConditionType, Quantity, Verdict, reason};
+
+/// All five, in their order.
+pub fn verdicts(cx: &Context<'_>, scale: &Scale, blocked: Option<&Blocked>) -> Vec<(ConditionType, Verdict)> {
+    let writable = writable(cx);
+    let ready = match blocked {
+        Some(blocked) => Verdict::no(blocked.reason, blocked.message.clone()),
+        None => ready(cx, scale, &writable),
+    };
+    vec![
+        (ConditionType::Ready, ready),
+        (ConditionType::Writable, writable),
+        (ConditionType::BackupsHealthy, backups(cx)),
+        (ConditionType::StorageHealthy, storage(cx)),
+        (ConditionType::UpToDate, up_to_date(cx)),
+    ]
+}
+
+/// Who holds the lock, whether it runs as primary, and whether the write Service leads to it and nobody else.
+pub fn writable(cx: &Context<'_>) -> Verdict {
+    let Some(holder) = &cx.view.lock.holder else {
+        let message = if cx.view.initialized() {
+            "no member holds the leader lock: Patroni elects one as soon as a fit member runs"
+        } else {
+            "the database has not been made yet"
+        };
+        return Verdict::no(reason::NO_LEADER, message);
+    };
+    let Some(member) = cx.view.member(holder) else {
+        return Verdict::no(
+            reason::PRIMARY_NOT_RUNNING,
+            format!("{holder} holds the leader lock, but its pod is gone; the lock expires within seconds"),
+        );
+    };
+    if cx.view.running_primary().is_none() {
+        return not_running(cx, member);
+    }
+    let endpoints = &cx.view.write_endpoints;
+    if endpoints.len() == 1 && endpoints.contains(holder) {
+        return Verdict::yes(
+            reason::PRIMARY_ACCEPTS_WRITES,
+            format!("{holder} is the primary and accepts writes"),
+        );
+    }
+    let found: Vec<&str> = endpoints.iter().map(String::as_str).collect();
+    let leads = if found.is_empty() { "nowhere".to_owned() } else { format!("to {}", found.join(" and ")) };
+    Verdict::no(
+        reason::NO_ENDPOINT,
+        format!("{holder} runs as primary, but Service {} leads {leads}", cx.names.main()),
+    )
+}
+
+fn not_running(cx: &Context<'_>, holder: &Member<'_>) -> Verdict {
+    let name = holder.name;
+    if holder.answer.is_none() && cx.view.lock_age == LockAge::Expired {
+        return Verdict::no(
+            reason::NO_LEADER,
+            format!("{name} no longer renews the leader lock and does not answer"),
+        );
+    }
+    let does = problem(holder).unwrap_or_else(|| "does not run as primary yet".to_owned());
+    Verdict::no(reason::PRIMARY_NOT_RUNNING, format!("{name} holds the leader lock, but {does}"))
+}
+
+/// What a member lacks to be one, as the rest of a sentence that begins with its name.
+fn problem(member: &Member<'_>) -> Option<String> {
+    let said = member.answer.map(|answer| (answer.role.as_str(), answer.state.as_str()));
+    let wrote = member.status.as_ref().map(|status| (status.role.as_str(), status.state.as_str()));
+    if text(member.pod, "/metadata/deletionTimestamp").is_some() {
+        Some("is stopping".to_owned())
+    } else if let Some(waiting) = member.waiting() {
+        Some(format!("its container does not run ({waiting})"))
+    } else if text(member.pod, "/spec/nodeName").is_none() {
+        Some("has no node yet".to_owned())
+    } else if let Some((role, state)) = said.or(wrote) {
+        if state != "running" {
+            Some(format!("is {state}"))
+        } else if role == "primary" || role == "replica" {
+            (!member.ready()).then(|| "is not ready".to_owned())
+        } else {
+            Some(format!("is {role}"))
+        }
+    } else {
+        Some("is starting".to_owned())
+    }
+}
+
+/// What keeps a replica from counting, as the rest of a sentence that begins with its name.
+fn replica_problem(cx: &Context<'_>, member: &Member<'_>) -> Option<String> {
+    if let Some(problem) = problem(member) {
+        return Some(problem);
+    }
+    if !member.is_streaming_replica() {
+        return Some("is not streaming from the primary".to_owned());
+    }
+    let primary = cx.view.running_primary()?.timeline();
+    let differs = primary.zip(member.timeline()).is_some_and(|(primary, own)| primary != own);
+    differs.then(|| "is on another timeline than the primary".to_owned())
+}
+
+/// Whether a member counts as ready: the primary runs as such, a replica streams.
+pub fn member_ready(cx: &Context<'_>, member: &Member<'_>) -> bool {
+    if cx.view.lock.holder.as_deref() == Some(member.name) {
+        member.ready() && cx.view.running_primary().is_some()
+    } else {
+        replica_problem(cx, member).is_none()
+    }
+}
+
+fn ready(cx: &Context<'_>, scale: &Scale, writable: &Verdict) -> Verdict {
+    if cx.view.stateful_set.is_none() {
+        return Verdict::no(reason::CREATING, "the members are being made");
+    }
+    if let Some(waiting) = &scale.waiting {
+        return Verdict::no(
+            reason::SCALING,
+            format!("{} members are asked for: {waiting}", cx.spec().replicas),
+        );
+    }
+    // While no replica confirms commits they exist on the primary alone. That outweighs which member is missing.
+    if degraded(cx) && writable.status == Some(true) {
+        return Verdict::no(
+            reason::SYNC_DEGRADED,
+            "no replica confirms commits, so they exist on the primary alone until one does",
+        );
+    }
+    // That nobody can write outweighs it too, but before there is a database that goes without saying.
+    let outage = (writable.status != Some(true)).then(|| writable.clone());
+    let (first, second) =
+        if cx.view.initialized() { (outage, members_ready(cx)) } else { (members_ready(cx), outage) };
+    first.or(second).or_else(|| unlisted(cx)).unwrap_or_else(|| {
+        let count = cx.spec().replicas;
+        let message = if count == 1 {
+            "the member is ready".to_owned()
+        } else {
+            format!("all {count} members are ready")
+        };
+        Verdict::yes(reason::ALL_MEMBERS_READY, message)
+    })
+}
+
+/// The first thing that a member lacks.
+fn members_ready(cx: &Context<'_>) -> Option<Verdict> {
+    let replicas = cx.spec().replicas;
+    let missing: Vec<String> = (0..replicas)
+        .map(|ordinal| cx.names.member(ordinal))
+        .filter(|name| cx.view.member(name).is_none())
+        .collect();
+    if !missing.is_empty() {
+        let message = format!("{} of {replicas} members have no pod: {}", missing.len(), missing.join(", "));
+        return Some(Verdict::no(reason::MEMBERS_MISSING, message));
+    }
+    let surplus: Vec<&str> = cx
+        .view
+        .members
+        .iter()
+        .filter(|member| member.ordinal >= replicas)
+        .map(|member| member.name)
+        .collect();
+    if !surplus.is_empty() {
+        return Some(Verdict::no(reason::SCALING, format!("being removed: {}", surplus.join(", "))));
+    }
+    let lame = cx.view.members.iter().find(|member| !member_ready(cx, member))?;
+    let does = replica_problem(cx, lame).unwrap_or_else(|| "is not ready".to_owned());
+    Some(Verdict::no(reason::MEMBER_NOT_READY, format!("{} {does}", lame.name)))
+}
+
+fn synchronous(cx: &Context<'_>) -> bool {
+    cx.spec().synchronous && cx.spec().replicas > 1
+}
+
+/// Commits should wait for a replica, and there is none that they wait for.
+fn degraded(cx: &Context<'_>) -> bool {
+    synchronous(cx)
+        && cx.view.initialized()
+        && (cx.view.sync.standbys.is_empty() || cx.view.sync.leader != cx.view.lock.holder)
+}
+
+/// A replica that streams but is not yet among those that commits wait for.
+fn unlisted(cx: &Context<'_>) -> Option<Verdict> {
+    let listed = |member: &&Member<'_>| {
+        cx.view.lock.holder.as_deref() == Some(member.name) || cx.view.sync.standbys.contains(member.name)
+    };
+    if !synchronous(cx) {
+        return None;
+    }
+    let member = cx.view.members.iter().find(|member| !listed(member))?;
+    Some(Verdict::no(
+        reason::MEMBER_NOT_READY,
+        format!("{} streams, but is not listed as a synchronous standby yet", member.name),
+    ))
+}
+
+fn backups(cx: &Context<'_>) -> Verdict {
+    if cx.spec().backup.as_ref().is_some_and(|backup| backup.enabled) {
+        Verdict::no(
+            reason::BACKUPS_UNSUPPORTED,
+            "no backup is taken: this version of dbctl cannot take them, although the spec asks for it",
+        )
+    } else {
+        Verdict::unknown(reason::BACKUPS_DISABLED, "backups are off: set spec.backup to have them")
+    }
+}
+
+fn storage(cx: &Context<'_>) -> Verdict {
+    let wanted: Vec<String> = (0..cx.spec().replicas).map(|ordinal| cx.names.claim(ordinal)).collect();
+    let phase = |name: &String| {
+        cx.observed.get(Kind::PersistentVolumeClaim, name).and_then(|claim| text(claim, "/status/phase"))
+    };
+    let unbound: Vec<&str> =
+        wanted.iter().filter(|name| phase(name) != Some("Bound")).map(String::as_str).collect();
+    if !unbound.is_empty() {
+        return Verdict::no(
+            reason::CLAIM_PENDING,
+            format!("no volume yet for {}; `kubectl describe pvc` says why", unbound.join(", ")),
+        );
+    }
+    match growth(cx) {
+        Some(growth) => Verdict::yes(reason::RESIZE_PENDING, growth),
+        None => Verdict::yes(reason::CLAIMS_BOUND, "every member has its volume"),
+    }
+}
+
+/// What storage still has to grow by.
+fn growth(cx: &Context<'_>) -> Option<String> {
+    let wanted = &cx.spec().storage.size;
+    let smaller = |text: &str| text.parse::<Quantity>().is_ok_and(|size| size < *wanted);
+    let claims = (0..cx.spec().replicas).filter_map(|ordinal| {
+        let claim = cx.observed.get(Kind::PersistentVolumeClaim, &cx.names.claim(ordinal))?;
+        text(claim, "/spec/resources/requests/storage")
+    });
+    let small = claims.chain(members::template_size(cx)).find(|size| smaller(size))?;
+    Some(format!(
+        "volumes have {small}, the spec asks for {wanted}: growing them is not available in this version of dbctl"
+    ))
+}
+
+fn up_to_date(cx: &Context<'_>) -> Verdict {
+    let Some(set) = cx.view.stateful_set else {
+        return Verdict::no(reason::CREATING, "the members are being made");
+    };
+    let wanted = cx.spec().version;
+    let made_for = members::version(cx);
+    if made_for != wanted {
+        return Verdict::no(
+            reason::UPGRADE_NEEDED,
+            format!(
+                "members run {made_for}: going to {wanted} changes the data's format and is not available in this version of dbctl"
+            ),
+        );
+    }
+    let revision = text(set, "/status/updateRevision");
+    let seen = at(set, "/status/observedGeneration") == at(set, "/metadata/generation");
+    let outdated: Vec<&str> = cx
+        .view
+        .members
+        .iter()
+        .filter(|member| {
+            let revised = seen && revision.zip(member.revision()).is_some_and(|(set, pod)| set != pod);
+            revised || member.version().is_some_and(|version| version != wanted.to_string())
+        })
+        .map(|member| member.name)
+        .collect();
+    if !outdated.is_empty() {
+        let message = format!(
+            "made from an older spec: {}; a deleted pod comes back with the new one",
+            outdated.join(", ")
+        );
+        return Verdict::no(reason::PODS_OUTDATED, message);
+    }
+    if let Some(growth) = growth(cx) {
+        return Verdict::no(reason::RESIZE_PENDING, growth);
+    }
+    settings(cx).unwrap_or_else(|| Verdict::yes(reason::PODS_UP_TO_DATE, "every pod runs the spec"))
+}
+
+/// Settings that have not reached PostgreSQL yet.
+fn settings(cx: &Context<'_>) -> Option<Verdict> {
+    if config::pending(cx).is_some() {
+        let message =
+            "Patroni's configuration differs from the spec; it is changed as soon as the primary runs";
+        return Some(Verdict::no(reason::CONFIG_PENDING, message));
+    }
+    let waits = |member: &&Member<'_>| member.status.as_ref().is_some_and(|status| status.pending_restart);
+    let waiting: Vec<&str> = cx.view.members.iter().filter(waits).map(|member| member.name).collect();
+    (!waiting.is_empty()).then(|| {
+        let message = format!("settings take effect at the next restart of {}", waiting.join(", "));
+        Verdict::no(reason::RESTART_PENDING, message)
+    })
+}

@@ -1,0 +1,53 @@
+//! The end of a Database: first its members stop, then what its deletion policy gives up goes, then the Database itself.
+
+use super::blocked::Blocked;
+use super::context::Context;
+use super::object::{terminating, uid_of};
+use super::ownership::{Owner, owner, retained};
+use super::{Action, Kind, name_of};
+use crate::api::{DeletionPolicy, FINALIZER, Phase, reason};
+
+/// The next steps. Members stop while the primary may still reach the API server: their Role goes with the Database.
+pub fn plan(cx: &Context<'_>, policy: DeletionPolicy) -> Vec<Action> {
+    if !cx.database.metadata.finalizers.iter().flatten().any(|name| name == FINALIZER) {
+        return Vec::new();
+    }
+    let set = cx.view.stateful_set.filter(|set| owner(cx, Kind::StatefulSet, set) == Owner::Ours);
+    if let Some(set) = set {
+        let delete = (!terminating(set)).then(|| delete(Kind::StatefulSet, set));
+        return delete.into_iter().collect();
+    }
+    // The garbage collector removes the pods of a StatefulSet that is gone, unless somebody had orphaned them.
+    if !cx.view.members.is_empty() {
+        let left = cx.view.members.iter().filter(|member| !terminating(member.pod));
+        return left.map(|member| delete(Kind::Pod, member.pod)).collect();
+    }
+    let mut actions = Vec::new();
+    if policy == DeletionPolicy::Delete {
+        let gone = retained(cx, cx.observed);
+        actions.extend(
+            gone.iter()
+                .filter(|(_, object)| !terminating(object))
+                .map(|(kind, object)| delete(*kind, object)),
+        );
+        if !gone.is_empty() {
+            return actions;
+        }
+    }
+    actions.push(Action::RemoveFinalizer);
+    actions
+}
+
+fn delete(kind: Kind, object: &serde_json::Value) -> Action {
+    Action::Delete { kind, name: name_of(object).to_owned(), uid: uid_of(object).map(str::to_owned) }
+}
+
+/// What the status says meanwhile.
+pub fn blocked(cx: &Context<'_>) -> Blocked {
+    let message = match cx.view.members.len() {
+        0 => "members have stopped; what the deletion policy gives up is removed".to_owned(),
+        1 => "1 member is stopping".to_owned(),
+        left => format!("{left} members are stopping"),
+    };
+    Blocked { reason: reason::DELETING, message, phase: Phase::Deleting, warning: false }
+}

@@ -1,0 +1,80 @@
+//! The StatefulSet.
+
+use serde_json::{Value, json};
+
+use super::context::Context;
+use super::scale::Scale;
+use super::text::{at, list, text};
+use super::view::LABEL_VERSION;
+use super::{Action, Kind};
+use crate::api::PgVersion;
+
+/// The release that pods are made for: the spec's, unless the volumes hold another major's data, which needs an upgrade
+/// first. The live StatefulSet knows which one that is.
+pub fn version(cx: &Context<'_>) -> PgVersion {
+    let wanted = cx.spec().version;
+    let live: Option<PgVersion> = cx.view.stateful_set.and_then(|set| {
+        at(set, "/spec/template/metadata/labels")?.get(LABEL_VERSION)?.as_str()?.parse().ok()
+    });
+    live.filter(|live| live.major() != wanted.major()).unwrap_or(wanted)
+}
+
+/// The StatefulSet's write, if one is needed.
+pub fn plan(cx: &Context<'_>, scale: &Scale) -> Option<Action> {
+    let name = cx.names.main();
+    let rest = json!({ "spec": {
+        "serviceName": cx.names.headless_service(),
+        "replicas": scale.replicas,
+        // One at a time would keep the primary from coming back while a lower ordinal is broken.
+        "podManagementPolicy": "Parallel",
+        // dbctl decides which pod is replaced when.
+        "updateStrategy": { "type": "OnDelete" },
+        "persistentVolumeClaimRetentionPolicy": { "whenDeleted": "Retain", "whenScaled": "Retain" },
+        "selector": { "matchLabels": cx.names.selector() },
+        "template": super::pod::template(cx, version(cx)),
+        "volumeClaimTemplates": claim_templates(cx),
+    } });
+    let mut apply = cx.apply(Kind::StatefulSet, cx.owned(Kind::StatefulSet, &name, rest))?;
+    let shrinks = cx.view.stateful_replicas().is_some_and(|live| live > scale.replicas);
+    apply.leader_below = (shrinks && cx.view.config.initialize.is_some()).then_some(scale.replicas);
+    Some(Action::Apply(apply))
+}
+
+/// Immutable: what the live StatefulSet says is said again. A new size reaches the volumes another way.
+fn claim_templates(cx: &Context<'_>) -> Value {
+    let live = cx.view.stateful_set.map(|set| list(set, "/spec/volumeClaimTemplates"));
+    if let Some(live) = live.filter(|live| !live.is_empty()) {
+        return live.iter().map(as_given).collect();
+    }
+    let storage = &cx.spec().storage;
+    let mut template = json!({
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": { "name": "data", "labels": cx.names.labels() },
+        "spec": {
+            "accessModes": ["ReadWriteOnce"],
+            "resources": { "requests": { "storage": storage.size } },
+        },
+    });
+    if let Some(class) = &storage.storage_class_name {
+        template["spec"]["storageClassName"] = json!(class);
+    }
+    json!([template])
+}
+
+/// A live template without what the API server wrote into it.
+fn as_given(live: &Value) -> Value {
+    let mut template = live.clone();
+    if let Some(fields) = template.as_object_mut() {
+        fields.remove("status");
+        if let Some(metadata) = fields.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.remove("creationTimestamp");
+        }
+    }
+    template
+}
+
+/// The size that the StatefulSet gives new volumes.
+pub fn template_size<'a>(cx: &Context<'a>) -> Option<&'a str> {
+    text(cx.view.stateful_set?, "/spec/volumeClaimTemplates/0/spec/resources/requests/storage")
+}

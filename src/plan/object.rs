@@ -1,0 +1,171 @@
+//! Kubernetes objects as plain JSON, and what was observed of them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::text::{at, list, text};
+use crate::patroni::Answer;
+
+/// The kinds that a pass reads or writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(missing_docs, reason = "each is the Kubernetes kind of that name")]
+pub enum Kind {
+    ServiceAccount,
+    Role,
+    RoleBinding,
+    Secret,
+    ConfigMap,
+    Service,
+    StatefulSet,
+    PodDisruptionBudget,
+    PersistentVolumeClaim,
+    Pod,
+    EndpointSlice,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Kind; 11] = [
+        Self::ServiceAccount,
+        Self::Role,
+        Self::RoleBinding,
+        Self::Secret,
+        Self::ConfigMap,
+        Self::Service,
+        Self::StatefulSet,
+        Self::PodDisruptionBudget,
+        Self::PersistentVolumeClaim,
+        Self::Pod,
+        Self::EndpointSlice,
+    ];
+
+    /// The API group; empty for the core one.
+    pub fn group(self) -> &'static str {
+        match self {
+            Self::Role | Self::RoleBinding => "rbac.authorization.k8s.io",
+            Self::StatefulSet => "apps",
+            Self::PodDisruptionBudget => "policy",
+            Self::EndpointSlice => "discovery.k8s.io",
+            _ => "",
+        }
+    }
+
+    /// `apiVersion`, as an object carries it.
+    pub fn api_version(self) -> String {
+        match self.group() {
+            "" => "v1".to_owned(),
+            group => format!("{group}/v1"),
+        }
+    }
+
+    /// `kind`, as an object carries it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ServiceAccount => "ServiceAccount",
+            Self::Role => "Role",
+            Self::RoleBinding => "RoleBinding",
+            Self::Secret => "Secret",
+            Self::ConfigMap => "ConfigMap",
+            Self::Service => "Service",
+            Self::StatefulSet => "StatefulSet",
+            Self::PodDisruptionBudget => "PodDisruptionBudget",
+            Self::PersistentVolumeClaim => "PersistentVolumeClaim",
+            Self::Pod => "Pod",
+            Self::EndpointSlice => "EndpointSlice",
+        }
+    }
+
+    /// The plural of the URL.
+    pub fn plural(self) -> &'static str {
+        match self {
+            Self::ServiceAccount => "serviceaccounts",
+            Self::Role => "roles",
+            Self::RoleBinding => "rolebindings",
+            Self::Secret => "secrets",
+            Self::ConfigMap => "configmaps",
+            Self::Service => "services",
+            Self::StatefulSet => "statefulsets",
+            Self::PodDisruptionBudget => "poddisruptionbudgets",
+            Self::PersistentVolumeClaim => "persistentvolumeclaims",
+            Self::Pod => "pods",
+            Self::EndpointSlice => "endpointslices",
+        }
+    }
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Whether the leader lock is still being renewed, judged by the observer's own clock, as Patroni does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LockAge {
+    /// It was renewed within its ttl.
+    #[default]
+    Fresh,
+    /// It was not.
+    Expired,
+}
+
+/// What there is, in one namespace, that concerns one Database: the objects that carry its label, those that have a
+/// name it needs whoever made them, and what its members answered.
+#[derive(Clone, Debug, Default)]
+pub struct Observed {
+    objects: BTreeMap<(Kind, String), Arc<Value>>,
+    /// Answers to `GET /patroni` of the members that were asked and answered.
+    pub answers: BTreeMap<String, Answer>,
+    /// Age of the leader lock.
+    pub lock_age: LockAge,
+}
+
+impl Observed {
+    /// Adds an object, or replaces the one of that kind and name.
+    pub fn insert(&mut self, kind: Kind, object: impl Into<Arc<Value>>) {
+        let object = object.into();
+        self.objects.insert((kind, name_of(&object).to_owned()), object);
+    }
+
+    /// Takes an object away.
+    pub fn remove(&mut self, kind: Kind, name: &str) -> Option<Arc<Value>> {
+        self.objects.remove(&(kind, name.to_owned()))
+    }
+
+    /// The object of that kind and name.
+    pub fn get(&self, kind: Kind, name: &str) -> Option<&Value> {
+        self.objects.get(&(kind, name.to_owned())).map(Arc::as_ref)
+    }
+
+    /// All objects of a kind, by name.
+    pub fn all(&self, kind: Kind) -> impl Iterator<Item = &Value> {
+        self.objects.iter().filter(move |((of, _), _)| *of == kind).map(|(_, object)| object.as_ref())
+    }
+}
+
+/// `metadata.name`.
+pub fn name_of(object: &Value) -> &str {
+    text(object, "/metadata/name").unwrap_or_default()
+}
+
+/// `metadata.uid`.
+pub fn uid_of(object: &Value) -> Option<&str> {
+    text(object, "/metadata/uid")
+}
+
+/// A label's value.
+pub fn label<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
+    at(object, "/metadata/labels")?.get(key)?.as_str()
+}
+
+/// Whether it is on its way out.
+pub fn terminating(object: &Value) -> bool {
+    text(object, "/metadata/deletionTimestamp").is_some()
+}
+
+/// Its owner references.
+pub fn owners(object: &Value) -> &[Value] {
+    list(object, "/metadata/ownerReferences")
+}

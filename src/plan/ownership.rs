@@ -1,0 +1,127 @@
+//! Whose the objects of the needed names are. What is not this Database's own is never touched.
+
+use serde_json::Value;
+
+use super::context::Context;
+use super::object::{label, owners, uid_of};
+use super::{Kind, Observed};
+use crate::api::{FIELD_MANAGER, LABEL_DATABASE, Names};
+
+/// The label that says which program made an object.
+const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+
+/// Whose an object is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// This Database's.
+    Ours,
+    /// A deleted Database's of the same name: the garbage collector has still to remove it.
+    Former,
+    /// Somebody else's.
+    Foreign,
+}
+
+/// Every object that a Database of `members` members needs a name for. Whoever observes must look each of these up by
+/// name where it was not found by label.
+pub fn needed(name: &str, members: i32) -> Vec<(Kind, String)> {
+    let names = Names(name);
+    let mut all = vec![
+        (Kind::ServiceAccount, names.main()),
+        (Kind::Role, names.main()),
+        (Kind::RoleBinding, names.main()),
+        (Kind::Secret, names.internal_secret()),
+        (Kind::Secret, names.app_secret()),
+        (Kind::ConfigMap, names.config()),
+        (Kind::Service, names.main()),
+        (Kind::Service, names.read_only_service()),
+        (Kind::Service, names.headless_service()),
+        (Kind::StatefulSet, names.main()),
+    ];
+    if members > 1 {
+        all.push((Kind::PodDisruptionBudget, names.main()));
+    }
+    all.extend(names.patroni_objects().map(|object| (Kind::ConfigMap, object)));
+    for ordinal in 0..members {
+        all.push((Kind::PersistentVolumeClaim, names.claim(ordinal)));
+        all.push((Kind::Pod, names.member(ordinal)));
+    }
+    all
+}
+
+/// Whose that object is.
+pub fn owner(cx: &Context<'_>, kind: Kind, object: &Value) -> Owner {
+    let labelled = label(object, LABEL_DATABASE) == Some(cx.names.0)
+        && label(object, LABEL_MANAGED_BY) == Some(FIELD_MANAGER);
+    match kind {
+        // They outlive the Database, so only their labels tell.
+        Kind::Secret | Kind::PersistentVolumeClaim => by_label(labelled),
+        Kind::ConfigMap if super::name_of(object) != cx.names.config() => by_label(labelled),
+        Kind::Pod => pod_owner(cx, object, labelled),
+        _ => database_owner(cx, object),
+    }
+}
+
+fn by_label(labelled: bool) -> Owner {
+    if labelled { Owner::Ours } else { Owner::Foreign }
+}
+
+/// A pod belongs to the StatefulSet of the Database's name, or has lost it and will be adopted by it.
+fn pod_owner(cx: &Context<'_>, pod: &Value, labelled: bool) -> Owner {
+    let set = owners(pod)
+        .iter()
+        .find(|owner| owner["kind"] == Kind::StatefulSet.as_str() && owner["name"] == cx.names.0);
+    let live = cx.observed.get(Kind::StatefulSet, cx.names.0).and_then(uid_of);
+    match set {
+        _ if !labelled => Owner::Foreign,
+        Some(owner) if live == owner["uid"].as_str() => Owner::Ours,
+        Some(_) => Owner::Former,
+        None => by_label(owners(pod).is_empty()),
+    }
+}
+
+fn database_owner(cx: &Context<'_>, object: &Value) -> Owner {
+    let named = |owner: &&Value| owner["kind"] == "Database" && owner["name"] == cx.names.0;
+    match owners(object).iter().find(named) {
+        Some(owner) if owner["uid"] == cx.uid => Owner::Ours,
+        Some(_) => Owner::Former,
+        None => Owner::Foreign,
+    }
+}
+
+/// The first object of a needed name that is not this Database's own.
+pub fn taken(cx: &Context<'_>, members: i32) -> Option<(Owner, Kind, String)> {
+    let found = needed(cx.names.0, members).into_iter().filter_map(|(kind, name)| {
+        let object = cx.observed.get(kind, &name)?;
+        match owner(cx, kind, object) {
+            Owner::Ours => None,
+            other => Some((other, kind, name)),
+        }
+    });
+    // A foreign object needs somebody to act; a former one goes by itself.
+    found.min_by_key(|(owner, ..)| *owner != Owner::Foreign)
+}
+
+/// The objects that this Database's data, history and keys are in.
+pub fn retained<'o>(cx: &Context<'_>, observed: &'o Observed) -> Vec<(Kind, &'o Value)> {
+    let kinds = [Kind::PersistentVolumeClaim, Kind::ConfigMap, Kind::Secret];
+    kinds
+        .into_iter()
+        .flat_map(|kind| observed.all(kind).map(move |object| (kind, object)))
+        .filter(|(kind, object)| {
+            owners(object).is_empty()
+                && owner(cx, *kind, object) == Owner::Ours
+                && is_named(cx, *kind, object)
+        })
+        .collect()
+}
+
+/// Only objects with the names that dbctl gives: a user may have put the labels on one of their own.
+fn is_named(cx: &Context<'_>, kind: Kind, object: &Value) -> bool {
+    let name = super::name_of(object);
+    match kind {
+        Kind::PersistentVolumeClaim => {
+            name.strip_prefix("data-").is_some_and(|member| cx.names.ordinal(member).is_some())
+        }
+        _ => needed(cx.names.0, 0).iter().any(|(of, needed)| *of == kind && needed == name),
+    }
+}

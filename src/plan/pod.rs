@@ -1,0 +1,165 @@
+//! The members' pod.
+
+use serde_json::{Map, Value, json};
+
+use super::context::Context;
+use super::secrets::{APP_PASSWORD, internal};
+use super::services::POSTGRES_PORT;
+use super::view::{CONTAINER, LABEL_VERSION};
+use crate::api::{PgVersion, Resources};
+use crate::patroni::{CONFIG_KEY, REPLICATION_USER, REST_PORT, REST_USER, REWIND_USER, SUPERUSER};
+
+/// Where the volume is mounted.
+const DATA_MOUNT: &str = "/var/lib/postgresql/data";
+/// PostgreSQL insists on a directory of its own with mode 0700, which the mount itself is not.
+const PGDATA: &str = "/var/lib/postgresql/data/pgdata";
+const CONFIG_MOUNT: &str = "/etc/patroni";
+const SOCKET_MOUNT: &str = "/run/postgresql";
+const TMP_MOUNT: &str = "/tmp";
+/// The postgres user of the image.
+const RUN_AS: i64 = 999;
+/// A fast shutdown writes a checkpoint first; a killed one costs a crash recovery.
+const GRACE_SECONDS: i64 = 300;
+
+/// The pod template for that release.
+pub fn template(cx: &Context<'_>, version: PgVersion) -> Value {
+    let mut labels = cx.names.labels();
+    labels.insert(LABEL_VERSION.to_owned(), version.to_string());
+    json!({ "metadata": { "labels": labels }, "spec": spec(cx, version) })
+}
+
+fn spec(cx: &Context<'_>, version: PgVersion) -> Value {
+    let mut spec = json!({
+        "serviceAccountName": cx.names.main(),
+        "automountServiceAccountToken": true,
+        // A Service named `patroni` would otherwise put PATRONI_* into the environment.
+        "enableServiceLinks": false,
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "securityContext": {
+            "runAsNonRoot": true,
+            "runAsUser": RUN_AS,
+            "runAsGroup": RUN_AS,
+            "fsGroup": RUN_AS,
+            // Otherwise each start walks the whole volume.
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": { "type": "RuntimeDefault" },
+        },
+        "topologySpreadConstraints": spread(cx),
+        "containers": [container(cx, version)],
+        "volumes": [
+            { "name": "config", "configMap": { "name": cx.names.config() } },
+            { "name": "run", "emptyDir": {} },
+            { "name": "tmp", "emptyDir": {} },
+            // The runtime's default of 64 MiB is too little for parallel queries.
+            { "name": "shm", "emptyDir": { "medium": "Memory" } },
+        ],
+    });
+    if let (Some(spec), Some(placement)) = (spec.as_object_mut(), &cx.spec().placement) {
+        put(spec, "nodeSelector", !placement.node_selector.is_empty(), json!(placement.node_selector));
+        put(spec, "tolerations", !placement.tolerations.is_empty(), json!(placement.tolerations));
+        put(
+            spec,
+            "priorityClassName",
+            placement.priority_class_name.is_some(),
+            json!(placement.priority_class_name),
+        );
+    }
+    spec
+}
+
+fn put(map: &mut Map<String, Value>, key: &str, wanted: bool, value: Value) {
+    if wanted {
+        map.insert(key.to_owned(), value);
+    }
+}
+
+/// Softly: on a cluster with too few nodes all members still run.
+fn spread(cx: &Context<'_>) -> Value {
+    let constraint = |key: &str| {
+        json!({
+            "maxSkew": 1,
+            "topologyKey": key,
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": { "matchLabels": cx.names.selector() },
+        })
+    };
+    json!([constraint("kubernetes.io/hostname"), constraint("topology.kubernetes.io/zone")])
+}
+
+fn container(cx: &Context<'_>, version: PgVersion) -> Value {
+    let mut container = json!({
+        "name": CONTAINER,
+        "image": cx.settings.image.replace("{version}", &version.to_string()),
+        "command": ["dbctl", "agent", "run"],
+        "env": environment(cx, version),
+        "ports": [
+            { "name": "postgres", "containerPort": POSTGRES_PORT, "protocol": "TCP" },
+            { "name": "patroni", "containerPort": REST_PORT, "protocol": "TCP" },
+        ],
+        "securityContext": {
+            "allowPrivilegeEscalation": false,
+            "readOnlyRootFilesystem": true,
+            "capabilities": { "drop": ["ALL"] },
+        },
+        "volumeMounts": [
+            { "name": "data", "mountPath": DATA_MOUNT },
+            { "name": "config", "mountPath": CONFIG_MOUNT, "readOnly": true },
+            { "name": "run", "mountPath": SOCKET_MOUNT },
+            { "name": "tmp", "mountPath": TMP_MOUNT },
+            { "name": "shm", "mountPath": "/dev/shm" },
+        ],
+        // Patroni answers only once it has reached the Kubernetes API, so a start may take long when that is down.
+        "startupProbe": probe("/liveness", 1, 5, 600),
+        "readinessProbe": probe("/readiness", 2, 2, 3),
+        // Never by the state of PostgreSQL: only a hung Patroni is killed, after about the lock's ttl.
+        "livenessProbe": probe("/liveness", 5, 4, 4),
+    });
+    if let (Some(container), Some(resources)) = (container.as_object_mut(), &cx.spec().resources) {
+        container.insert("resources".to_owned(), amounts(resources));
+    }
+    container
+}
+
+fn probe(path: &str, period: i64, timeout: i64, failures: i64) -> Value {
+    json!({
+        "httpGet": { "path": path, "port": REST_PORT, "scheme": "HTTP" },
+        "periodSeconds": period,
+        "timeoutSeconds": timeout,
+        "failureThreshold": failures,
+    })
+}
+
+fn amounts(resources: &Resources) -> Value {
+    let mut amounts = Map::new();
+    put(&mut amounts, "requests", !resources.requests.is_empty(), json!(resources.requests));
+    put(&mut amounts, "limits", !resources.limits.is_empty(), json!(resources.limits));
+    Value::Object(amounts)
+}
+
+/// Every path that the agent needs is here: programs in the sandbox see the host's paths instead of these.
+/// PostgreSQL itself inherits nothing that begins with `PATRONI_`: Patroni keeps that from it.
+fn environment(cx: &Context<'_>, version: PgVersion) -> Value {
+    let plain = |name: &str, value: &str| json!({ "name": name, "value": value });
+    let field = |name: &str, path: &str| json!({ "name": name, "valueFrom": { "fieldRef": { "apiVersion": "v1", "fieldPath": path } } });
+    let secret = |name: &str, secret: &str, key: &str| json!({ "name": name, "valueFrom": { "secretKeyRef": { "name": secret, "key": key } } });
+    let keys = cx.names.internal_secret();
+    json!([
+        field("POD_NAME", "metadata.name"),
+        field("POD_NAMESPACE", "metadata.namespace"),
+        field("POD_IP", "status.podIP"),
+        plain("PGDATA", PGDATA),
+        plain("TMPDIR", TMP_MOUNT),
+        plain("SOCKET_DIRECTORY", SOCKET_MOUNT),
+        plain("POSTGRES_MAJOR", &version.major().to_string()),
+        plain("PATRONI_CONFIG_FILE", &format!("{CONFIG_MOUNT}/{CONFIG_KEY}")),
+        plain("PATRONI_SUPERUSER_USERNAME", SUPERUSER),
+        secret("PATRONI_SUPERUSER_PASSWORD", &keys, internal::SUPERUSER),
+        plain("PATRONI_REPLICATION_USERNAME", REPLICATION_USER),
+        secret("PATRONI_REPLICATION_PASSWORD", &keys, internal::REPLICATION),
+        plain("PATRONI_REWIND_USERNAME", REWIND_USER),
+        secret("PATRONI_REWIND_PASSWORD", &keys, internal::REWIND),
+        plain("PATRONI_RESTAPI_USERNAME", REST_USER),
+        secret("PATRONI_RESTAPI_PASSWORD", &keys, internal::REST),
+        secret("PATRONI_APP_PASSWORD", &cx.names.app_secret(), APP_PASSWORD),
+    ])
+}

@@ -1,0 +1,111 @@
+//! How many members there are to be now. Growing is simple; shrinking never takes the primary.
+
+use super::context::Context;
+use super::view::Member;
+use super::{Action, Kind};
+use crate::patroni::{Lock, Sync};
+
+/// What is to be done about the number of members.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scale {
+    /// What the StatefulSet is to say now.
+    pub replicas: i32,
+    /// A switchover that must come first.
+    pub switchover: Option<Action>,
+    /// Why the spec's number must wait.
+    pub waiting: Option<String>,
+}
+
+impl Scale {
+    fn now(replicas: i32) -> Self {
+        Self { replicas, switchover: None, waiting: None }
+    }
+}
+
+/// The number of members that there are or are asked for, whichever is more.
+pub fn members(cx: &Context<'_>) -> i32 {
+    cx.spec().replicas.max(current(cx).unwrap_or(0))
+}
+
+/// The number that the StatefulSet says; where there is none but there is data, as many as the data was last spread
+/// over, since any of them may hold the newest.
+fn current(cx: &Context<'_>) -> Option<i32> {
+    cx.view.stateful_replicas().or_else(|| recorded(cx))
+}
+
+/// One more than the highest ordinal that Patroni's objects name and that still has its volume.
+fn recorded(cx: &Context<'_>) -> Option<i32> {
+    let Sync { leader, standbys } = &cx.view.sync;
+    let Lock { holder, failsafe, .. } = &cx.view.lock;
+    cx.view.initialized().then_some(())?;
+    [leader, holder]
+        .into_iter()
+        .flatten()
+        .chain(standbys)
+        .chain(failsafe)
+        .filter_map(|member| cx.names.ordinal(member))
+        .filter(|ordinal| cx.observed.get(Kind::PersistentVolumeClaim, &cx.names.claim(*ordinal)).is_some())
+        .max()
+        .map(|highest| highest + 1)
+}
+
+/// What is to be done now.
+pub fn plan(cx: &Context<'_>) -> Scale {
+    let wanted = cx.spec().replicas;
+    let Some(live) = current(cx).filter(|live| *live > wanted) else { return Scale::now(wanted) };
+    if cx.view.stateful_set.is_none() {
+        return Scale {
+            waiting: Some(format!("the {live} members that hold its data start first")),
+            ..Scale::now(live)
+        };
+    }
+    // Nobody has begun to make a database: there is nothing to lose.
+    if cx.view.config.initialize.is_none() {
+        return Scale::now(wanted);
+    }
+    let wait = |reason: String| Scale { waiting: Some(reason), ..Scale::now(live) };
+    let Some(primary) = cx.view.running_primary() else {
+        return wait(
+            "no primary is running, and the one to be may be among the members to remove".to_owned(),
+        );
+    };
+    if primary.ordinal < wanted {
+        return Scale::now(wanted);
+    }
+    match candidate(cx, primary, wanted) {
+        Some(candidate) => Scale {
+            switchover: Some(Action::Switchover {
+                leader: primary.name.to_owned(),
+                candidate: candidate.name.to_owned(),
+            }),
+            ..wait(format!("the primary's role moves from {} to {} first", primary.name, candidate.name))
+        },
+        None => wait(format!(
+            "{} is the primary and would be removed, but no member that stays is fit to take over: each must stream and, \
+             where commits are synchronous, be listed as a synchronous standby",
+            primary.name
+        )),
+    }
+}
+
+/// The fittest of the members that stay: the least behind, then the lowest.
+fn candidate<'c, 'a>(cx: &'c Context<'a>, primary: &Member<'a>, wanted: i32) -> Option<&'c Member<'a>> {
+    let voters = &cx.view.sync.standbys;
+    let synchronous = cx.view.config.config.as_ref().is_some_and(|config| {
+        !matches!(
+            config.get("synchronous_mode"),
+            None | Some(serde_json::Value::Bool(false) | serde_json::Value::Null)
+        )
+    });
+    let behind = |member: &Member<'_>| {
+        let replayed = member.status.as_ref().and_then(|status| status.replay_lsn);
+        cx.view.lock.optime.zip(replayed).map_or(i64::MAX, |(end, replayed)| (end - replayed).max(0))
+    };
+    cx.view
+        .members
+        .iter()
+        .filter(|member| member.ordinal < wanted && member.is_streaming_replica())
+        .filter(|member| member.timeline() == primary.timeline())
+        .filter(|member| !synchronous || voters.contains(member.name))
+        .min_by_key(|member| (behind(member), member.ordinal))
+}

@@ -1,0 +1,76 @@
+//! The credentials. Made once, never changed: the data knows the passwords.
+
+use std::collections::BTreeMap;
+
+use super::context::Context;
+use super::services::POSTGRES_PORT;
+use super::{Action, Kind, SecretPlan};
+use crate::patroni::APP_NAME;
+
+/// Keys of Secret `NAME-internal`.
+pub mod internal {
+    /// Password of PostgreSQL's superuser.
+    pub const SUPERUSER: &str = "superuser-password";
+    /// Password that replicas stream with.
+    pub const REPLICATION: &str = "replication-password";
+    /// Password that pg_rewind connects with.
+    pub const REWIND: &str = "rewind-password";
+    /// Password of Patroni's REST API.
+    pub const REST: &str = "rest-password";
+}
+
+/// Key of the password in Secret `NAME-app`.
+pub const APP_PASSWORD: &str = "password";
+
+/// The Secrets that are missing. Once there is data, a missing one is not made anew, since its passwords would be
+/// wrong: see [`missing`].
+pub fn plan(cx: &Context<'_>) -> Vec<Action> {
+    if cx.view.initialized() {
+        return Vec::new();
+    }
+    let absent = |name: &String| cx.observed.get(Kind::Secret, name).is_none();
+    let mut actions = Vec::new();
+    if absent(&cx.names.internal_secret()) {
+        let keys = [internal::SUPERUSER, internal::REPLICATION, internal::REWIND, internal::REST];
+        actions.push(Action::CreateSecret(SecretPlan {
+            body: cx.retained(Kind::Secret, &cx.names.internal_secret()),
+            random: keys.map(str::to_owned).to_vec(),
+            text: BTreeMap::new(),
+        }));
+    }
+    if absent(&cx.names.app_secret()) {
+        actions.push(Action::CreateSecret(SecretPlan {
+            body: cx.retained(Kind::Secret, &cx.names.app_secret()),
+            random: vec![APP_PASSWORD.to_owned()],
+            text: app_text(cx),
+        }));
+    }
+    actions
+}
+
+fn app_text(cx: &Context<'_>) -> BTreeMap<String, String> {
+    // Short names are resolved in the pods of the same namespace only; these in the whole cluster.
+    let host = |service: String| format!("{service}.{}.svc", cx.namespace);
+    let uri =
+        |host: &str| format!("postgresql://{APP_NAME}:{{{APP_PASSWORD}}}@{host}:{POSTGRES_PORT}/{APP_NAME}");
+    let write = host(cx.names.main());
+    let read = host(cx.names.read_only_service());
+    BTreeMap::from(
+        [
+            ("username", APP_NAME.to_owned()),
+            ("dbname", APP_NAME.to_owned()),
+            ("host", write.clone()),
+            ("port", POSTGRES_PORT.to_string()),
+            ("uri", uri(&write)),
+            ("uri-ro", uri(&read)),
+        ]
+        .map(|(key, value)| (key.to_owned(), value)),
+    )
+}
+
+/// The Secret that the data's passwords were in and that is gone.
+pub fn missing(cx: &Context<'_>) -> Option<String> {
+    let names = [cx.names.internal_secret(), cx.names.app_secret()];
+    let gone = |name: &String| cx.observed.get(Kind::Secret, name).is_none();
+    names.into_iter().find(gone).filter(|_| cx.view.initialized())
+}

@@ -1,0 +1,165 @@
+//! The status: what there is, in the user's words. Nothing in it moves while nothing happens.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
+use super::Event;
+use super::blocked::Blocked;
+use super::conditions::{member_ready, verdicts};
+use super::context::Context;
+use super::scale::Scale;
+use super::view::Member;
+use crate::api::{
+    ConditionType, DatabaseStatus, Instance, Operation, Phase, ROLE_PRIMARY, ROLE_REPLICA, Verdict,
+    merge_conditions, reason,
+};
+
+/// Lag below this is noise: a busy primary is always a little ahead of what was last heard of a replica. It is also the
+/// step that larger lag is told in, since each change of it is a write.
+const LAG_STEP: i64 = 16 << 20;
+
+/// The status as it should be now.
+pub fn status(
+    cx: &Context<'_>,
+    scale: &Scale,
+    blocked: Option<&Blocked>,
+    operations: Vec<Operation>,
+    now: jiff::Timestamp,
+) -> DatabaseStatus {
+    let old = cx.database.status.clone().unwrap_or_default();
+    let generation = cx.database.metadata.generation;
+    let verdicts = verdicts(cx, scale, blocked);
+    let replicas = cx.spec().replicas;
+    let ready =
+        cx.view.members.iter().filter(|member| member.ordinal < replicas && member_ready(cx, member)).count();
+    let ready = i32::try_from(ready).unwrap_or(i32::MAX);
+    let selector: Vec<String> =
+        cx.names.selector().iter().map(|(key, value)| format!("{key}={value}")).collect();
+    DatabaseStatus {
+        observed_generation: generation,
+        phase: Some(phase(cx, scale, blocked, &verdicts, old.phase)),
+        primary: cx.view.lock.holder.clone(),
+        replicas: i32::try_from(cx.view.members.len()).unwrap_or(i32::MAX),
+        ready_replicas: ready,
+        ready: Some(format!("{ready}/{replicas}")),
+        selector: Some(selector.join(",")),
+        version: version(cx).or(old.version),
+        instances: cx.view.members.iter().map(|member| instance(cx, member)).collect(),
+        operations,
+        conditions: merge_conditions(&old.conditions, &verdicts, generation, now),
+        ..old
+    }
+}
+
+/// The release that every member's pod was made for; `None` while they differ.
+fn version(cx: &Context<'_>) -> Option<String> {
+    let mut versions = cx.view.members.iter().map(Member::version);
+    let first = versions.next()??;
+    versions.all(|version| version == Some(first)).then(|| first.to_owned())
+}
+
+fn instance(cx: &Context<'_>, member: &Member<'_>) -> Instance {
+    let holds = cx.view.lock.holder.as_deref() == Some(member.name);
+    let status = member.status.as_ref();
+    let role = if holds && member.is_running_primary() {
+        Some(ROLE_PRIMARY.to_owned())
+    } else if !holds && status.is_some_and(|status| status.role == "replica" && status.state == "running") {
+        Some(ROLE_REPLICA.to_owned())
+    } else {
+        None
+    };
+    let streams = status.filter(|_| !holds).and_then(|status| status.replication_state.clone());
+    let state = streams.or_else(|| status.map(|status| status.state.clone()));
+    let lag = status
+        .filter(|_| !holds)
+        .and_then(|status| Some((cx.view.lock.optime? - status.replay_lsn?).max(0) / LAG_STEP * LAG_STEP));
+    Instance {
+        name: member.name.to_owned(),
+        role,
+        state,
+        version: member.version().map(str::to_owned),
+        timeline: member.timeline(),
+        lag_bytes: lag,
+    }
+}
+
+/// One word. It is for people: nothing is decided by it, but that a first creation stays one until it is done.
+fn phase(
+    cx: &Context<'_>,
+    scale: &Scale,
+    blocked: Option<&Blocked>,
+    verdicts: &[(ConditionType, Verdict)],
+    before: Option<Phase>,
+) -> Phase {
+    let is = |kind: ConditionType| verdicts.iter().any(|(of, v)| *of == kind && v.status == Some(true));
+    let first = matches!(before, None | Some(Phase::Pending | Phase::Creating));
+    if cx.database.metadata.deletion_timestamp.is_some() {
+        Phase::Deleting
+    } else if let Some(blocked) = blocked {
+        blocked.phase
+    } else if is(ConditionType::Ready) {
+        Phase::Running
+    } else if cx.view.stateful_set.is_none() && !cx.view.initialized() {
+        Phase::Pending
+    } else if first || !cx.view.initialized() {
+        Phase::Creating
+    } else if !is(ConditionType::Writable) {
+        let others = cx.view.members.iter().any(|member| {
+            cx.view.lock.holder.as_deref() != Some(member.name) && member.is_streaming_replica()
+        });
+        if others && cx.spec().replicas > 1 { Phase::FailingOver } else { Phase::Degraded }
+    } else if changing(cx, scale) {
+        Phase::Progressing
+    } else {
+        Phase::Degraded
+    }
+}
+
+/// Members are coming or going because the spec says so.
+fn changing(cx: &Context<'_>, scale: &Scale) -> bool {
+    let replicas = cx.spec().replicas;
+    let count = i32::try_from(cx.view.members.len()).unwrap_or(i32::MAX);
+    let cloning = |member: &Member<'_>| member.status.as_ref().is_none_or(|status| status.state != "running");
+    scale.waiting.is_some()
+        || scale.switchover.is_some()
+        || cx.view.stateful_replicas() != Some(replicas)
+        || count != replicas
+        || cx.view.members.iter().any(cloning)
+}
+
+/// Events for what the status says for the first time.
+pub fn events(cx: &Context<'_>, new: &DatabaseStatus, blocked: Option<&Blocked>) -> Vec<Event> {
+    let old = cx.database.status.clone().unwrap_or_default();
+    let mut events = Vec::new();
+    let find =
+        |conditions: &[Condition]| conditions.iter().find(|condition| condition.type_ == "Ready").cloned();
+    let before = find(&old.conditions);
+    if let Some(after) = find(&new.conditions) {
+        let flipped = before.as_ref().is_none_or(|before| before.status != after.status);
+        let retold = before.as_ref().is_none_or(|before| before.reason != after.reason);
+        let grave = blocked.is_some_and(|blocked| blocked.warning)
+            || (after.reason == reason::SYNC_DEGRADED && new.phase != Some(Phase::Creating));
+        if after.status == "True" && flipped {
+            events.push(Event::normal("Ready", after.message));
+        } else if after.status != "True"
+            && ((before.is_some_and(|b| b.status == "True")) || (grave && retold))
+        {
+            let deleting = new.phase == Some(Phase::Deleting);
+            events.push(Event { warning: !deleting, reason: after.reason, message: after.message });
+        }
+    }
+    let replicas = cx.spec().replicas;
+    if old.observed_generation != new.observed_generation
+        && replicas > 2
+        && replicas % 2 == 0
+        && blocked.is_none()
+    {
+        events.push(Event::warning(
+            reason::EVEN_REPLICAS,
+            format!(
+                "{replicas} members survive the loss of no more members than {} do: an odd number is the better choice",
+                replicas - 1
+            ),
+        ));
+    }
+    events
+}

@@ -1,0 +1,738 @@
+//! Tables and properties over whole plans.
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::text::{at, text};
+use super::world::{World, database};
+use super::*;
+use crate::api::{OperationPhase, Phase, reason};
+use crate::patroni::Answer;
+
+fn condition<'s>(status: &'s DatabaseStatus, kind: &str) -> &'s Condition {
+    status.conditions.iter().find(|condition| condition.type_ == kind).unwrap()
+}
+
+/// Status and reason of a condition.
+fn says(world: &World, kind: &str) -> (String, String) {
+    let status = world.plan().status;
+    let found = condition(&status, kind);
+    (found.status.clone(), found.reason.clone())
+}
+
+fn is(status: &str, reason: &str) -> (String, String) {
+    (status.to_owned(), reason.to_owned())
+}
+
+fn names(actions: &[Action]) -> Vec<String> {
+    actions
+        .iter()
+        .map(|action| match action {
+            Action::Create(kind, body) => format!("create {kind} {}", name_of(body)),
+            Action::CreateSecret(plan) => format!("create Secret {}", name_of(&plan.body)),
+            Action::Apply(apply) => format!("apply {} {}", apply.kind, name_of(&apply.body)),
+            Action::Delete { kind, name, .. } => format!("delete {kind} {name}"),
+            Action::PatchPatroniConfig { member, patch } => format!("patch {member} {patch}"),
+            Action::Switchover { leader, candidate } => format!("switchover {leader} {candidate}"),
+            Action::PatchStatus(_) => "status".to_owned(),
+            Action::PublishEvent(event) => format!("event {}", event.reason),
+            Action::AddFinalizer => "add finalizer".to_owned(),
+            Action::RemoveFinalizer => "remove finalizer".to_owned(),
+        })
+        .collect()
+}
+
+#[test]
+fn a_new_database_gets_all_its_objects_in_order() {
+    let plan = World::new(database(json!({}))).plan();
+    assert_eq!(
+        names(&plan.actions),
+        [
+            "add finalizer",
+            "create Secret db-internal",
+            "create Secret db-app",
+            "create ConfigMap db-leader",
+            "create ConfigMap db-config",
+            "create ConfigMap db-failover",
+            "create ConfigMap db-sync",
+            "apply ConfigMap db-patroni",
+            "apply ServiceAccount db",
+            "apply Role db",
+            "apply RoleBinding db",
+            "apply Service db",
+            "apply Service db-ro",
+            "apply Service db-headless",
+            "apply PodDisruptionBudget db",
+            "apply StatefulSet db",
+            "status",
+        ]
+    );
+    assert_eq!(plan.status.phase, Some(Phase::Pending));
+    assert_eq!(plan.status.conditions.len(), 5);
+}
+
+#[test]
+fn data_history_and_keys_have_no_owner() {
+    let world = World::settled(json!({}));
+    for (kind, name) in needed("db", 3) {
+        let object = world.get(kind, &name);
+        let retained = matches!(kind, Kind::Secret | Kind::PersistentVolumeClaim)
+            || (kind == Kind::ConfigMap && name != "db-patroni");
+        assert_eq!(at(object, "/metadata/ownerReferences").is_none(), retained, "{kind} {name}");
+    }
+}
+
+#[test]
+fn a_settled_database_is_ready_and_writes_nothing() {
+    for replicas in [1, 2, 3, 9] {
+        let world = World::settled(json!({ "replicas": replicas }));
+        let plan = world.plan();
+        assert_eq!(plan.actions, vec![], "{replicas}");
+        assert_eq!(plan.requeue, IDLE);
+        assert_eq!(plan.status.phase, Some(Phase::Running));
+        assert_eq!(plan.status.ready.as_deref(), Some(format!("{replicas}/{replicas}").as_str()));
+        assert_eq!(plan.status.primary.as_deref(), Some("db-0"));
+        assert_eq!(plan.status.version.as_deref(), Some("16.15"));
+        assert_eq!(plan.status.observed_generation, Some(1));
+        for (kind, status) in [
+            ("Ready", "True"),
+            ("Writable", "True"),
+            ("BackupsHealthy", "Unknown"),
+            ("StorageHealthy", "True"),
+            ("UpToDate", "True"),
+        ] {
+            assert_eq!(condition(&plan.status, kind).status, status, "{kind}");
+        }
+        assert_eq!(world.observed.get(Kind::PodDisruptionBudget, "db").is_some(), replicas > 1);
+    }
+}
+
+#[test]
+fn positions_and_small_lag_are_not_worth_a_write() {
+    let mut world = World::settled(json!({}));
+    let annotations = |optime: i64| json!({ "metadata": { "annotations": { "optime": optime.to_string(), "renewTime": "x" } } });
+    world.change(Kind::ConfigMap, "db-leader", annotations(1_000_000));
+    assert_eq!(world.plan().actions, vec![]);
+    world.change(Kind::ConfigMap, "db-leader", annotations(100 + (40 << 20)));
+    assert_eq!(names(&world.plan().actions), ["status"]);
+    assert_eq!(world.plan().status.instances[1].lag_bytes, Some(32 << 20));
+}
+
+#[test]
+fn drift_is_repaired_and_additions_of_others_are_left() {
+    for (kind, name, patch, writes) in [
+        (Kind::Service, "db", json!({ "spec": { "selector": { "db.example.com/role": "replica" } } }), true),
+        (Kind::Service, "db", json!({ "metadata": { "annotations": { "else": "1" } } }), false),
+        (Kind::StatefulSet, "db", json!({ "spec": { "replicas": 2 } }), true),
+        (Kind::Role, "db", json!({ "rules": [] }), true),
+        (Kind::ConfigMap, "db-patroni", json!({ "data": null }), true),
+        (Kind::ConfigMap, "db-config", json!({ "metadata": { "annotations": { "history": "[]" } } }), false),
+        (Kind::Secret, "db-internal", json!({ "metadata": { "annotations": { "else": "1" } } }), false),
+    ] {
+        let mut world = World::settled(json!({}));
+        world.change(kind, name, patch.clone());
+        let applied = world
+            .plan()
+            .actions
+            .iter()
+            .any(|action| matches!(action, Action::Apply(apply) if apply.kind == kind));
+        assert_eq!(applied, writes, "{kind} {patch}");
+        world.settle();
+        assert_eq!(says(&world, "Ready"), is("True", reason::ALL_MEMBERS_READY));
+    }
+}
+
+#[test]
+fn a_setting_that_is_taken_back_is_taken_back() {
+    let mut world = World::settled(
+        json!({ "placement": { "nodeSelector": { "disk": "ssd" } }, "parameters": { "work_mem": "8MB" } }),
+    );
+    assert!(at(world.get(Kind::StatefulSet, "db"), "/spec/template/spec/nodeSelector").is_some());
+    world.edit(json!({ "placement": null, "parameters": null }));
+    let actions = names(&world.plan().actions);
+    assert!(actions.contains(&"apply StatefulSet db".to_owned()), "{actions:?}");
+    assert!(
+        actions.contains(&r#"patch db-0 {"postgresql":{"parameters":{"work_mem":null}}}"#.to_owned()),
+        "{actions:?}"
+    );
+    world.settle();
+    assert!(at(world.get(Kind::StatefulSet, "db"), "/spec/template/spec/nodeSelector").is_none());
+    assert_eq!(says(&world, "UpToDate"), is("False", reason::PODS_OUTDATED));
+}
+
+#[test]
+fn a_name_that_is_taken_stops_everything() {
+    for (kind, name) in needed("db", 3) {
+        let mut world = World::new(database(json!({})));
+        let foreign =
+            json!({ "metadata": { "name": name, "namespace": "ns", "uid": "x" }, "data": { "a": "b" } });
+        world.observed.insert(kind, foreign.clone());
+        let plan = world.plan();
+        assert_eq!(names(&plan.actions), ["status", "event NameTaken"], "{kind} {name}");
+        let ready = condition(&plan.status, "Ready");
+        assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", reason::NAME_TAKEN));
+        assert!(ready.message.contains(&format!("{kind} \"{name}\"")), "{}", ready.message);
+        world.settle();
+        assert_eq!(world.get(kind, &name), &foreign);
+        assert_eq!(world.events.len(), 1);
+        world.observed.remove(kind, &name);
+        world.settle();
+        assert_eq!(says(&world, "Ready"), is("True", reason::ALL_MEMBERS_READY), "{kind} {name}");
+    }
+}
+
+#[test]
+fn labels_alone_do_not_make_an_object_ours() {
+    let mut world = World::new(database(json!({})));
+    let labels = crate::api::Names("db").labels();
+    world.observed.insert(Kind::Service, json!({ "metadata": { "name": "db", "labels": labels } }));
+    assert_eq!(says(&world, "Ready"), is("False", reason::NAME_TAKEN));
+    // What a deleted Database of this name leaves goes by itself.
+    let owner = json!([{ "kind": "Database", "name": "db", "uid": "older" }]);
+    world.observed.insert(
+        Kind::Service,
+        json!({ "metadata": { "name": "db", "labels": labels, "ownerReferences": owner } }),
+    );
+    let plan = world.plan();
+    assert_eq!(names(&plan.actions), ["status"]);
+    assert_eq!((plan.status.phase, plan.requeue), (Some(Phase::Pending), SOON));
+}
+
+#[test]
+fn a_restore_that_cannot_be_made_is_no_empty_database() {
+    let mut world = World::new(database(json!({ "restoreFrom": { "database": "other" } })));
+    world.settle();
+    assert!(Kind::ALL.into_iter().all(|kind| world.observed.all(kind).count() == 0));
+    assert_eq!(says(&world, "Ready"), is("False", reason::RESTORE_UNSUPPORTED));
+    assert_eq!(world.plan().status.phase, Some(Phase::Failed));
+}
+
+#[test]
+fn a_lost_secret_is_not_replaced_by_one_with_wrong_passwords() {
+    for name in ["db-internal", "db-app"] {
+        let mut world = World::settled(json!({}));
+        world.observed.remove(Kind::Secret, name);
+        world.settle();
+        assert!(world.observed.get(Kind::Secret, name).is_none());
+        assert_eq!(says(&world, "Ready"), is("False", reason::SECRET_MISSING));
+        assert_eq!(says(&world, "Writable").0, "True");
+    }
+}
+
+#[test]
+fn an_invalid_spec_changes_nothing() {
+    let mut world = World::settled(json!({}));
+    world.edit(json!({ "replicas": 12 }));
+    assert_eq!(names(&world.plan().actions), ["status", "event InvalidSpec"]);
+    assert_eq!(world.plan().status.phase, Some(Phase::Failed));
+}
+
+#[test]
+fn backups_that_are_asked_for_and_not_taken_are_no_secret() {
+    let mut world = World::settled(json!({}));
+    assert_eq!(says(&world, "BackupsHealthy"), is("Unknown", reason::BACKUPS_DISABLED));
+    world.edit(json!({ "backup": { "enabled": true, "schedule": "0 3 * * *", "destination": "s3://b/p" } }));
+    assert_eq!(says(&world, "BackupsHealthy"), is("False", reason::BACKUPS_UNSUPPORTED));
+}
+
+/// What is done to a settled database of three, and what its conditions then say.
+#[test]
+fn conditions_tell_the_truth() {
+    type Break = fn(&mut World);
+    let cases: [(&str, Break, &str, &str, Phase); 12] = [
+        (
+            "lock released",
+            |w| {
+                w.change(
+                    Kind::ConfigMap,
+                    "db-leader",
+                    json!({ "metadata": { "annotations": { "leader": null } } }),
+                );
+            },
+            reason::NO_LEADER,
+            reason::NO_LEADER,
+            Phase::FailingOver,
+        ),
+        (
+            "holder's pod gone",
+            |w| drop(w.observed.remove(Kind::Pod, "db-0")),
+            reason::PRIMARY_NOT_RUNNING,
+            reason::PRIMARY_NOT_RUNNING,
+            Phase::FailingOver,
+        ),
+        (
+            "replica's pod gone",
+            |w| drop(w.observed.remove(Kind::Pod, "db-2")),
+            reason::MEMBERS_MISSING,
+            reason::PRIMARY_ACCEPTS_WRITES,
+            Phase::Progressing,
+        ),
+        (
+            "replica not ready",
+            |w| w.change(Kind::Pod, "db-2", json!({ "status": { "conditions": [] } })),
+            reason::MEMBER_NOT_READY,
+            reason::PRIMARY_ACCEPTS_WRITES,
+            Phase::Degraded,
+        ),
+        (
+            "replica not streaming",
+            |w| {
+                w.change(Kind::Pod, "db-2", json!({ "metadata": { "annotations": { "status": "{\"role\":\"replica\",\"state\":\"running\"}" } } }));
+            },
+            reason::MEMBER_NOT_READY,
+            reason::PRIMARY_ACCEPTS_WRITES,
+            Phase::Degraded,
+        ),
+        (
+            "replica on an older timeline",
+            |w| {
+                w.change(Kind::Pod, "db-2", json!({ "metadata": { "annotations": { "status": "{\"role\":\"replica\",\"state\":\"running\",\"replication_state\":\"streaming\",\"timeline\":9}" } } }));
+            },
+            reason::MEMBER_NOT_READY,
+            reason::PRIMARY_ACCEPTS_WRITES,
+            Phase::Degraded,
+        ),
+        (
+            "replica not a synchronous standby",
+            |w| {
+                w.change(
+                    Kind::ConfigMap,
+                    "db-sync",
+                    json!({ "metadata": { "annotations": { "sync_standby": "db-1" } } }),
+                );
+            },
+            reason::MEMBER_NOT_READY,
+            reason::PRIMARY_ACCEPTS_WRITES,
+            Phase::Degraded,
+        ),
+        (
+            "no synchronous standby",
+            |w| {
+                w.change(
+                    Kind::ConfigMap,
+                    "db-sync",
+                    json!({ "metadata": { "annotations": { "sync_standby": "" } } }),
+                );
+            },
+            reason::SYNC_DEGRADED,
+            reason::PRIMARY_ACCEPTS_WRITES,
+            Phase::Degraded,
+        ),
+        (
+            "nowhere to write",
+            |w| w.change(Kind::EndpointSlice, "db-x", json!({ "endpoints": [] })),
+            reason::NO_ENDPOINT,
+            reason::NO_ENDPOINT,
+            Phase::FailingOver,
+        ),
+        (
+            "two to write to",
+            |w| {
+                w.change(Kind::EndpointSlice, "db-x", json!({ "endpoints": [{ "targetRef": { "name": "db-0" } }, { "targetRef": { "name": "db-1" } }] }));
+            },
+            reason::NO_ENDPOINT,
+            reason::NO_ENDPOINT,
+            Phase::FailingOver,
+        ),
+        (
+            "the holder says it is not a primary",
+            |w| {
+                drop(w.observed.answers.insert(
+                    "db-0".into(),
+                    Answer { role: "replica".into(), state: "running".into(), timeline: None },
+                ));
+            },
+            reason::PRIMARY_NOT_RUNNING,
+            reason::PRIMARY_NOT_RUNNING,
+            Phase::FailingOver,
+        ),
+        (
+            "the lock has run out",
+            |w| w.observed.lock_age = LockAge::Expired,
+            reason::NO_LEADER,
+            reason::NO_LEADER,
+            Phase::FailingOver,
+        ),
+    ];
+    for (what, break_it, ready, writable, phase) in cases {
+        let mut world = World::settled(json!({}));
+        break_it(&mut world);
+        let plan = world.plan();
+        assert_eq!(condition(&plan.status, "Ready").reason, ready, "{what}");
+        assert_eq!(condition(&plan.status, "Ready").status, "False", "{what}");
+        assert_eq!(condition(&plan.status, "Writable").reason, writable, "{what}");
+        assert_eq!(plan.status.phase, Some(phase), "{what}");
+        assert_eq!(plan.requeue, SOON, "{what}");
+        assert!(plan.actions.iter().any(|action| matches!(action, Action::PublishEvent(_))), "{what}");
+    }
+}
+
+#[test]
+fn an_answer_outweighs_what_was_written_earlier() {
+    let mut world = World::settled(json!({}));
+    let answer = Answer { role: "primary".into(), state: "running".into(), timeline: Some(1) };
+    world.observed.answers.insert("db-0".into(), answer);
+    world.observed.lock_age = LockAge::Expired;
+    world.change(Kind::Pod, "db-0", json!({ "metadata": { "annotations": { "status": null } } }));
+    assert_eq!(says(&world, "Writable"), is("True", reason::PRIMARY_ACCEPTS_WRITES));
+}
+
+#[test]
+fn commits_wait_for_a_quorum_from_the_second_member_on() {
+    let mut world = World::settled(json!({ "replicas": 1 }));
+    assert_eq!(world.mode(), json!(false));
+    world.edit(json!({ "replicas": 3 }));
+    world.settle();
+    assert_eq!(world.mode(), json!("quorum"));
+    assert_eq!(says(&world, "Ready").0, "True");
+    world.edit(json!({ "replicas": 1 }));
+    world.settle();
+    assert_eq!((world.mode(), world.pods()), (json!(false), vec!["db-0".to_owned()]));
+    assert!(world.observed.get(Kind::PodDisruptionBudget, "db").is_none());
+    assert!(world.observed.get(Kind::PersistentVolumeClaim, "data-db-2").is_some(), "claims stay");
+}
+
+#[test]
+fn shrinking_moves_the_primary_first_and_never_removes_it() {
+    let mut world = World::settled(json!({ "replicas": 5 }));
+    world.lead("db-4");
+    world.settle();
+    world.edit(json!({ "replicas": 3 }));
+    let plan = world.plan();
+    assert!(names(&plan.actions).contains(&"switchover db-4 db-0".to_owned()), "{:?}", names(&plan.actions));
+    assert!(!names(&plan.actions).contains(&"apply StatefulSet db".to_owned()));
+    assert_eq!(condition(&plan.status, "Ready").reason, reason::SCALING);
+    assert_eq!(plan.status.phase, Some(Phase::Progressing));
+    world.settle();
+    assert_eq!((world.pods().len(), world.leader()), (3, Some("db-0")));
+    assert_eq!(says(&world, "Ready").0, "True");
+}
+
+#[test]
+fn shrinking_waits_where_nobody_who_stays_is_fit() {
+    let mut world = World::settled(json!({ "replicas": 3 }));
+    world.lead("db-2");
+    world.settle();
+    world.change(Kind::Pod, "db-0", json!({ "status": { "conditions": [] } }));
+    world.edit(json!({ "replicas": 1 }));
+    let plan = world.plan();
+    assert_eq!(condition(&plan.status, "Ready").reason, reason::SCALING);
+    assert!(condition(&plan.status, "Ready").message.contains("db-2"));
+    assert_eq!(world.get(Kind::StatefulSet, "db")["spec"]["replicas"], 3);
+    let applies = |plan: &Plan| names(&plan.actions).contains(&"apply StatefulSet db".to_owned());
+    assert!(!applies(&plan));
+    // Nor while nobody knows who the primary is.
+    world.change(Kind::ConfigMap, "db-leader", json!({ "metadata": { "annotations": { "leader": null } } }));
+    assert!(!applies(&world.plan()));
+}
+
+#[test]
+fn a_shrinking_write_is_bound_to_the_leader_of_that_moment() {
+    let mut world = World::settled(json!({}));
+    world.edit(json!({ "replicas": 2 }));
+    let plan = world.plan();
+    let bound = plan.actions.iter().find_map(|action| match action {
+        Action::Apply(apply) if apply.kind == Kind::StatefulSet => Some(apply.leader_below),
+        _ => None,
+    });
+    assert_eq!(bound, Some(Some(2)));
+}
+
+#[test]
+fn even_numbers_are_advised_against_once() {
+    for (replicas, warned) in [(2, false), (3, false), (4, true)] {
+        let world = World::settled(json!({ "replicas": replicas }));
+        let count = world.events.iter().filter(|event| event.reason == reason::EVEN_REPLICAS).count();
+        assert_eq!(count, usize::from(warned), "{replicas}");
+    }
+}
+
+#[test]
+fn what_is_immutable_is_taken_from_the_live_stateful_set() {
+    let mut world = World::settled(json!({ "storage": { "size": "1Gi", "storageClassName": "fast" } }));
+    world.edit(json!({ "storage": { "size": "2Gi" } }));
+    world.settle();
+    let size = text(
+        world.get(Kind::StatefulSet, "db"),
+        "/spec/volumeClaimTemplates/0/spec/resources/requests/storage",
+    );
+    assert_eq!(size, Some("1Gi"));
+    assert_eq!(says(&world, "UpToDate"), is("False", reason::RESIZE_PENDING));
+    assert_eq!(says(&world, "StorageHealthy").1, reason::RESIZE_PENDING);
+    world.edit(json!({ "storage": { "size": "1024Mi" } }));
+    world.settle();
+    assert_eq!(says(&world, "UpToDate").0, "True");
+}
+
+#[test]
+fn a_new_release_reaches_the_template_but_a_new_major_does_not() {
+    for (version, image, why) in [
+        ("16.16", "dbctl/postgres:16.16", reason::PODS_OUTDATED),
+        ("17.2", "dbctl/postgres:16.15", reason::UPGRADE_NEEDED),
+    ] {
+        let mut world = World::settled(json!({}));
+        world.edit(json!({ "version": version }));
+        world.settle();
+        let found = text(world.get(Kind::StatefulSet, "db"), "/spec/template/spec/containers/0/image");
+        assert_eq!(found, Some(image));
+        assert_eq!(says(&world, "UpToDate"), is("False", why));
+        assert_eq!(world.plan().status.version.as_deref(), Some("16.15"));
+    }
+}
+
+#[test]
+fn deletion_keeps_or_removes_what_the_policy_says() {
+    for (policy, kept) in [("Retain", true), ("Delete", false)] {
+        let mut world = World::settled(json!({ "deletionPolicy": policy }));
+        world.delete();
+        let plan = world.pass(usize::MAX);
+        assert_eq!(plan.status.phase, Some(Phase::Deleting));
+        assert_eq!(names(&plan.actions)[0], "delete StatefulSet db");
+        assert!(
+            names(&world.plan().actions).iter().all(|action| !action.contains("finalizer")),
+            "pods still run"
+        );
+        world.settle();
+        assert!(world.database.is_none());
+        for (kind, name) in [
+            (Kind::PersistentVolumeClaim, "data-db-2"),
+            (Kind::ConfigMap, "db-config"),
+            (Kind::Secret, "db-internal"),
+            (Kind::Secret, "db-app"),
+        ] {
+            assert_eq!(world.observed.get(kind, name).is_some(), kept, "{policy} {name}");
+        }
+        assert!(world.observed.get(Kind::Service, "db").is_none());
+    }
+}
+
+#[test]
+fn what_was_kept_is_taken_up_again_by_as_many_members_as_hold_it() {
+    let mut world = World::settled(json!({}));
+    world.lead("db-2");
+    world.settle();
+    world.delete();
+    world.settle();
+    world.recreate(json!({ "replicas": 1 }));
+    world.pass(usize::MAX);
+    assert_eq!(
+        world.get(Kind::StatefulSet, "db")["spec"]["replicas"],
+        3,
+        "the newest data may be any member's"
+    );
+    world.settle();
+    assert_eq!(world.pods(), ["db-0"]);
+    assert_eq!(says(&world, "Ready").0, "True");
+}
+
+#[test]
+fn others_objects_survive_a_deletion() {
+    let mut world = World::settled(json!({ "deletionPolicy": "Delete" }));
+    let labels = crate::api::Names("db").labels();
+    for (kind, name) in
+        [(Kind::Secret, "mine"), (Kind::PersistentVolumeClaim, "data-other"), (Kind::ConfigMap, "db-notes")]
+    {
+        world.observed.insert(kind, json!({ "metadata": { "name": name, "labels": labels } }));
+    }
+    world.delete();
+    world.settle();
+    assert!(world.database.is_none());
+    assert!(world.observed.get(Kind::Secret, "mine").is_some());
+    assert!(world.observed.get(Kind::PersistentVolumeClaim, "data-other").is_some());
+    assert!(world.observed.get(Kind::ConfigMap, "db-notes").is_some());
+}
+
+#[test]
+fn a_database_that_cannot_be_read_goes_and_leaves_its_data() {
+    let mut world = World::settled(json!({ "deletionPolicy": "Delete" }));
+    world.delete();
+    let stand_in = stand_in(&world.database.as_ref().unwrap().metadata).unwrap();
+    assert_eq!(
+        names(&plan_unreadable(&stand_in, &world.observed, &Settings::default())),
+        ["delete StatefulSet db"]
+    );
+    world.observed.remove(Kind::StatefulSet, "db");
+    world.step();
+    assert_eq!(
+        names(&plan_unreadable(&stand_in, &world.observed, &Settings::default())),
+        ["remove finalizer"]
+    );
+}
+
+#[test]
+fn requests_are_answered_once_and_never_looped_over() {
+    let mut world = World::settled(json!({}));
+    let id = ulid::Ulid::from_parts(u64::try_from(world.now.as_millisecond()).unwrap(), 1);
+    let good = format!(r#"{{"id":"{id}","uid":"uid-1"}}"#);
+    let other = format!(r#"{{"id":"{}","uid":"another"}}"#, ulid::Ulid::from_parts(id.timestamp_ms(), 2));
+    let annotations =
+        [("restart", good.as_str()), ("failover", other.as_str()), ("backup", "{"), ("dance", "{}")];
+    let annotations = annotations.map(|(verb, text)| (format!("db.example.com/{verb}"), text.to_owned()));
+    world.database.as_mut().unwrap().metadata.annotations = Some(annotations.into());
+    world.events.clear();
+    world.settle();
+    let operations = world.plan().status.operations;
+    assert_eq!(operations.len(), 4);
+    assert!(operations.iter().all(|operation| operation.phase == OperationPhase::Rejected));
+    assert_eq!(
+        world.events.iter().filter(|event| event.reason == "RequestRejected" && event.warning).count(),
+        4
+    );
+    let said = |kind: &str| operations.iter().find(|o| o.kind == kind).unwrap().message.clone().unwrap();
+    assert!(said("restart").contains("not available in this version"));
+    assert!(said("failover").contains("another object's uid"));
+    assert!(said("backup").contains("malformed"));
+    assert!(said("dance").contains("unknown verb"));
+    assert_eq!(world.plan().actions, vec![]);
+}
+
+#[test]
+fn more_requests_than_are_kept_do_not_push_each_other_out() {
+    let mut world = World::settled(json!({}));
+    let many = (0..25).map(|n| (format!("db.example.com/verb-{n:02}"), "{}".to_owned()));
+    world.database.as_mut().unwrap().metadata.annotations = Some(many.collect());
+    world.settle();
+    assert_eq!(world.plan().status.operations.len(), 10);
+    // New ones push out those that are over.
+    let other = [("db.example.com/other".to_owned(), "{}".to_owned())];
+    world.database.as_mut().unwrap().metadata.annotations = Some(other.into());
+    world.settle();
+    let kinds: Vec<String> =
+        world.plan().status.operations.into_iter().map(|operation| operation.kind).collect();
+    assert_eq!((kinds.len(), kinds[0].as_str()), (10, "other"));
+}
+
+fn any_spec() -> impl Strategy<Value = Value> {
+    (1..=9, any::<bool>(), any::<bool>(), prop::option::of("[0-9]{1,2}MB"), 0..3usize).prop_map(
+        |(replicas, synchronous, delete, work_mem, hba)| {
+            let parameters = work_mem.map_or(json!({}), |value| json!({ "work_mem": value }));
+            json!({
+                "replicas": replicas,
+                "synchronous": synchronous,
+                "deletionPolicy": if delete { "Delete" } else { "Retain" },
+                "parameters": parameters,
+                "hba": vec!["host all all 10.0.0.0/8 reject"; hba],
+                "resources": { "requests": { "memory": "1Gi", "cpu": "500m" } },
+            })
+        },
+    )
+}
+
+/// What happens to a database in between.
+#[derive(Clone, Debug)]
+enum Happening {
+    Pass(usize),
+    Step,
+    Edit(Value),
+    Lead(usize),
+    LosePod(usize),
+    LoseObject(usize),
+}
+
+fn any_happening() -> impl Strategy<Value = Happening> {
+    prop_oneof![
+        4 => (0..20usize).prop_map(Happening::Pass),
+        4 => Just(Happening::Step),
+        1 => any_spec().prop_map(Happening::Edit),
+        1 => (0..9usize).prop_map(Happening::Lead),
+        1 => (0..9usize).prop_map(Happening::LosePod),
+        1 => (0..9usize).prop_map(Happening::LoseObject),
+    ]
+}
+
+fn happen(world: &mut World, happening: &Happening) {
+    let pods = world.pods();
+    match happening {
+        Happening::Pass(limit) => drop(world.pass(*limit)),
+        Happening::Step => world.step(),
+        Happening::Edit(spec) => world.edit(spec.clone()),
+        Happening::Lead(pod) if world.leader().is_some() && !pods.is_empty() => {
+            world.lead(&pods[pod % pods.len()]);
+        }
+        Happening::LosePod(pod) if !pods.is_empty() => {
+            drop(world.observed.remove(Kind::Pod, &pods[pod % pods.len()]));
+        }
+        Happening::LoseObject(which) => {
+            let owned = [
+                Kind::Service,
+                Kind::Role,
+                Kind::RoleBinding,
+                Kind::ServiceAccount,
+                Kind::PodDisruptionBudget,
+            ];
+            drop(world.observed.remove(owned[which % owned.len()], "db"));
+        }
+        Happening::Lead(_) | Happening::LosePod(_) => {}
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn planning_twice_changes_nothing(spec in any_spec()) {
+        let mut world = World::settled(spec);
+        prop_assert_eq!(world.plan().actions, vec![]);
+        world.step();
+        world.now += jiff::SignedDuration::from_hours(1);
+        prop_assert_eq!(world.plan().actions, vec![]);
+    }
+
+    /// A second pass over the same observation asks for the same: nothing is decided by how often it is looked.
+    #[test]
+    fn from_any_interrupted_state_it_converges(
+        spec in any_spec(),
+        happenings in prop::collection::vec(any_happening(), 0..24),
+    ) {
+        let mut world = World::new(database(spec));
+        for happening in &happenings {
+            happen(&mut world, happening);
+            let shrinks_primary_away = world.leader().is_some_and(|leader| {
+                !world.pods().is_empty() && !matches!(happening, Happening::LosePod(_)) && !world.pods().iter().any(|pod| pod == leader)
+            });
+            let lost = happenings.iter().any(|happening| matches!(happening, Happening::LosePod(_)));
+            prop_assert!(!shrinks_primary_away || lost);
+        }
+        world.settle();
+        let plan = world.plan();
+        prop_assert_eq!(plan.actions, vec![]);
+        prop_assert_eq!(condition(&plan.status, "Ready").status.as_str(), "True");
+        prop_assert_eq!(plan.status.phase, Some(Phase::Running));
+        let replicas = world.database.as_ref().unwrap().spec.replicas;
+        prop_assert_eq!(i32::try_from(world.pods().len()).unwrap(), replicas);
+        let synchronous = world.database.as_ref().unwrap().spec.synchronous && replicas > 1;
+        prop_assert_eq!(world.mode() == json!("quorum"), synchronous);
+    }
+
+    #[test]
+    fn deletion_ends_from_any_interrupted_state(
+        spec in any_spec(),
+        happenings in prop::collection::vec(any_happening(), 0..16),
+        limits in prop::collection::vec(0..6usize, 0..12),
+    ) {
+        let mut world = World::new(database(spec));
+        for happening in &happenings {
+            happen(&mut world, happening);
+        }
+        let policy = world.database.as_ref().unwrap().spec.deletion_policy;
+        let guarded = world.database.as_ref().unwrap().metadata.finalizers.is_some();
+        world.delete();
+        for limit in limits {
+            if world.database.is_some() {
+                world.pass(limit);
+                world.step();
+            }
+        }
+        prop_assume!(guarded);
+        world.settle();
+        prop_assert!(world.database.is_none());
+        let claims = world.observed.all(Kind::PersistentVolumeClaim).count();
+        let secrets = world.observed.all(Kind::Secret).count();
+        if policy == DeletionPolicy::Delete {
+            prop_assert_eq!((claims, secrets), (0, 0));
+        } else {
+            prop_assert!(secrets > 0 || happenings.is_empty() || claims == 0);
+        }
+        prop_assert_eq!(world.observed.all(Kind::Service).count(), 0);
+    }
+}

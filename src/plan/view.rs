@@ -1,0 +1,180 @@
+//! The observed objects, read as a Patroni cluster.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::object::{LockAge, label, name_of, terminating};
+use super::text::{at, list, number, text};
+use super::{Kind, Observed};
+use crate::api::{LABEL_DATABASE, Names};
+use crate::patroni::{Answer, DynamicConfig, Lock, MemberStatus, Sync};
+
+/// Label of a pod with the release it was made for.
+pub const LABEL_VERSION: &str = "app.kubernetes.io/version";
+/// The database container.
+pub const CONTAINER: &str = "postgres";
+
+/// A member's pod.
+#[derive(Clone, Debug)]
+pub struct Member<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// The number at the end of it.
+    pub ordinal: i32,
+    /// The pod.
+    pub pod: &'a Value,
+    /// What it says of itself.
+    pub status: Option<MemberStatus>,
+    /// What it answered when asked.
+    pub answer: Option<&'a Answer>,
+}
+
+impl<'a> Member<'a> {
+    /// Its pod is ready and not on its way out.
+    pub fn ready(&self) -> bool {
+        let ready = list(self.pod, "/status/conditions")
+            .iter()
+            .any(|condition| condition["type"] == "Ready" && condition["status"] == "True");
+        ready && !terminating(self.pod)
+    }
+
+    /// The release its pod was made for.
+    pub fn version(&self) -> Option<&'a str> {
+        label(self.pod, LABEL_VERSION)
+    }
+
+    /// The revision of the StatefulSet that its pod was made from.
+    pub fn revision(&self) -> Option<&'a str> {
+        label(self.pod, "controller-revision-hash")
+    }
+
+    /// Its pod's address.
+    pub fn address(&self) -> Option<&'a str> {
+        text(self.pod, "/status/podIP").filter(|address| !address.is_empty())
+    }
+
+    /// It runs as primary: by its own answer, else by what it last wrote, as long as the node finds it ready.
+    pub fn is_running_primary(&self) -> bool {
+        match (self.answer, &self.status) {
+            (Some(answer), _) => answer.is_running_primary(),
+            (None, Some(status)) => status.is_running_primary() && self.ready(),
+            (None, None) => false,
+        }
+    }
+
+    /// It runs as a replica that streams, and its node finds it ready.
+    pub fn is_streaming_replica(&self) -> bool {
+        self.ready() && self.status.as_ref().is_some_and(MemberStatus::is_streaming_replica)
+    }
+
+    /// Its timeline.
+    pub fn timeline(&self) -> Option<i64> {
+        let answered = self.answer.and_then(|answer| answer.timeline);
+        answered.or_else(|| self.status.as_ref().and_then(|status| status.timeline))
+    }
+
+    /// Why its container does not run, in Kubernetes' words.
+    pub fn waiting(&self) -> Option<String> {
+        let container =
+            list(self.pod, "/status/containerStatuses").iter().find(|status| status["name"] == CONTAINER)?;
+        let state = at(container, "/state/waiting").or_else(|| at(container, "/state/terminated"))?;
+        let reason = text(state, "/reason").unwrap_or("not running");
+        Some(match text(state, "/message") {
+            Some(message) => format!("{reason}: {message}"),
+            None => reason.to_owned(),
+        })
+    }
+}
+
+/// Everything that a plan decides by.
+#[derive(Clone, Debug)]
+pub struct View<'a> {
+    /// The pods, by ordinal.
+    pub members: Vec<Member<'a>>,
+    /// The leader lock.
+    pub lock: Lock,
+    /// Whether the lock is renewed.
+    pub lock_age: LockAge,
+    /// The synchronous state.
+    pub sync: Sync,
+    /// Patroni's dynamic configuration.
+    pub config: DynamicConfig,
+    /// The StatefulSet.
+    pub stateful_set: Option<&'a Value>,
+    /// Pods that the write Service leads to.
+    pub write_endpoints: BTreeSet<String>,
+}
+
+impl<'a> View<'a> {
+    /// Reads what was observed.
+    pub fn new(name: &'a str, observed: &'a Observed) -> Self {
+        let names = Names(name);
+        let config_map = |name: String| observed.get(Kind::ConfigMap, &name);
+        let mut members: Vec<_> =
+            observed.all(Kind::Pod).filter_map(|pod| member(names, observed, pod)).collect();
+        members.sort_by_key(|member| member.ordinal);
+        Self {
+            members,
+            lock: config_map(names.leader()).map(Lock::of).unwrap_or_default(),
+            lock_age: observed.lock_age,
+            sync: config_map(names.sync()).map(Sync::of).unwrap_or_default(),
+            config: config_map(names.dynamic_config()).map(DynamicConfig::of).unwrap_or_default(),
+            stateful_set: observed.get(Kind::StatefulSet, &names.main()),
+            write_endpoints: write_endpoints(names, observed),
+        }
+    }
+
+    /// The member of that name.
+    pub fn member(&self, name: &str) -> Option<&Member<'a>> {
+        self.members.iter().find(|member| member.name == name)
+    }
+
+    /// The member that holds the lock.
+    pub fn holder(&self) -> Option<&Member<'a>> {
+        self.member(self.lock.holder.as_deref()?)
+    }
+
+    /// The lock's holder runs as primary, and the lock is alive or the holder has just answered.
+    pub fn running_primary(&self) -> Option<&Member<'a>> {
+        self.holder().filter(|holder| {
+            holder.is_running_primary() && (holder.answer.is_some() || self.lock_age == LockAge::Fresh)
+        })
+    }
+
+    /// The database has been made: there is data.
+    pub fn initialized(&self) -> bool {
+        self.config.initialize.as_deref().is_some_and(|id| !id.is_empty())
+    }
+
+    /// How many members the StatefulSet is told to have.
+    pub fn stateful_replicas(&self) -> Option<i32> {
+        number(self.stateful_set?, "/spec/replicas")
+    }
+}
+
+fn member<'a>(names: Names<'_>, observed: &'a Observed, pod: &'a Value) -> Option<Member<'a>> {
+    let name = name_of(pod);
+    if label(pod, LABEL_DATABASE) != Some(names.0) {
+        return None;
+    }
+    Some(Member {
+        name,
+        ordinal: names.ordinal(name)?,
+        pod,
+        status: MemberStatus::of(pod),
+        answer: observed.answers.get(name),
+    })
+}
+
+fn write_endpoints(names: Names<'_>, observed: &Observed) -> BTreeSet<String> {
+    observed
+        .all(Kind::EndpointSlice)
+        .filter(|slice| label(slice, "kubernetes.io/service-name") == Some(names.main().as_str()))
+        .flat_map(|slice| list(slice, "/endpoints"))
+        // Nothing said counts as ready, says the API's documentation.
+        .filter(|endpoint| at(endpoint, "/conditions/ready").and_then(Value::as_bool) != Some(false))
+        .filter_map(|endpoint| text(endpoint, "/targetRef/name"))
+        .map(str::to_owned)
+        .collect()
+}

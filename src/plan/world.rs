@@ -1,0 +1,371 @@
+//! A small world for tests: it carries out actions on what is observed, and does what the cluster and Patroni would.
+
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde_json::{Value, json};
+
+use super::object::{label, owners, uid_of};
+use super::text::{at, list, number, text};
+use super::*;
+use crate::api::{LABEL_ROLE, Names};
+use crate::patroni::CONFIG_KEY;
+
+/// One namespace with one Database in it, or none any more.
+pub struct World {
+    pub database: Option<Database>,
+    pub observed: Observed,
+    pub events: Vec<Event>,
+    pub now: jiff::Timestamp,
+    serial: u64,
+}
+
+pub fn database(spec: Value) -> Database {
+    let mut base = json!({ "replicas": 3, "version": "16.15", "storage": { "size": "1Gi" } });
+    json_patch::merge(&mut base, &spec);
+    serde_json::from_value(json!({
+        "apiVersion": "db.example.com/v1alpha1", "kind": "Database",
+        "metadata": { "name": "db", "namespace": "ns", "uid": "uid-1", "generation": 1, "resourceVersion": "1" },
+        "spec": base,
+    }))
+    .unwrap()
+}
+
+impl World {
+    pub fn new(database: Database) -> Self {
+        Self {
+            database: Some(database),
+            observed: Observed::default(),
+            events: Vec::new(),
+            now: jiff::Timestamp::from_second(1_000_000).unwrap(),
+            serial: 1,
+        }
+    }
+
+    /// A world in which the Database has settled.
+    pub fn settled(spec: Value) -> Self {
+        let mut world = Self::new(database(spec));
+        world.settle();
+        world
+    }
+
+    pub fn plan(&self) -> Plan {
+        plan(self.database.as_ref().unwrap(), &self.observed, &Settings::default(), self.now)
+    }
+
+    /// Changes the spec, as a user does.
+    pub fn edit(&mut self, spec: Value) {
+        let database = self.database.as_mut().unwrap();
+        let mut whole = serde_json::to_value(&database.spec).unwrap();
+        json_patch::merge(&mut whole, &spec);
+        database.spec = serde_json::from_value(whole).unwrap();
+        database.metadata.generation = database.metadata.generation.map(|generation| generation + 1);
+    }
+
+    pub fn delete(&mut self) {
+        self.database.as_mut().unwrap().metadata.deletion_timestamp = Some(Time(self.now));
+    }
+
+    /// A new Database of the same name.
+    pub fn recreate(&mut self, spec: Value) {
+        assert!(self.database.is_none());
+        let mut again = database(spec);
+        again.metadata.uid = Some("uid-2".to_owned());
+        self.database = Some(again);
+    }
+
+    /// One pass of which only the first `limit` actions are carried out.
+    pub fn pass(&mut self, limit: usize) -> Plan {
+        let plan = self.plan();
+        for action in plan.actions.iter().take(limit) {
+            self.act(action);
+        }
+        self.now += jiff::SignedDuration::from_secs(2);
+        plan
+    }
+
+    /// Passes, with the cluster moving between them, until nothing changes any more.
+    pub fn settle(&mut self) {
+        for _ in 0..40 {
+            let before = self.observed.clone();
+            let acted = self.database.is_some() && !self.pass(usize::MAX).actions.is_empty();
+            self.step();
+            if !acted && self.same(&before) {
+                return;
+            }
+        }
+        panic!("it never settles: {:#?}", self.plan().actions);
+    }
+
+    fn same(&self, before: &Observed) -> bool {
+        Kind::ALL.into_iter().all(|kind| before.all(kind).eq(self.observed.all(kind)))
+    }
+
+    pub fn get(&self, kind: Kind, name: &str) -> &Value {
+        self.observed.get(kind, name).unwrap_or_else(|| panic!("no {kind} {name}"))
+    }
+
+    pub fn change(&mut self, kind: Kind, name: &str, patch: Value) {
+        let mut object = self.get(kind, name).clone();
+        json_patch::merge(&mut object, &patch);
+        self.observed.insert(kind, object);
+    }
+
+    fn put(&mut self, kind: Kind, mut object: Value) {
+        if uid_of(&object).is_none() {
+            self.serial += 1;
+            object["metadata"]["uid"] = json!(format!("object-{}", self.serial));
+        }
+        self.observed.insert(kind, object);
+    }
+
+    fn act(&mut self, action: &Action) {
+        let Some(database) = self.database.as_mut() else { return };
+        match action {
+            Action::AddFinalizer => database.metadata.finalizers = Some(vec![FINALIZER.to_owned()]),
+            Action::RemoveFinalizer => self.collect_garbage(),
+            Action::Create(kind, body) => {
+                assert!(self.observed.get(*kind, name_of(body)).is_none(), "made twice");
+                self.put(*kind, body.clone());
+            }
+            Action::CreateSecret(secret) => {
+                assert!(self.observed.get(Kind::Secret, name_of(&secret.body)).is_none(), "made twice");
+                self.put(Kind::Secret, secret.body.clone());
+            }
+            Action::Apply(apply) => self.apply(apply),
+            Action::Delete { kind, name, uid } => {
+                let gone = self.observed.remove(*kind, name).unwrap();
+                assert_eq!(uid_of(&gone), uid.as_deref());
+            }
+            Action::PatchPatroniConfig { patch, .. } => self.patch_config(patch),
+            Action::Switchover { candidate, .. } => {
+                let candidate = candidate.clone();
+                self.lead(&candidate);
+            }
+            Action::PatchStatus(status) => database.status = Some((**status).clone()),
+            Action::PublishEvent(event) => self.events.push(event.clone()),
+        }
+    }
+
+    /// As the API server: what is applied replaces what was applied before, and defaults are filled in.
+    fn apply(&mut self, apply: &Apply) {
+        let name = name_of(&apply.body).to_owned();
+        let old = self.observed.get(apply.kind, &name).cloned();
+        assert_eq!(old.as_ref().and_then(uid_of), apply.uid.as_deref());
+        let mut object = apply.body.clone();
+        if let Some(old) = &old {
+            for kept in ["/metadata/uid", "/status", "/metadata/generation"] {
+                if let Some(value) = at(old, kept) {
+                    let (parent, key) = kept.rsplit_once('/').unwrap();
+                    object.pointer_mut(parent).unwrap()[key] = value.clone();
+                }
+            }
+        }
+        match apply.kind {
+            Kind::StatefulSet => {
+                if let Some(old) = &old {
+                    assert_eq!(
+                        list(old, "/spec/volumeClaimTemplates").len(),
+                        list(&object, "/spec/volumeClaimTemplates").len()
+                    );
+                    assert_eq!(at(old, "/spec/selector"), at(&object, "/spec/selector"), "immutable");
+                }
+                object["spec"]["revisionHistoryLimit"] = json!(10);
+                object["spec"]["volumeClaimTemplates"][0]["spec"]["volumeMode"] = json!("Filesystem");
+                object["spec"]["volumeClaimTemplates"][0]["status"] = json!({ "phase": "Pending" });
+                let generation = old.and_then(|old| number(&old, "/metadata/generation")).unwrap_or(0);
+                object["metadata"]["generation"] = json!(generation + 1);
+            }
+            Kind::Service if at(&object, "/spec/clusterIP").is_none() => {
+                object["spec"]["clusterIP"] = json!("10.0.0.1");
+            }
+            _ => {}
+        }
+        self.put(apply.kind, object);
+    }
+
+    fn collect_garbage(&mut self) {
+        let uid = self.database.take().and_then(|database| database.metadata.uid);
+        for kind in Kind::ALL {
+            let gone: Vec<String> = self
+                .observed
+                .all(kind)
+                .filter(|object| owners(object).iter().any(|owner| owner["uid"].as_str() == uid.as_deref()))
+                .map(|object| name_of(object).to_owned())
+                .collect();
+            gone.iter().for_each(|name| drop(self.observed.remove(kind, name)));
+        }
+    }
+
+    /// The StatefulSet controller, the nodes, Patroni and the EndpointSlice controller do what they do.
+    pub fn step(&mut self) {
+        self.stateful_set();
+        self.patroni();
+        self.endpoints();
+    }
+
+    fn stateful_set(&mut self) {
+        // One without an owner is a foreign one of the tests.
+        let set = self.observed.get(Kind::StatefulSet, "db").filter(|set| !owners(set).is_empty()).cloned();
+        let replicas = set.as_ref().and_then(|set| number(set, "/spec/replicas")).unwrap_or(0);
+        let surplus: Vec<String> = self
+            .observed
+            .all(Kind::Pod)
+            .filter(|pod| !owners(pod).is_empty())
+            .map(|pod| name_of(pod).to_owned())
+            .filter(|name| Names("db").ordinal(name).is_none_or(|ordinal| ordinal >= replicas))
+            .collect();
+        surplus.iter().for_each(|name| drop(self.observed.remove(Kind::Pod, name)));
+        let Some(mut set) = set else { return };
+        let revision = set["spec"]["template"].to_string().len().to_string();
+        set["status"] =
+            json!({ "updateRevision": revision, "observedGeneration": set["metadata"]["generation"] });
+        for ordinal in 0..replicas {
+            self.ensure_member(&set, ordinal, &revision);
+        }
+        self.observed.insert(Kind::StatefulSet, set);
+    }
+
+    fn ensure_member(&mut self, set: &Value, ordinal: i32, revision: &str) {
+        let (claim, pod) = (Names("db").claim(ordinal), Names("db").member(ordinal));
+        if self.observed.get(Kind::PersistentVolumeClaim, &claim).is_none() {
+            let template = set["spec"]["volumeClaimTemplates"][0].clone();
+            let mut labels = template["metadata"]["labels"].clone();
+            json_patch::merge(&mut labels, &set["spec"]["selector"]["matchLabels"]);
+            self.put(
+                Kind::PersistentVolumeClaim,
+                json!({
+                    "metadata": { "name": claim, "namespace": "ns", "labels": labels },
+                    "spec": template["spec"], "status": { "phase": "Bound" },
+                }),
+            );
+        }
+        if self.observed.get(Kind::Pod, &pod).is_none() {
+            let mut labels = set["spec"]["template"]["metadata"]["labels"].clone();
+            labels["controller-revision-hash"] = json!(revision);
+            let owner = json!({ "kind": "StatefulSet", "name": "db", "uid": uid_of(set) });
+            self.put(
+                Kind::Pod,
+                json!({
+                    "metadata": { "name": pod, "namespace": "ns", "labels": labels, "ownerReferences": [owner] },
+                    "spec": { "nodeName": "node" },
+                    "status": {
+                        "podIP": format!("10.1.0.{ordinal}"),
+                        "conditions": [{ "type": "Ready", "status": "True" }],
+                    },
+                }),
+            );
+        }
+    }
+
+    pub fn pods(&self) -> Vec<String> {
+        self.observed.all(Kind::Pod).map(|pod| name_of(pod).to_owned()).collect()
+    }
+
+    pub fn leader(&self) -> Option<&str> {
+        text(self.observed.get(Kind::ConfigMap, "db-leader")?, "/metadata/annotations/leader")
+    }
+
+    /// Patroni's synchronous mode, as it runs.
+    pub fn mode(&self) -> Value {
+        let config = text(self.get(Kind::ConfigMap, "db-config"), "/metadata/annotations/config").unwrap();
+        serde_json::from_str::<Value>(config).unwrap()["synchronous_mode"].clone()
+    }
+
+    pub fn lead(&mut self, pod: &str) {
+        self.change(
+            Kind::ConfigMap,
+            "db-leader",
+            json!({ "metadata": { "annotations": { "leader": pod } } }),
+        );
+        self.patroni();
+        self.endpoints();
+    }
+
+    fn patch_config(&mut self, patch: &Value) {
+        let object = self.get(Kind::ConfigMap, "db-config");
+        let mut config: Value =
+            serde_json::from_str(text(object, "/metadata/annotations/config").unwrap()).unwrap();
+        json_patch::merge(&mut config, patch);
+        let annotations = json!({ "config": config.to_string() });
+        self.change(Kind::ConfigMap, "db-config", json!({ "metadata": { "annotations": annotations } }));
+    }
+
+    fn patroni(&mut self) {
+        let pods = self.pods();
+        if self.leader().is_some_and(|leader| !pods.iter().any(|pod| pod == leader)) {
+            self.change(
+                Kind::ConfigMap,
+                "db-leader",
+                json!({ "metadata": { "annotations": { "leader": null } } }),
+            );
+        }
+        if pods.is_empty() || self.observed.get(Kind::ConfigMap, "db-config").is_none() {
+            return;
+        }
+        self.bootstrap();
+        if self.leader().is_none() {
+            self.change(
+                Kind::ConfigMap,
+                "db-leader",
+                json!({ "metadata": { "annotations": { "leader": pods[0] } } }),
+            );
+        }
+        let leader = self.leader().unwrap().to_owned();
+        let failsafe: serde_json::Map<_, _> = pods.iter().map(|pod| (pod.clone(), json!("url"))).collect();
+        let failsafe = Value::Object(failsafe).to_string();
+        self.change(
+            Kind::ConfigMap,
+            "db-leader",
+            json!({ "metadata": { "annotations": { "optime": "100", "failsafe": failsafe } } }),
+        );
+        let standbys: Vec<&str> = pods.iter().filter(|pod| **pod != leader).map(String::as_str).collect();
+        let standbys = if self.mode() == json!("quorum") { standbys.join(",") } else { String::new() };
+        let sync = json!({ "leader": leader, "sync_standby": standbys });
+        self.change(Kind::ConfigMap, "db-sync", json!({ "metadata": { "annotations": sync } }));
+        for pod in &pods {
+            self.member_status(pod, *pod == leader);
+        }
+    }
+
+    /// The first member to start makes the database by the rendered file.
+    fn bootstrap(&mut self) {
+        if text(self.get(Kind::ConfigMap, "db-config"), "/metadata/annotations/initialize").is_some() {
+            return;
+        }
+        let file = self.get(Kind::ConfigMap, "db-patroni")["data"][CONFIG_KEY].as_str().unwrap();
+        let file: Value = serde_json::from_str(file).unwrap();
+        let annotations = json!({ "initialize": "7710", "config": file["bootstrap"]["dcs"].to_string() });
+        self.change(Kind::ConfigMap, "db-config", json!({ "metadata": { "annotations": annotations } }));
+    }
+
+    fn member_status(&mut self, pod: &str, leads: bool) {
+        let status = if leads {
+            json!({ "state": "running", "role": "primary", "timeline": 1, "xlog_location": 100 })
+        } else {
+            json!({ "state": "running", "role": "replica", "replication_state": "streaming", "timeline": 1, "replay_lsn": 100 })
+        };
+        let role = if leads { "primary" } else { "replica" };
+        self.change(
+            Kind::Pod,
+            pod,
+            json!({ "metadata": { "annotations": { "status": status.to_string() }, "labels": { LABEL_ROLE: role } } }),
+        );
+    }
+
+    fn endpoints(&mut self) {
+        if self.observed.get(Kind::Service, "db").is_none() {
+            drop(self.observed.remove(Kind::EndpointSlice, "db-x"));
+            return;
+        }
+        let endpoints: Vec<Value> = self
+            .observed
+            .all(Kind::Pod)
+            .filter(|pod| label(pod, LABEL_ROLE) == Some("primary"))
+            .map(|pod| json!({ "targetRef": { "name": name_of(pod) }, "conditions": { "ready": true } }))
+            .collect();
+        let labels = json!({ "kubernetes.io/service-name": "db", "db.example.com/database": "db" });
+        let slice = json!({ "metadata": { "name": "db-x", "namespace": "ns", "labels": labels }, "endpoints": endpoints });
+        self.observed.insert(Kind::EndpointSlice, Arc::new(slice));
+    }
+}

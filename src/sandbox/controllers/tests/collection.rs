@@ -1,0 +1,121 @@
+//! Garbage collection and namespaces.
+
+use serde_json::{Value, json};
+
+use super::server::{CONFIGS, PODS, Plane, SETS, stateful_set};
+
+fn config(name: &str, owners: &[&Value]) -> Value {
+    let owners: Vec<Value> = owners
+        .iter()
+        .map(|owner| {
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "name": owner["metadata"]["name"],
+                   "uid": owner["metadata"]["uid"], "blockOwnerDeletion": true})
+        })
+        .collect();
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "ownerReferences": owners}})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_goes_and_what_has_another_owner_stays() {
+    let plane = Plane::start().await;
+    let one = plane.post(CONFIGS, config("one", &[])).await;
+    let two = plane.post(CONFIGS, config("two", &[])).await;
+    let child = plane.post(CONFIGS, config("child", &[&one])).await;
+    plane.post(CONFIGS, config("grandchild", &[&child])).await;
+    plane.post(CONFIGS, config("shared", &[&one, &two])).await;
+    plane.delete(&format!("{CONFIGS}/one")).await;
+    plane.gone(&format!("{CONFIGS}/child")).await;
+    plane.gone(&format!("{CONFIGS}/grandchild")).await;
+    let shared = plane
+        .eventually(&format!("{CONFIGS}/shared"), |shared| {
+            shared["metadata"]["ownerReferences"].as_array().is_some_and(|owners| owners.len() == 1)
+        })
+        .await;
+    assert_eq!(shared["metadata"]["ownerReferences"][0]["name"], "two");
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_the_foreground_the_last_goes_first_all_the_way_down() {
+    let plane = Plane::start().await;
+    let top = plane.post(CONFIGS, config("top", &[])).await;
+    let middle = plane.post(CONFIGS, config("middle", &[&top])).await;
+    let mut bottom = config("bottom", &[&middle]);
+    bottom["metadata"]["finalizers"] = json!(["example.com/hold"]);
+    plane.post(CONFIGS, bottom).await;
+    plane.settled().await;
+    plane.delete_with(&format!("{CONFIGS}/top"), json!({"propagationPolicy": "Foreground"})).await;
+    plane
+        .eventually(&format!("{CONFIGS}/bottom"), |bottom| {
+            bottom["metadata"]["deletionTimestamp"].is_string()
+        })
+        .await;
+    plane.settled().await;
+    for name in ["top", "middle"] {
+        let held = plane.get(&format!("{CONFIGS}/{name}")).await.unwrap();
+        assert_eq!(held["metadata"]["finalizers"], json!(["foregroundDeletion"]), "{name}");
+    }
+    plane.merge(&format!("{CONFIGS}/bottom"), json!({"metadata": {"finalizers": null}})).await;
+    for name in ["bottom", "middle", "top"] {
+        plane.gone(&format!("{CONFIGS}/{name}")).await;
+    }
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orphaned_pods_run_on_and_a_new_set_of_that_name_takes_them_in() {
+    let plane = Plane::start().await;
+    plane.node("node").await;
+    plane.post(SETS, stateful_set("s", 2)).await;
+    let mut before = Vec::new();
+    for pod in ["s-0", "s-1"] {
+        let path = format!("{PODS}/{pod}");
+        before.push(
+            plane.eventually(&path, |pod| pod["spec"]["nodeName"] == "node").await["metadata"]["uid"].clone(),
+        );
+    }
+    plane.settled().await;
+    plane.delete_with(&format!("{SETS}/s"), json!({"propagationPolicy": "Orphan"})).await;
+    plane.gone(&format!("{SETS}/s")).await;
+    plane.settled().await;
+    for pod in ["s-0", "s-1"] {
+        assert!(plane.get(&format!("{PODS}/{pod}")).await.unwrap()["metadata"]["ownerReferences"].is_null());
+    }
+    let new = plane.post(SETS, stateful_set("s", 2)).await;
+    for (pod, uid) in ["s-0", "s-1"].into_iter().zip(before) {
+        let adopted = plane
+            .eventually(&format!("{PODS}/{pod}"), |pod| {
+                pod["metadata"]["ownerReferences"][0]["uid"] == new["metadata"]["uid"]
+            })
+            .await;
+        assert_eq!(adopted["metadata"]["uid"], uid);
+    }
+    plane.eventually(&format!("{SETS}/s"), |set| set["status"]["replicas"] == 2).await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_has_its_account_and_takes_everything_along() {
+    let plane = Plane::start().await;
+    plane
+        .post(
+            "/api/v1/namespaces",
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "x"}}),
+        )
+        .await;
+    let account = "/api/v1/namespaces/x/serviceaccounts/default";
+    let first = plane.eventually(account, |account| account["kind"] == "ServiceAccount").await;
+    plane.delete(account).await;
+    plane
+        .eventually(account, |new| {
+            new["metadata"]["uid"].is_string() && new["metadata"]["uid"] != first["metadata"]["uid"]
+        })
+        .await;
+    let set = stateful_set("s", 1);
+    plane.post("/apis/apps/v1/namespaces/x/statefulsets", set).await;
+    plane.eventually("/api/v1/namespaces/x/persistentvolumeclaims/data-s-0", |claim| !claim.is_null()).await;
+    plane.delete("/api/v1/namespaces/x").await;
+    plane.gone("/api/v1/namespaces/x").await;
+    plane.gone("/api/v1/namespaces/x/persistentvolumeclaims/data-s-0").await;
+    plane.stop().await;
+}
