@@ -107,7 +107,7 @@ impl Launcher {
         let (orders, inbox) = mpsc::unbounded_channel();
         tokio::spawn(pass(stdin, inbox));
         let entry = format!("{CONTAINER_MARK}={id}");
-        let mark = Mark { entry, places, programs: vec![self.programs.clone()] };
+        let mark = Mark::new(entry, places, vec![self.programs.clone()]);
         let mut lines = BufReader::new(stdout).lines();
         match next(&mut lines).await? {
             Some(Report::Started { at, .. }) => {
@@ -184,7 +184,7 @@ impl Process {
             let mark = self.mark.clone();
             let swept = tokio::task::spawn_blocking(move || mark.sweep(KILL_PATIENCE)).await;
             match swept {
-                Ok(Err(left)) => tracing::error!(?left, mark = self.mark.entry, "processes survive SIGKILL"),
+                Ok(Err(left)) => tracing::error!(?left, mark = ?self.mark, "processes survive SIGKILL"),
                 _ => return,
             }
         }

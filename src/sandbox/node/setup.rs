@@ -89,10 +89,10 @@ pub(super) fn remove_strangers(context: &Context, uids: &BTreeSet<String>) {
 /// # Errors
 /// The processes that cannot be killed.
 pub fn sweep(home: &Home) -> Result<usize, NodeError> {
-    let mark = Mark {
-        entry: format!("{HOME_MARK}={}", home.root().display()),
-        places: vec![home.state().join("volumes"), home.state().join("pods"), home.scratch()],
-        programs: vec![home.cache()],
-    };
+    let mark = Mark::new(
+        format!("{HOME_MARK}={}", home.root().display()),
+        vec![home.state().join("volumes"), home.state().join("pods"), home.scratch()],
+        vec![home.cache()],
+    );
     mark.sweep(SWEEP_PATIENCE).map_err(|left| NodeError::LeftOvers(left.into_iter().collect()))
 }

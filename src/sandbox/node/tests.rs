@@ -169,9 +169,7 @@ impl Cluster {
     /// The processes of this home.
     fn processes(&self) -> usize {
         let entry = format!("{HOME_MARK}={}", self.home.path().display());
-        Mark { entry, places: vec![self.home.path().to_owned()], programs: vec![test_cache()] }
-            .processes()
-            .len()
+        Mark::new(entry, vec![self.home.path().to_owned()], vec![test_cache()]).processes().len()
     }
 
     async fn until_no_process(&self) {

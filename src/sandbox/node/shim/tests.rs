@@ -35,7 +35,7 @@ fn shell(script: &str) -> Spec {
 }
 
 fn mark(id: &str) -> Mark {
-    Mark { entry: format!("{CONTAINER_MARK}={id}"), places: Vec::new(), programs: Vec::new() }
+    Mark::new(format!("{CONTAINER_MARK}={id}"), Vec::new(), Vec::new())
 }
 
 fn unique(name: &str) -> String {
@@ -187,11 +187,8 @@ async fn postgres_runs_as_the_pods_user_and_does_not_outlive_the_daemon() {
         .unwrap()
         .parse()
         .unwrap();
-    let everything = Mark {
-        entry: format!("{CONTAINER_MARK}={id}"),
-        places: vec![data.clone()],
-        programs: vec![image.build.clone()],
-    };
+    let everything =
+        Mark::new(format!("{CONTAINER_MARK}={id}"), vec![data.clone()], vec![image.build.clone()]);
     assert!(everything.processes().contains(&pid));
     assert!(everything.processes().len() >= 7, "the server's own processes are seen too");
     drop(process);

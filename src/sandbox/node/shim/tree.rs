@@ -63,15 +63,22 @@ pub(super) fn kill_descendants(of: Pid) {
 #[derive(Clone, Debug)]
 pub struct Mark {
     /// An entry of the environment, `NAME=VALUE`.
-    pub entry: String,
+    entry: String,
     /// Directories that these processes work in: postgres writes its title over its environment, but stays in its data
     /// directory.
-    pub places: Vec<PathBuf>,
+    places: Vec<PathBuf>,
     /// Where their programs lie: somebody's shell may stand in a data directory too.
-    pub programs: Vec<PathBuf>,
+    programs: Vec<PathBuf>,
 }
 
 impl Mark {
+    /// The mark with directories as /proc names them, without symbolic links.
+    pub fn new(entry: String, places: Vec<PathBuf>, programs: Vec<PathBuf>) -> Self {
+        let real =
+            |paths: Vec<PathBuf>| paths.into_iter().map(|path| path.canonicalize().unwrap_or(path)).collect();
+        Self { entry, places: real(places), programs: real(programs) }
+    }
+
     fn is_on(&self, process: &Path) -> bool {
         let entry = self.entry.as_bytes();
         let environment = std::fs::read(process.join("environ")).unwrap_or_default();
