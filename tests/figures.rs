@@ -62,7 +62,8 @@ fn measure(home: &Path) -> Outcome<()> {
     std::thread::sleep(IDLE);
     println!("controller's writes in {} idle seconds: {}", IDLE.as_secs(), writes(home)? - before);
 
-    let daemon: serde_json::Value = serde_json::from_str(&dbctl(home, &["sandbox", "status", "-o", "json"])?)?;
+    let daemon: serde_json::Value =
+        serde_json::from_str(&dbctl(home, &["sandbox", "status", "-o", "json"])?)?;
     let pid = daemon["pid"].as_u64().ok_or("no pid")?;
     let (resident, own) = (status_field(pid, "VmRSS")?, status_field(pid, "RssAnon")?);
     println!(

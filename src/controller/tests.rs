@@ -42,7 +42,8 @@ struct Cluster {
 
 impl Cluster {
     async fn start(definition: CustomResourceDefinition) -> Self {
-        let _ = tracing_subscriber::fmt().with_env_filter("dbctl=debug,kube=info").with_test_writer().try_init();
+        let _ =
+            tracing_subscriber::fmt().with_env_filter("dbctl=debug,kube=info").with_test_writer().try_init();
         let state = tempfile::tempdir().unwrap();
         let stop = CancellationToken::new();
         let config = ApiConfig {

@@ -35,18 +35,30 @@ fn run(home: &Path, args: &[&str], input: &str) -> Answer {
 #[test]
 fn bad_flags_name_the_field_and_what_is_allowed() {
     insta::assert_snapshot!("replicas", refused(&["--sandbox", "create", "orders-db", "--replicas", "10"]));
-    insta::assert_snapshot!("version", refused(&["--sandbox", "create", "orders-db", "--version", "sixteen"]));
-    insta::assert_snapshot!("storage", refused(&["--sandbox", "create", "orders-db", "--storage", "5 potatoes"]));
+    insta::assert_snapshot!(
+        "version",
+        refused(&["--sandbox", "create", "orders-db", "--version", "sixteen"])
+    );
+    insta::assert_snapshot!(
+        "storage",
+        refused(&["--sandbox", "create", "orders-db", "--storage", "5 potatoes"])
+    );
     insta::assert_snapshot!("unknown-flag", refused(&["--sandbox", "create", "orders-db", "--replica", "3"]));
     insta::assert_snapshot!("name", refused(&["--sandbox", "create", "Orders_DB"]));
-    insta::assert_snapshot!("owned-parameter", refused(&["--sandbox", "create", "o", "--parameter", "archive_mode=off"]));
+    insta::assert_snapshot!(
+        "owned-parameter",
+        refused(&["--sandbox", "create", "o", "--parameter", "archive_mode=off"])
+    );
 }
 
 #[test]
 fn bad_files_name_the_place() {
     let file = |text| refused_with(&["--sandbox", "create", "-f", "-"], text);
     insta::assert_snapshot!("file-not-yaml", file("spec: [1, 2\nreplicas: }"));
-    insta::assert_snapshot!("file-other-kind", file("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n"));
+    insta::assert_snapshot!(
+        "file-other-kind",
+        file("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n")
+    );
     insta::assert_snapshot!(
         "file-unknown-field",
         file(

@@ -21,10 +21,13 @@ fn ready_with(sandbox: &Sandbox, name: &str, count: usize) -> Value {
         let status = &database["status"];
         let ready = status["conditions"].as_array().is_some_and(|conditions| {
             conditions.iter().any(|c| {
-                c["type"] == "Ready" && c["status"] == "True" && c["observedGeneration"] == database["metadata"]["generation"]
+                c["type"] == "Ready"
+                    && c["status"] == "True"
+                    && c["observedGeneration"] == database["metadata"]["generation"]
             })
         });
-        let counted = members(&database, "replica").len() + 1 == count && status["readyReplicas"] == json!(count);
+        let counted =
+            members(&database, "replica").len() + 1 == count && status["readyReplicas"] == json!(count);
         if ready && counted { Ok(database) } else { Err(status.to_string()) }
     })
 }
@@ -49,7 +52,10 @@ fn create_write_scale_delete_and_come_back() {
     let primary = before["status"]["primary"].as_str().unwrap().to_owned();
 
     sandbox.sql("orders-db", "create table t (n int); insert into t values (1)");
-    assert_eq!(sandbox.sql("orders-db", "select pg_is_in_recovery(), current_setting('data_checksums')"), "f|on");
+    assert_eq!(
+        sandbox.sql("orders-db", "select pg_is_in_recovery(), current_setting('data_checksums')"),
+        "f|on"
+    );
     // The read Service takes turns: over some calls each replica answers.
     let mut answered = BTreeSet::new();
     eventually("both replicas show the row", || {
@@ -63,7 +69,10 @@ fn create_write_scale_delete_and_come_back() {
     sandbox.run(&["scale", "orders-db", "--replicas", "5", "--wait"]).ok();
     let wide = ready_with(&sandbox, "orders-db", 5);
     assert_eq!(wide["status"]["primary"], json!(primary));
-    assert_eq!(sandbox.sql("orders-db", "select count(*) from pg_stat_replication where state = 'streaming'"), "4");
+    assert_eq!(
+        sandbox.sql("orders-db", "select count(*) from pg_stat_replication where state = 'streaming'"),
+        "4"
+    );
     sandbox.run(&["scale", "orders-db", "--replicas", "3", "--wait"]).ok();
     assert_eq!(ready_with(&sandbox, "orders-db", 3)["status"]["primary"], json!(primary));
 
@@ -76,7 +85,8 @@ fn create_write_scale_delete_and_come_back() {
 #[test]
 fn deletion_policy_delete_leaves_nothing() {
     let sandbox = Sandbox::new();
-    let args = ["create", "gone", "--replicas", "1", "--storage", "1Gi", "--deletion-policy", "Delete", "--wait"];
+    let args =
+        ["create", "gone", "--replicas", "1", "--storage", "1Gi", "--deletion-policy", "Delete", "--wait"];
     sandbox.run(&args).ok();
     let volumes = sandbox.home().join("sandbox/volumes");
     assert_eq!(std::fs::read_dir(&volumes).unwrap().count(), 1);
@@ -95,7 +105,8 @@ fn deletion_policy_delete_leaves_nothing() {
                 &kube::core::GroupVersionKind::gvk("", "v1", kind),
                 &format!("{}s", kind.to_lowercase()),
             );
-            let api = kube::Api::<kube::core::DynamicObject>::default_namespaced_with(client.clone(), &resource);
+            let api =
+                kube::Api::<kube::core::DynamicObject>::default_namespaced_with(client.clone(), &resource);
             left.extend(api.list(&labelled).await.unwrap().items.into_iter().map(|o| o.metadata.name));
         }
         left

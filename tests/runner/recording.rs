@@ -80,8 +80,10 @@ impl Recording {
     pub async fn replay(&self, target: &Target) -> Result<(), String> {
         let id = ulid::Ulid::new().to_string().to_lowercase();
         let ns = format!("t-{id}");
-        let values =
-            BTreeMap::from([("ns".into(), json!(ns)), ("crdgroup".into(), json!(format!("t{}.example.com", &id[16..])))]);
+        let values = BTreeMap::from([
+            ("ns".into(), json!(ns)),
+            ("crdgroup".into(), json!(format!("t{}.example.com", &id[16..]))),
+        ]);
         let mut replay = Replay { target, values, watches: BTreeMap::new() };
         let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": ns } });
         let made = replay.call("POST", "/api/v1/namespaces", Some(&namespace), None, None).await?;
@@ -101,7 +103,9 @@ impl Replay<'_> {
             Step::Call { method, path, body, content_type, accept, status, expect, present, save } => {
                 let body = body.as_ref().map(|body| self.fill(body));
                 let path = self.fill_text(path);
-                let answer = self.call(method, &path, body.as_ref(), content_type.as_deref(), accept.as_deref()).await?;
+                let answer = self
+                    .call(method, &path, body.as_ref(), content_type.as_deref(), accept.as_deref())
+                    .await?;
                 let context = |what: String| format!("{method} {path}: {what}\n  answer: {}", answer.body);
                 if answer.status != *status {
                     return Err(context(format!("status {} instead of {status}", answer.status)));
@@ -111,13 +115,18 @@ impl Replay<'_> {
                     return Err(context(format!("{missing} is missing")));
                 }
                 for (name, pointer) in save {
-                    let value = answer.body.pointer(pointer).cloned().ok_or_else(|| context(format!("no {pointer}")))?;
+                    let value = answer
+                        .body
+                        .pointer(pointer)
+                        .cloned()
+                        .ok_or_else(|| context(format!("no {pointer}")))?;
                     self.values.insert(name.clone(), value);
                 }
                 Ok(())
             }
             Step::Watch { watch, name, count, seconds } => {
-                let stream = self.request("GET", &self.fill_text(watch)).send().await.map_err(|e| e.to_string())?;
+                let stream =
+                    self.request("GET", &self.fill_text(watch)).send().await.map_err(|e| e.to_string())?;
                 let task = tokio::spawn(collect(stream, *count, Duration::from_secs_f64(*seconds)));
                 self.watches.insert(name.clone(), task);
                 Ok(())
@@ -127,7 +136,11 @@ impl Replay<'_> {
                 let events = task.await.map_err(|e| e.to_string())??;
                 let seen: Vec<Value> = events.iter().map(|event| cut(event, paths)).collect();
                 let expected: Vec<Value> = expect.iter().map(|event| self.fill(event)).collect();
-                if seen == expected { Ok(()) } else { Err(format!("watched\n  {}\n instead of\n  {}", json!(seen), json!(expected))) }
+                if seen == expected {
+                    Ok(())
+                } else {
+                    Err(format!("watched\n  {}\n instead of\n  {}", json!(seen), json!(expected)))
+                }
             }
             Step::Eventually { eventually, value, code, seconds } => {
                 self.eventually(&self.fill_text(eventually), value.as_ref(), *code, *seconds).await
@@ -151,7 +164,9 @@ impl Replay<'_> {
         loop {
             let answer = self.call("GET", path, None, None, None).await?;
             let problem = match (value, code) {
-                (_, Some(code)) if answer.status != code => Some(format!("status {} instead of {code}", answer.status)),
+                (_, Some(code)) if answer.status != code => {
+                    Some(format!("status {} instead of {code}", answer.status))
+                }
                 (Some(value), _) => self.compare(&answer.body, value).err(),
                 _ => None,
             };
@@ -230,7 +245,10 @@ impl Replay<'_> {
 
 /// The event cut down to those pointers.
 fn cut(event: &Value, paths: &[String]) -> Value {
-    paths.iter().map(|path| (path.clone(), event.pointer(path).cloned().unwrap_or(json!("$absent")))).collect()
+    paths
+        .iter()
+        .map(|path| (path.clone(), event.pointer(path).cloned().unwrap_or(json!("$absent"))))
+        .collect()
 }
 
 /// What a watch sends, until `count` events or `limit` have passed.
@@ -248,7 +266,8 @@ async fn collect(response: reqwest::Response, count: usize, limit: Duration) -> 
         while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = buffer.drain(..=end).collect();
             let event: Value = serde_json::from_slice(&line).map_err(|e| e.to_string())?;
-            let ends_initial = event.pointer("/object/metadata/annotations/k8s.io~1initial-events-end").is_some();
+            let ends_initial =
+                event.pointer("/object/metadata/annotations/k8s.io~1initial-events-end").is_some();
             if event["type"] != "BOOKMARK" || ends_initial {
                 events.push(event);
             }

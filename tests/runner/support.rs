@@ -100,7 +100,8 @@ pub fn dbctl(home: &Path) -> Command {
 
 /// Where software is cached: `DBCTL_TEST_CACHE`, else where dbctl itself keeps it.
 pub fn cache() -> PathBuf {
-    let cache = std::env::var_os("DBCTL_TEST_CACHE").map_or_else(|| Home::locate().unwrap().cache(), PathBuf::from);
+    let cache =
+        std::env::var_os("DBCTL_TEST_CACHE").map_or_else(|| Home::locate().unwrap().cache(), PathBuf::from);
     std::fs::create_dir_all(&cache).unwrap();
     cache
 }
@@ -159,12 +160,16 @@ impl Sandbox {
         let belongs = |id: u32| {
             let file = |name| std::fs::read(format!("/proc/{id}/{name}")).unwrap_or_default();
             let (arguments, environment) = (file("cmdline"), file("environ"));
-            let named = [&arguments, &environment].iter().any(|text| text.windows(mark.len()).any(|w| w == mark));
+            let named =
+                [&arguments, &environment].iter().any(|text| text.windows(mark.len()).any(|w| w == mark));
             let zombie = arguments.is_empty();
             (named && !zombie).then(|| (id, String::from_utf8_lossy(&arguments).replace('\0', " ")))
         };
         let entries = std::fs::read_dir("/proc").unwrap();
-        entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).filter_map(belongs).collect()
+        entries
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .filter_map(belongs)
+            .collect()
     }
 }
 

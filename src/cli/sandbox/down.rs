@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use crate::cli::Context;
 use crate::cli::error::{CliError, Result};
 use crate::cli::progress::{Step, Steps};
-use crate::cli::Context;
 use crate::sandbox::daemon::{Daemon, State};
 use crate::sandbox::home::Home;
 

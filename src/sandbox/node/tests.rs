@@ -4,8 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use k8s_openapi::api::core::v1::{
-    ConfigMap, ContainerStatus, Event, Node, PersistentVolume, PersistentVolumeClaim, Secret,
-    Service, ServiceAccount,
+    ConfigMap, ContainerStatus, Event, Node, PersistentVolume, PersistentVolumeClaim, Secret, Service,
+    ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, ListParams, LogParams, Patch, PatchParams, PostParams};
