@@ -19,7 +19,7 @@ use super::network::{self, Held};
 use crate::api::{self, Database, Names};
 use crate::cli::controller::{DEFAULT_IMAGE, stop_on_signal};
 use crate::cli::error::{CliError, Result};
-use crate::cli::{Context, log_to_stderr, threaded};
+use crate::cli::{Context, SERVER_LOG, log_to_stderr, threaded};
 use crate::controller::{self, ControllerConfig};
 use crate::sandbox::api::{ApiConfig, Running, serve};
 use crate::sandbox::controllers;
@@ -49,7 +49,7 @@ pub fn run(context: &Context, home: &Home, background: bool) -> Result<()> {
         let _ = rustix::process::setsid();
     }
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    log_to_stderr(context, "info");
+    log_to_stderr(context, &SERVER_LOG);
     let claim = Daemon::new(home.clone()).claim().map_err(CliError::failed)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), home = %home.root().display(), "the sandbox starts");
     let result = threaded(sandbox(home, &claim));
@@ -104,7 +104,7 @@ async fn sandbox(home: &Home, claim: &Claim) -> Result<()> {
     };
     let result = match started {
         Ok(()) if !told.is_cancelled() => {
-            claim.ready(format!("http://{address}")).map_err(CliError::failed)?;
+            claim.ready(address).map_err(CliError::failed)?;
             tracing::info!(%address, "the sandbox is ready");
             tokio::select! {
                 () = told.cancelled() => Ok(()),
