@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 
 use super::error::{CliError, Result, failed};
-use super::{Context, log_to_stderr};
+use super::{Context, SERVER_LOG, log_to_stderr};
 
 /// Do the small jobs inside a database pod
 #[derive(Debug, Args)]
@@ -30,7 +30,7 @@ enum Command {
 /// # Errors
 /// What the job returns.
 pub fn run(context: &Context, args: &AgentArgs) -> Result<ExitCode> {
-    log_to_stderr(context, "info");
+    log_to_stderr(context, &SERVER_LOG);
     match &args.command {
         Command::Run => Err(CliError::failed(crate::agent::run())),
         Command::PostBootstrap { connection } => {

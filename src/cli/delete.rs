@@ -4,7 +4,7 @@ use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use clap::Args;
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions};
 use kube::{Api, ResourceExt};
 use serde_json::json;
@@ -51,6 +51,8 @@ pub struct DeleteArgs {
 #[derive(Debug, Default)]
 struct Data {
     volumes: Vec<String>,
+    /// The PersistentVolumes behind them.
+    behind: Vec<String>,
     secrets: Vec<String>,
     config_maps: Vec<String>,
 }
@@ -118,7 +120,8 @@ pub async fn run(context: &Context, args: DeleteArgs) -> Result<()> {
     if args.no_wait {
         context.ui.note(format_args!("database {:?} is being deleted", args.name));
     } else {
-        wait(context, &session, &database, &args).await?;
+        let volumes = if policy == DeletionPolicy::Delete { data.behind.as_slice() } else { &[] };
+        wait(context, &session, &database, volumes, &args).await?;
         context.ui.note(format_args!("database {:?} is deleted", args.name));
     }
     if policy == DeletionPolicy::Retain {
@@ -204,15 +207,18 @@ async fn data(session: &Session, name: &str) -> Result<Data, kube::Error> {
     let labelled = ListParams::default().labels(&format!("{}={name}", crate::api::LABEL_DATABASE));
     let everything = ListParams::default();
     let (claims, secrets, config_maps) = tokio::try_join!(
-        claims.list_metadata(&everything),
+        claims.list(&everything),
         secrets.list_metadata(&labelled),
         config_maps.list_metadata(&labelled)
     )?;
     let is_claim =
         |claim: &str| claim.strip_prefix("data-").is_some_and(|member| names.ordinal(member).is_some());
     let kept = names.patroni_objects();
+    let claims: Vec<_> = claims.into_iter().filter(|claim| is_claim(&claim.name_any())).collect();
+    let behind = claims.iter().filter_map(|claim| claim.spec.as_ref()?.volume_name.clone());
     let mut data = Data {
-        volumes: claims.iter().map(ResourceExt::name_any).filter(|claim| is_claim(claim)).collect(),
+        volumes: claims.iter().map(ResourceExt::name_any).collect(),
+        behind: behind.collect(),
         secrets: secrets
             .iter()
             .map(ResourceExt::name_any)
@@ -266,44 +272,78 @@ where
     Ok(())
 }
 
-/// Waits until the object and its pods are gone.
-async fn wait(context: &Context, session: &Session, database: &Database, args: &DeleteArgs) -> Result<()> {
-    let name = &args.name;
+/// What is still there of a database that is being deleted.
+struct Left {
+    object: Option<Database>,
+    members: Vec<String>,
+    volumes: usize,
+}
+
+async fn left(session: &Session, database: &Database, volumes: &[String]) -> Result<Left, kube::Error> {
+    let name = database.name_any();
     let databases: Api<Database> = Api::namespaced(session.client.clone(), &session.namespace);
     let pods: Api<Pod> = Api::namespaced(session.client.clone(), &session.namespace);
-    let of_members = ListParams::default().labels(&members::selector(name));
+    let of_members = ListParams::default().labels(&members::selector(&name));
+    let (object, members, volumes) = tokio::join!(
+        databases.get_opt(&name),
+        pods.list_metadata(&of_members),
+        volumes_left(session, volumes)
+    );
+    Ok(Left {
+        object: object?.filter(|object| object.metadata.uid == database.metadata.uid),
+        members: members?.iter().map(ResourceExt::name_any).collect(),
+        volumes,
+    })
+}
+
+/// How many volumes are still to be deleted. Who may not see volumes, which belong to the whole cluster, does not wait
+/// for them; nor does anybody wait for those that their storage class keeps.
+async fn volumes_left(session: &Session, volumes: &[String]) -> usize {
+    let api: Api<PersistentVolume> = Api::all(session.client.clone());
+    let found = futures::future::join_all(volumes.iter().map(|volume| api.get_opt(volume))).await;
+    let deletes = |volume: &PersistentVolume| {
+        volume.spec.as_ref().and_then(|spec| spec.persistent_volume_reclaim_policy.as_deref())
+            == Some("Delete")
+    };
+    found.into_iter().flatten().flatten().filter(deletes).count()
+}
+
+/// Waits until the object and its pods, and under Delete its volumes, are gone.
+async fn wait(
+    context: &Context,
+    session: &Session,
+    database: &Database,
+    volumes: &[String],
+    args: &DeleteArgs,
+) -> Result<()> {
+    let name = &args.name;
     let mut steps = Steps::new(context.ui);
     let end = Instant::now() + args.timeout;
     loop {
-        let (object, members) = tokio::join!(databases.get_opt(name), pods.list_metadata(&of_members));
-        let explain =
-            |error| api_error::explain(session, &format!("wait until database {name:?} is gone"), &error);
-        let (object, members) = (object.map_err(explain)?, members.map_err(explain)?);
-        let object = object.filter(|object| object.metadata.uid == database.metadata.uid);
-        if object.is_none() && members.items.is_empty() {
-            steps.finish();
-            return Ok(());
-        }
-        let left: Vec<_> = members.iter().map(ResourceExt::name_any).collect();
-        let text = if left.is_empty() {
-            "members have stopped".to_owned()
-        } else {
-            format!("stopping {}", left.join(", "))
+        let left = left(session, database, volumes).await;
+        let left = left.map_err(|error| {
+            api_error::explain(session, &format!("wait until database {name:?} is gone"), &error)
+        })?;
+        let text = match (left.members.as_slice(), left.volumes) {
+            ([], 0) if left.object.is_none() => return Ok(()),
+            ([], 0) => "members have stopped".to_owned(),
+            ([], count) => format!("deleting {}", output::count(i64::try_from(count).unwrap_or(0), "volume")),
+            (members, _) => format!("stopping {}", members.join(", ")),
         };
         steps.set("members", Step::Working, text);
         if Instant::now() >= end {
             steps.finish();
-            let waited = humantime::format_duration(args.timeout);
-            let held = object.map(|object| object.finalizers().join(", ")).filter(|held| !held.is_empty());
-            return Err(CliError::timed_out(format!(
-                "database {name:?} is not gone after {waited}; it still goes"
-            ))
-            .details(
-                held.map(|held| {
-                    format!("its finalizers {held} hold it: a controller must run to release them")
-                }),
-            ));
+            return Err(too_late(args, left.object));
         }
         tokio::time::sleep(INTERVAL).await;
     }
+}
+
+fn too_late(args: &DeleteArgs, object: Option<Database>) -> CliError {
+    let waited = humantime::format_duration(args.timeout);
+    let held = object.map(|object| object.finalizers().join(", ")).filter(|held| !held.is_empty());
+    let held =
+        held.map(|held| format!("its finalizers {held} hold it: a controller must run to release them"));
+    CliError::timed_out(format!("database {:?} is not gone after {waited}; it still goes", args.name))
+        .details(held)
 }

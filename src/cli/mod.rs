@@ -208,13 +208,13 @@ fn dispatch(context: &Context, command: Command) -> Result<ExitCode> {
         Command::Sandbox(args) => return sandbox::run(context, args),
         Command::Agent(args) => return agent::run(context, &args),
         Command::Controller(args) => {
-            log_to_stderr(context, "info");
+            log_to_stderr(context, &SERVER_LOG);
             threaded(controller::run(context, args))?;
         }
         Command::Completions(args) => completions::run(context, &args)?,
         Command::Generate(args) => generate::run(context, &args)?,
         command => {
-            log_to_stderr(context, "error");
+            log_to_stderr(context, &COMMAND_LOG);
             single(talk(context, command))?;
         }
     }
@@ -259,11 +259,14 @@ fn block_on<T>(mut builder: tokio::runtime::Builder, work: impl Future<Output = 
     result
 }
 
-/// Logs to standard error: at that level, and with each -v one more. RUST_LOG, where set, decides alone.
-fn log_to_stderr(context: &Context, least: &str) {
-    let levels = ["error", "warn", "info", "debug", "trace"];
-    let start = levels.iter().position(|level| *level == least).unwrap_or(0);
-    let level = levels[(start + usize::from(context.global.verbose)).min(levels.len() - 1)];
+/// How much is logged with each further -v. A command has said what went wrong by its error, not by its libraries'.
+const COMMAND_LOG: [&str; 4] = ["off,dbctl=warn", "info", "debug", "trace"];
+/// The same for what runs for long.
+const SERVER_LOG: [&str; 3] = ["info", "debug", "trace"];
+
+/// Logs to standard error. RUST_LOG, where set, decides alone.
+fn log_to_stderr(context: &Context, levels: &[&str]) {
+    let level = levels.get(usize::from(context.global.verbose)).or(levels.last()).unwrap_or(&"info");
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
     let _ = tracing_subscriber::fmt()

@@ -5,6 +5,7 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, Seek, SeekFrom};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -22,6 +23,8 @@ const START_LIMIT: Duration = Duration::from_secs(90);
 const CLAIM_LIMIT: Duration = Duration::from_secs(5);
 /// How long a process that was asked to stop, or killed, may take beyond the time given to it.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
+/// How long a connection on loopback may take to be accepted by the kernel.
+const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 /// A log beyond this size is set aside at the next start.
 const LOG_LIMIT: u64 = 16 << 20;
 /// How much of the log an error shows.
@@ -75,7 +78,13 @@ pub struct Record {
     /// When it became ready.
     pub started: jiff::Timestamp,
     /// Where its API server listens.
-    pub server: String,
+    pub server: SocketAddr,
+}
+
+impl Record {
+    fn answers(&self) -> bool {
+        TcpStream::connect_timeout(&self.server, CONNECT_LIMIT).is_ok()
+    }
 }
 
 /// Size and modification time of a program's file.
@@ -126,7 +135,7 @@ impl Claim {
     ///
     /// # Errors
     /// Where the file cannot be written.
-    pub fn ready(&self, server: String) -> Result<(), DaemonError> {
+    pub fn ready(&self, server: SocketAddr) -> Result<(), DaemonError> {
         let record = Record {
             pid: std::process::id().cast_signed(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -182,12 +191,13 @@ impl Daemon {
         if !Lock::is_held(&lock).map_err(at(&lock))? {
             return Ok(State::Stopped);
         }
-        // A record that a killed predecessor left names a process that is gone.
+        // A record that a killed predecessor left names a process that is gone. One that is being killed still has
+        // its lock, and nobody listens any more.
         let holder = Lock::read_pid(&lock);
         let record = std::fs::read(self.record_path())
             .ok()
             .and_then(|text| serde_json::from_slice::<Record>(&text).ok())
-            .filter(|record| Some(record.pid) == holder && process::exists(record.pid));
+            .filter(|record| Some(record.pid) == holder && process::exists(record.pid) && record.answers());
         Ok(record.map_or(State::Starting, State::Ready))
     }
 
@@ -214,7 +224,7 @@ impl Daemon {
     /// Where it does not become ready; the error shows the end of its log.
     pub fn ensure(
         &self,
-        command: impl FnOnce() -> io::Result<Command>,
+        command: impl Fn() -> io::Result<Command>,
         on_start: impl FnOnce(),
     ) -> Result<Record, DaemonError> {
         if let State::Ready(record) = self.state()? {
@@ -226,29 +236,26 @@ impl Daemon {
         let lock = Lock::take_within(&path, START_LIMIT).map_err(at(&path))?;
         let _lock = lock.ok_or_else(|| self.not_ready(0))?;
         let log_start = self.rotate_log()?;
-        let mut child = match self.state()? {
-            State::Ready(record) => return Ok(record),
-            State::Starting => None,
-            State::Stopped => Some(self.spawn(command)?),
-        };
-        self.await_ready(child.as_mut(), log_start)
-    }
-
-    fn await_ready(&self, mut child: Option<&mut Child>, log_start: u64) -> Result<Record, DaemonError> {
-        let mut found = None;
+        let (mut child, mut found) = (None, None);
         process::wait_for(START_LIMIT, || {
-            if let State::Ready(record) = self.state()? {
-                found = Some(record);
-                return Ok(true);
+            match self.state()? {
+                State::Ready(record) => found = Some(record),
+                // Also where one that was starting, or still ending, has gone.
+                State::Stopped if child.is_none() => child = Some(self.spawn(&command)?),
+                State::Stopped | State::Starting => self.check_child(child.as_mut(), log_start)?,
             }
-            match child.as_mut().map(|child| child.try_wait()) {
-                Some(Ok(Some(status))) => {
-                    Err(DaemonError::Ended { status: status.to_string(), tail: self.log_tail(log_start) })
-                }
-                _ => Ok(false),
-            }
+            Ok(found.is_some())
         })?;
         found.ok_or_else(|| self.not_ready(log_start))
+    }
+
+    fn check_child(&self, child: Option<&mut Child>, log_start: u64) -> Result<(), DaemonError> {
+        match child.map(Child::try_wait) {
+            Some(Ok(Some(status))) => {
+                Err(DaemonError::Ended { status: status.to_string(), tail: self.log_tail(log_start) })
+            }
+            _ => Ok(()),
+        }
     }
 
     fn not_ready(&self, log_start: u64) -> DaemonError {
@@ -266,7 +273,7 @@ impl Daemon {
         Ok(0)
     }
 
-    fn spawn(&self, command: impl FnOnce() -> io::Result<Command>) -> Result<Child, DaemonError> {
+    fn spawn(&self, command: &impl Fn() -> io::Result<Command>) -> Result<Child, DaemonError> {
         let path = self.log_path();
         let log =
             || OpenOptions::new().create(true).append(true).open(&path).and_then(|f| Ok((f.try_clone()?, f)));
@@ -357,6 +364,7 @@ impl Daemon {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::TcpListener;
 
     fn daemon() -> (tempfile::TempDir, Daemon) {
         let dir = tempfile::tempdir().unwrap();
@@ -371,9 +379,12 @@ mod tests {
         assert!(!daemon.stop(Duration::ZERO).unwrap());
         let claim = daemon.claim().unwrap();
         assert_eq!(daemon.state().unwrap(), State::Starting);
-        claim.ready("http://127.9.0.1:6443".into()).unwrap();
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        claim.ready(server.local_addr().unwrap()).unwrap();
         let State::Ready(record) = daemon.state().unwrap() else { panic!("not ready") };
-        assert_eq!((record.server.as_str(), record.build), ("http://127.9.0.1:6443", Build::current()));
+        assert_eq!((record.server, record.build), (server.local_addr().unwrap(), Build::current()));
+        drop(server);
+        assert_eq!(daemon.state().unwrap(), State::Starting, "nobody listens");
         drop(claim);
         assert_eq!(daemon.state().unwrap(), State::Stopped);
         assert!(!daemon.record_path().exists());
@@ -383,7 +394,8 @@ mod tests {
     fn a_killed_predecessors_record_does_not_count() {
         let (_dir, daemon) = daemon();
         let claim = daemon.claim().unwrap();
-        claim.ready("x".into()).unwrap();
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        claim.ready(server.local_addr().unwrap()).unwrap();
         let mut record: Record =
             serde_json::from_slice(&std::fs::read(daemon.record_path()).unwrap()).unwrap();
         record.pid = i32::MAX - 1;

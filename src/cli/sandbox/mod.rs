@@ -98,7 +98,7 @@ pub fn run(context: &Context, args: SandboxArgs) -> Result<ExitCode> {
     if let Command::Run { background } = command {
         serve::run(context, &home, background)?;
     } else {
-        super::log_to_stderr(context, "error");
+        super::log_to_stderr(context, &super::COMMAND_LOG);
         manage(context, &home, command)?;
     }
     Ok(ExitCode::SUCCESS)

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Node, ServiceAccount};
+use k8s_openapi::api::core::v1::{Node, Pod, ServiceAccount};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::config::AuthInfo;
@@ -16,10 +16,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::kubeconfig;
 use super::network::{self, Held};
-use crate::api;
+use crate::api::{self, Database, Names};
 use crate::cli::controller::{DEFAULT_IMAGE, stop_on_signal};
 use crate::cli::error::{CliError, Result};
-use crate::cli::{Context, log_to_stderr, threaded};
+use crate::cli::{Context, SERVER_LOG, log_to_stderr, threaded};
 use crate::controller::{self, ControllerConfig};
 use crate::sandbox::api::{ApiConfig, Running, serve};
 use crate::sandbox::controllers;
@@ -33,6 +33,8 @@ const READY_LIMIT: Duration = Duration::from_secs(60);
 const PODS_LIMIT: Duration = Duration::from_secs(45);
 /// How long everything else may take to end.
 const PART_LIMIT: Duration = Duration::from_secs(5);
+/// How long what an earlier run left in statuses may take to be corrected; longer, and it is shown as it is.
+const SETTLE_LIMIT: Duration = Duration::from_secs(5);
 /// How often readiness is looked at.
 const POLL: Duration = Duration::from_millis(50);
 
@@ -47,7 +49,7 @@ pub fn run(context: &Context, home: &Home, background: bool) -> Result<()> {
         let _ = rustix::process::setsid();
     }
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    log_to_stderr(context, "info");
+    log_to_stderr(context, &SERVER_LOG);
     let claim = Daemon::new(home.clone()).claim().map_err(CliError::failed)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), home = %home.root().display(), "the sandbox starts");
     let result = threaded(sandbox(home, &claim));
@@ -79,7 +81,7 @@ async fn sandbox(home: &Home, claim: &Claim) -> Result<()> {
     let token = kubeconfig::admin_token(&state)
         .map_err(|error| CliError::failed(format!("use the administrator's token: {error}")))?;
     let running = serve_api(home, &held, &token, &stops).await?;
-    let address = running.address;
+    let (address, began) = (running.address, jiff::Timestamp::now());
     kubeconfig::write(home, address, &token)
         .map_err(|error| CliError::failed(format!("write {}: {error}", home.kubeconfig().display())))?;
     let client = || client(address, &token);
@@ -90,7 +92,9 @@ async fn sandbox(home: &Home, claim: &Claim) -> Result<()> {
     let starting = async {
         apply_definition(&client()?).await?;
         start_parts(&mut parts, home, &held, &stops, &client)?;
-        await_ready(&client()?, &mut parts).await
+        await_ready(&client()?, &mut parts).await?;
+        let _ = tokio::time::timeout(SETTLE_LIMIT, settled(&client()?, began)).await;
+        Ok(())
     };
     let started = tokio::select! {
         started = tokio::time::timeout(READY_LIMIT, starting) =>
@@ -100,7 +104,7 @@ async fn sandbox(home: &Home, claim: &Claim) -> Result<()> {
     };
     let result = match started {
         Ok(()) if !told.is_cancelled() => {
-            claim.ready(format!("http://{address}")).map_err(CliError::failed)?;
+            claim.ready(address).map_err(CliError::failed)?;
             tracing::info!(%address, "the sandbox is ready");
             tokio::select! {
                 () = told.cancelled() => Ok(()),
@@ -192,6 +196,47 @@ async fn await_ready(client: &Client, parts: &mut Parts) -> Result<()> {
     }
 }
 
+/// Waits until no status says what was so before this process began: a killed run leaves its last words behind.
+async fn settled(client: &Client, began: jiff::Timestamp) {
+    let pods: Api<Pod> = Api::all(client.clone());
+    let databases: Api<Database> = Api::all(client.clone());
+    let all = ListParams::default();
+    loop {
+        if let (Ok(pods), Ok(databases)) = tokio::join!(pods.list(&all), databases.list(&all))
+            && !pods.iter().any(|pod| claims_readiness(pod) && started(pod) < Some(began))
+            && !databases.iter().any(|database| exaggerates(database, &pods.items))
+        {
+            return;
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+fn claims_readiness(pod: &Pod) -> bool {
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+/// When the newest of a pod's containers started.
+fn started(pod: &Pod) -> Option<jiff::Timestamp> {
+    let containers = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+    containers
+        .filter_map(|container| Some(container.state.as_ref()?.running.as_ref()?.started_at.as_ref()?.0))
+        .max()
+}
+
+/// Whether a database's status counts more ready members than there are.
+fn exaggerates(database: &Database, pods: &[Pod]) -> bool {
+    let name = database.name_any();
+    let ready = pods.iter().filter(|pod| {
+        pod.namespace() == database.namespace()
+            && Names(&name).ordinal(&pod.name_any()).is_some()
+            && claims_readiness(pod)
+    });
+    let counted = database.status.as_ref().map_or(0, |status| status.ready_replicas);
+    usize::try_from(counted).unwrap_or(0) > ready.count()
+}
+
 fn is_ready(node: &Node) -> bool {
     let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
     conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
@@ -231,5 +276,43 @@ async fn drain(parts: &mut Parts, limit: Duration) {
     if tokio::time::timeout(limit, all).await.is_err() {
         tracing::error!("{} of the sandbox's parts did not stop in time", parts.len());
         parts.abort_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pod(name: &str, ready: &str, started: &str) -> Pod {
+        serde_json::from_value(json!({
+            "metadata": { "name": name, "namespace": "shop" },
+            "status": {
+                "conditions": [{ "type": "Ready", "status": ready }],
+                "containerStatuses": [{
+                    "name": "c", "image": "", "imageID": "", "ready": true, "restartCount": 0,
+                    "state": { "running": { "startedAt": started } },
+                }],
+            },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_count_of_members_that_are_not_ready_is_an_exaggeration() {
+        let database: Database = serde_json::from_value(json!({
+            "apiVersion": "db.example.com/v1alpha1", "kind": "Database",
+            "metadata": { "name": "db", "namespace": "shop" },
+            "spec": { "replicas": 2, "version": "18.6", "storage": { "size": "1Gi" } },
+            "status": { "readyReplicas": 2 },
+        }))
+        .unwrap();
+        let time = "2026-11-22T10:00:00Z";
+        let (one, two) = (pod("db-0", "True", time), pod("db-1", "True", time));
+        let (other, down) = (pod("dbx-1", "True", time), pod("db-1", "False", time));
+        assert!(!exaggerates(&database, &[one.clone(), two]));
+        assert!(exaggerates(&database, &[one.clone(), other]));
+        assert!(exaggerates(&database, &[one.clone(), down]));
+        assert_eq!(started(&one), time.parse().ok());
     }
 }
