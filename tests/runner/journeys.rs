@@ -133,7 +133,7 @@ fn a_killed_sandbox_comes_back_with_its_databases() {
         answer => Err(answer.transcript()),
     });
     let postmasters: Vec<_> =
-        sandbox.processes().into_iter().filter(|(_, args)| args.contains("/postgres -D ")).collect();
+        sandbox.processes().into_iter().filter(|(_, args)| args.contains("postgres -D ")).collect();
     assert_eq!(postmasters.len(), 2, "{postmasters:?}");
 
     sandbox.run(&["sandbox", "down"]).ok();
