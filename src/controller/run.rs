@@ -73,7 +73,8 @@ pub async fn run(
 ) -> Result<(), ControllerError> {
     let databases = databases(&client, config.namespace.as_deref());
     check_definition(&client, config.namespace.as_deref()).await?;
-    let reporter = Reporter { controller: FIELD_MANAGER.to_owned(), instance: std::env::var("POD_NAME").ok() };
+    let reporter =
+        Reporter { controller: FIELD_MANAGER.to_owned(), instance: std::env::var("POD_NAME").ok() };
     let shared = Arc::new(Shared {
         client: client.clone(),
         cache: Arc::default(),

@@ -125,10 +125,7 @@ fn ready(cx: &Context<'_>, scale: &Scale, writable: &Verdict) -> Verdict {
         return Verdict::no(reason::CREATING, "the members are being made");
     }
     if let Some(waiting) = &scale.waiting {
-        return Verdict::no(
-            reason::SCALING,
-            format!("{} asked for: {waiting}", count(cx.spec().replicas)),
-        );
+        return Verdict::no(reason::SCALING, format!("{} asked for: {waiting}", count(cx.spec().replicas)));
     }
     // While no replica confirms commits they exist on the primary alone. That outweighs which member is missing.
     if degraded(cx) && writable.status == Some(true) {
@@ -160,7 +157,8 @@ fn members_ready(cx: &Context<'_>) -> Option<Verdict> {
         .filter(|name| cx.view.member(name).is_none())
         .collect();
     if !missing.is_empty() {
-        let message = format!("no pod yet for {} of {}: {}", missing.len(), count(replicas), missing.join(", "));
+        let message =
+            format!("no pod yet for {} of {}: {}", missing.len(), count(replicas), missing.join(", "));
         return Some(Verdict::no(reason::MEMBERS_MISSING, message));
     }
     let surplus: Vec<&str> = cx
