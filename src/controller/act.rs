@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{ObjectReference, Secret};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
-use kube::runtime::events::{self, EventType, Recorder};
+use kube::runtime::events::{self, EventType, Recorder, Reporter};
 use kube::{Client, Resource, ResourceExt};
 use serde_json::{Value, json};
 
@@ -83,7 +83,7 @@ pub struct Switchover {
 pub struct Actor<'a> {
     client: &'a Client,
     patroni: &'a patroni::Client,
-    recorder: &'a Recorder,
+    reporter: &'a Reporter,
     database: &'a Database,
     observed: &'a Observed,
     namespace: String,
@@ -97,14 +97,14 @@ impl<'a> Actor<'a> {
     pub fn new(
         client: &'a Client,
         patroni: &'a patroni::Client,
-        recorder: &'a Recorder,
+        reporter: &'a Reporter,
         database: &'a Database,
         observed: &'a Observed,
     ) -> Self {
         Self {
             client,
             patroni,
-            recorder,
+            reporter,
             database,
             observed,
             namespace: database.namespace().unwrap_or_default(),
@@ -274,7 +274,9 @@ impl<'a> Actor<'a> {
 
     /// An event that cannot be published is no reason to stop.
     async fn publish(&self, event: &Event) {
-        publish(self.recorder, &self.database.object_ref(&()), event).await;
+        // The shared recorder counts repeats by reason and keeps the first one's words; these tell of changes.
+        let recorder = Recorder::new(self.client.clone(), self.reporter.clone());
+        publish(&recorder, &self.reference(), event).await;
     }
 }
 

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::core::DeserializeGuard;
 use kube::core::error_boundary::InvalidObject;
 use kube::runtime::controller;
-use kube::runtime::events::Recorder;
+use kube::runtime::events::{Recorder, Reporter};
 use kube::{Client, Resource, ResourceExt};
 
 use super::act::{ActError, Actor, Switchover, publish};
@@ -45,8 +45,10 @@ pub struct Shared {
     pub cache: Arc<Cache>,
     /// Patroni.
     pub patroni: patroni::Client,
-    /// Events.
+    /// Events that may repeat.
     pub recorder: Recorder,
+    /// Who tells of events.
+    pub reporter: Reporter,
     /// Plans' settings.
     pub settings: Settings,
     /// Errors in a row.
@@ -75,7 +77,7 @@ async fn pass(database: &Database, key: &Key, shared: &Arc<Shared>) -> Result<Op
         .await
         .map_err(|error| PassError::Observe(Box::new(error)))?;
     let Plan { actions, requeue, .. } = plan(database, &observed, &shared.settings, jiff::Timestamp::now());
-    let mut actor = Actor::new(&shared.client, &shared.patroni, &shared.recorder, database, &observed);
+    let mut actor = Actor::new(&shared.client, &shared.patroni, &shared.reporter, database, &observed);
     let gone = actions.contains(&Action::RemoveFinalizer);
     carry_out(&mut actor, &actions, key, shared).await?;
     Ok((!gone).then_some(requeue))
@@ -152,7 +154,7 @@ async fn unreadable(
         .await
         .map_err(|error| PassError::Observe(Box::new(error)))?;
     let actions = plan_unreadable(&stand_in, &observed, &shared.settings);
-    let mut actor = Actor::new(&shared.client, &shared.patroni, &shared.recorder, &stand_in, &observed);
+    let mut actor = Actor::new(&shared.client, &shared.patroni, &shared.reporter, &stand_in, &observed);
     carry_out(&mut actor, &actions, key, shared).await?;
     Ok(Some(Duration::from_secs(2)))
 }

@@ -73,14 +73,14 @@ pub async fn run(
 ) -> Result<(), ControllerError> {
     let databases = databases(&client, config.namespace.as_deref());
     check_definition(&client, config.namespace.as_deref()).await?;
+    let reporter =
+        Reporter { controller: FIELD_MANAGER.to_owned(), instance: std::env::var("POD_NAME").ok() };
     let shared = Arc::new(Shared {
         client: client.clone(),
         cache: Arc::default(),
         patroni: patroni::Client::new()?,
-        recorder: Recorder::new(
-            client.clone(),
-            Reporter { controller: FIELD_MANAGER.to_owned(), instance: std::env::var("POD_NAME").ok() },
-        ),
+        recorder: Recorder::new(client.clone(), reporter.clone()),
+        reporter,
         settings: Settings { image: config.image },
         backoff: Backoff::default(),
         moving: std::sync::Mutex::default(),

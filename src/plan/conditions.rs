@@ -25,6 +25,10 @@ pub fn verdicts(cx: &Context<'_>, scale: &Scale, blocked: Option<&Blocked>) -> V
     ]
 }
 
+fn count(members: i32) -> String {
+    if members == 1 { "1 member".to_owned() } else { format!("{members} members") }
+}
+
 /// Who holds the lock, whether it runs as primary, and whether the write Service leads to it and nobody else.
 pub fn writable(cx: &Context<'_>) -> Verdict {
     let Some(holder) = &cx.view.lock.holder else {
@@ -121,10 +125,7 @@ fn ready(cx: &Context<'_>, scale: &Scale, writable: &Verdict) -> Verdict {
         return Verdict::no(reason::CREATING, "the members are being made");
     }
     if let Some(waiting) = &scale.waiting {
-        return Verdict::no(
-            reason::SCALING,
-            format!("{} members are asked for: {waiting}", cx.spec().replicas),
-        );
+        return Verdict::no(reason::SCALING, format!("{} asked for: {waiting}", count(cx.spec().replicas)));
     }
     // While no replica confirms commits they exist on the primary alone. That outweighs which member is missing.
     if degraded(cx) && writable.status == Some(true) {
@@ -156,7 +157,8 @@ fn members_ready(cx: &Context<'_>) -> Option<Verdict> {
         .filter(|name| cx.view.member(name).is_none())
         .collect();
     if !missing.is_empty() {
-        let message = format!("{} of {replicas} members have no pod: {}", missing.len(), missing.join(", "));
+        let message =
+            format!("no pod yet for {} of {}: {}", missing.len(), count(replicas), missing.join(", "));
         return Some(Verdict::no(reason::MEMBERS_MISSING, message));
     }
     let surplus: Vec<&str> = cx

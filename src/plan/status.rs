@@ -143,8 +143,9 @@ pub fn events(cx: &Context<'_>, new: &DatabaseStatus, blocked: Option<&Blocked>)
         } else if after.status != "True"
             && ((before.is_some_and(|b| b.status == "True")) || (grave && retold))
         {
-            let deleting = new.phase == Some(Phase::Deleting);
-            events.push(Event { warning: !deleting, reason: after.reason, message: after.message });
+            // What the user asked for is no cause for alarm.
+            let asked = matches!(new.phase, Some(Phase::Deleting | Phase::Progressing));
+            events.push(Event { warning: !asked, reason: after.reason, message: after.message });
         }
     }
     let replicas = cx.spec().replicas;

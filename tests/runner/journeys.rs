@@ -69,10 +69,7 @@ fn create_write_scale_delete_and_come_back() {
     sandbox.run(&["scale", "orders-db", "--replicas", "5", "--wait"]).ok();
     let wide = ready_with(&sandbox, "orders-db", 5);
     assert_eq!(wide["status"]["primary"], json!(primary));
-    assert_eq!(
-        sandbox.sql("orders-db", "select count(*) from pg_stat_replication where state = 'streaming'"),
-        "4"
-    );
+    assert_eq!(sandbox.sql("orders-db", "select count(*) from pg_stat_replication"), "4");
     sandbox.run(&["scale", "orders-db", "--replicas", "3", "--wait"]).ok();
     assert_eq!(ready_with(&sandbox, "orders-db", 3)["status"]["primary"], json!(primary));
 

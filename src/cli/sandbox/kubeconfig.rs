@@ -40,11 +40,13 @@ pub fn admin_token(state: &Path) -> io::Result<String> {
 /// # Errors
 /// Where it cannot be written.
 pub fn write(home: &Home, server: SocketAddr, token: &str) -> io::Result<()> {
+    // kubectl sends no bearer token over plain HTTP, but it does send what stands in the URL.
+    let url = format!("http://admin:{token}@{server}");
     let config = json!({
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": CONTEXT,
-        "clusters": [{ "name": CONTEXT, "cluster": { "server": format!("http://{server}") } }],
+        "clusters": [{ "name": CONTEXT, "cluster": { "server": url } }],
         "users": [{ "name": CONTEXT, "user": { "token": token } }],
         "contexts": [{
             "name": CONTEXT,

@@ -17,6 +17,7 @@ use clap::{Args, Subcommand};
 
 use super::Context;
 use super::error::{CliError, Result};
+use super::output::Document;
 use crate::sandbox::home::Home;
 
 /// Manage the sandbox: one machine, no cluster
@@ -42,7 +43,11 @@ enum Command {
         timeout: Duration,
     },
     /// Show whether the sandbox runs, and what runs in it
-    Status,
+    Status {
+        /// Print it for programs: whether it runs, its process, its addresses
+        #[arg(short, long, value_enum, value_name = "FORMAT")]
+        output: Option<Document>,
+    },
     /// Print where the sandbox's kubeconfig is
     ///
     /// For kubectl and other clients: export KUBECONFIG=$(dbctl sandbox kubeconfig)
@@ -103,7 +108,7 @@ fn manage(context: &Context, home: &Home, command: Command) -> Result<()> {
     match command {
         Command::Up => status::up(context, home),
         Command::Down { timeout } => down::run(context, home, timeout),
-        Command::Status => status::run(context, home),
+        Command::Status { output } => status::run(context, home, output),
         Command::Kubeconfig { raw } => kubeconfig::run(context, home, raw),
         Command::Logs { follow, tail } => logs::run(context, home, follow, tail),
         Command::Reset { yes } => reset::run(context, home, yes),

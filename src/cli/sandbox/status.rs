@@ -9,6 +9,7 @@ use kube::{Api, ResourceExt};
 use super::start;
 use crate::api::Database;
 use crate::cli::error::{CliError, Outcome, Result};
+use crate::cli::output::Document;
 use crate::cli::session::Session;
 use crate::cli::ui::Tone;
 use crate::cli::{Context, api_error, output, single};
@@ -29,8 +30,12 @@ pub fn up(context: &Context, home: &Home) -> Result<()> {
 ///
 /// # Errors
 /// Where it does not run, or does not answer.
-pub fn run(context: &Context, home: &Home) -> Result<()> {
-    match Daemon::new(home.clone()).state().map_err(CliError::failed)? {
+pub fn run(context: &Context, home: &Home, format: Option<Document>) -> Result<()> {
+    let state = Daemon::new(home.clone()).state().map_err(CliError::failed)?;
+    if let Some(format) = format {
+        return document(context, home, &state, format);
+    }
+    match state {
         State::Ready(record) => single(show(context, home, &record)),
         State::Starting => {
             context.ui.data(format_args!("sandbox    starting\nhome       {}\n", home.root().display()))?;
@@ -42,6 +47,26 @@ pub fn run(context: &Context, home: &Home) -> Result<()> {
             Err(CliError::silent(Outcome::Unhealthy))
         }
     }
+}
+
+/// What programs want to know, without a question to the API server.
+fn document(context: &Context, home: &Home, state: &State, format: Document) -> Result<()> {
+    let (word, record) = match state {
+        State::Ready(record) => ("running", Some(record)),
+        State::Starting => ("starting", None),
+        State::Stopped => ("stopped", None),
+    };
+    let about = serde_json::json!({
+        "state": word,
+        "home": home.root(),
+        "kubeconfig": home.kubeconfig(),
+        "pid": record.map(|record| record.pid),
+        "version": record.map(|record| &record.version),
+        "server": record.map(|record| &record.server),
+        "started": record.map(|record| record.started),
+    });
+    context.ui.data(output::document(format, &about)?)?;
+    if record.is_some() { Ok(()) } else { Err(CliError::silent(Outcome::Unhealthy)) }
 }
 
 async fn show(context: &Context, home: &Home, record: &Record) -> Result<()> {

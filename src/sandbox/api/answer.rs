@@ -61,7 +61,7 @@ impl Call {
     /// Where the store is damaged.
     pub fn write_record(&self, record: &Record, in_list: bool, out: &mut Vec<u8>) -> Result<(), StoreError> {
         let untyped = in_list && self.resource.custom.is_none();
-        if self.form == Form::Object && !self.resource.converted {
+        if self.form == Form::Object && !self.resource.converted && self.resource.custom.is_none() {
             record.write_json((!untyped).then_some(&self.resource.name), out);
             return Ok(());
         }

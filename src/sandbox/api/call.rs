@@ -186,8 +186,17 @@ impl Resource {
     /// # Errors
     /// Where the store is damaged.
     pub fn load(&self, record: &Record) -> Result<Value, StoreError> {
-        let value = record.to_value(&self.name)?;
-        Ok(if self.converted { builtin::convert(&self.as_stored(value), &self.gvk()) } else { value })
+        let mut value = record.to_value(&self.name)?;
+        if self.converted {
+            return Ok(builtin::convert(&self.as_stored(value), &self.gvk()));
+        }
+        if self.custom.is_some() {
+            // The schema may be younger than the object.
+            let schema = self.schema();
+            schema.prune(&mut value);
+            schema.default(&mut value);
+        }
+        Ok(value)
     }
 
     /// An object as it is stored.

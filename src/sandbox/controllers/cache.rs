@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use futures::StreamExt;
+use kube::runtime::utils::Backoff;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
@@ -121,7 +123,7 @@ where
 {
     /// Keeps the cache like the server's objects until `stop`.
     pub(super) async fn follow(self, api: Api<K>, stop: CancellationToken) {
-        let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff());
+        let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).backoff(Pauses::default()));
         let mut listed = BTreeMap::new();
         loop {
             let event = tokio::select! {
@@ -170,11 +172,37 @@ where
 
     fn trouble(&self, error: &watcher::Error) {
         let kind = K::kind(&());
-        tracing::debug!(%kind, "watch broke off, starting again: {error}");
+        match error {
+            watcher::Error::InitialListFailed(kube::Error::Api(_)) => {
+                tracing::warn!(%kind, "nothing is known of this kind, asking again: {error}");
+            }
+            _ => tracing::debug!(%kind, "watch broke off, starting again: {error}"),
+        }
         // A server without this kind has none of it: nobody needs to wait.
         if matches!(error, watcher::Error::InitialListFailed(error) if is_not_found(error)) {
             self.0.synced.send_replace(true);
         }
+    }
+}
+
+/// Pauses between attempts to watch again, from a tenth of a second to five: the server is mostly on this machine and
+/// soon back.
+#[derive(Debug, Default)]
+pub(super) struct Pauses(u32);
+
+impl Iterator for Pauses {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let pause = Duration::from_millis(100).saturating_mul(1 << self.0.min(10));
+        self.0 += 1;
+        Some(pause.min(Duration::from_secs(5)))
+    }
+}
+
+impl Backoff for Pauses {
+    fn reset(&mut self) {
+        self.0 = 0;
     }
 }
 

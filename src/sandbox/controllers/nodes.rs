@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
@@ -65,7 +66,7 @@ async fn mark_unknown(context: &Context, node: &str) -> Outcome {
     if !is_unknown(&found) {
         tracing::warn!(node, "node has not renewed its lease for {} s", GRACE.as_secs());
         let condition = json!({"type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown",
-            "message": "Kubelet stopped posting node status.", "lastTransitionTime": Timestamp::now().to_string()});
+            "message": "Kubelet stopped posting node status.", "lastTransitionTime": Time(Timestamp::now())});
         let nodes: Api<Node> = context.cluster_api();
         let body = json!({"status": {"conditions": [condition]}});
         absent_is_fine(nodes.patch_status(node, &PatchParams::default(), &Patch::Strategic(&body)).await)?;
@@ -73,7 +74,7 @@ async fn mark_unknown(context: &Context, node: &str) -> Outcome {
     for pod in context.caches.pods.all() {
         if node_of(&pod) == Some(node) && is_ready(&pod) && !is_deleting(&pod.metadata) {
             let condition = json!({"type": "Ready", "status": "False", "reason": "NodeNotReady",
-                "message": "Node is not ready", "lastTransitionTime": Timestamp::now().to_string()});
+                "message": "Node is not ready", "lastTransitionTime": Time(Timestamp::now())});
             let body = json!({"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": [condition]}});
             let pods = context.api::<Pod>(namespace(&pod.metadata));
             let (name, patch) = (name(&pod.metadata), Patch::Strategic(&body));

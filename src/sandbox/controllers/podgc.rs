@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
@@ -40,7 +41,7 @@ pub(super) fn start(context: &Arc<Context>, tasks: &mut Tasks) {
         match node_of(pod).map(|node| nodes.get(&Key::new("", node))) {
             Some(None) => sender.add_after(Key::of(&**pod), QUARANTINE),
             Some(Some(node)) if is_deleting(&pod.metadata) && is_out_of_service(&node) => {
-                sender.add(Key::of(&**pod))
+                sender.add(Key::of(&**pod));
             }
             _ => {}
         }
@@ -71,7 +72,7 @@ async fn reconcile(context: &Context, key: &Key) -> Outcome {
     if !is_finished(&pod) {
         let status = json!({"metadata": {"uid": pod.metadata.uid}, "status": {"phase": "Failed", "conditions": [{
             "type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC",
-            "message": "PodGC: node no longer exists", "lastTransitionTime": jiff::Timestamp::now().to_string()}]}});
+            "message": "PodGC: node no longer exists", "lastTransitionTime": Time(jiff::Timestamp::now())}]}});
         absent_is_fine(
             api.patch_status(&key.name, &PatchParams::default(), &Patch::Strategic(status)).await,
         )?;

@@ -16,6 +16,9 @@ const MIN_PAUSE: Duration = Duration::from_millis(20);
 /// Longest pause: a server that comes back is noticed within it.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 
+/// How long passes that run at the end may still take.
+const GRACE: Duration = Duration::from_secs(2);
+
 /// How a pass ended: done, or to be repeated after a while.
 pub(super) type Outcome = Result<Option<Duration>, ReconcileError>;
 
@@ -102,7 +105,7 @@ impl<K: Ord + Clone> Schedule<K> {
 }
 
 /// Runs `reconcile` for every key that is asked for, at most `limit` at once and never two for one key,
-/// until `stop`; passes that run then are still finished.
+/// until `stop`.
 pub(super) async fn work<K, F, Fut>(
     name: &'static str,
     mut requests: Requests<K>,
@@ -137,7 +140,9 @@ pub(super) async fn work<K, F, Fut>(
             () = sleep_until(wake) => {}
         }
     }
-    while running.next().await.is_some() {}
+    // Passes that run are given a moment to end; one cut short is made good by the next start.
+    let rest = async { while running.next().await.is_some() {} };
+    let _ = tokio::time::timeout(GRACE, rest).await;
 }
 
 async fn sleep_until(wake: Option<Instant>) {

@@ -93,7 +93,8 @@ impl Target {
         let command = action.command.iter().flatten().map(|word| self.mounts.translate(word)).collect();
         let spec = Spec { command, log: None, ..Spec::clone(&self.spec) };
         let id = format!("exec-{}", ulid::Ulid::new());
-        let mut process = context.launcher.start(&id, spec).await.map_err(|error| error.to_string())?;
+        let mut process =
+            context.launcher.start(&id, spec, Vec::new()).await.map_err(|error| error.to_string())?;
         match tokio::time::timeout(timeout, process.wait()).await {
             Ok(exit) if exit.code == 0 => Ok(()),
             Ok(exit) => Err(format!("command exited with {}: {}", exit.code, exit.output)),

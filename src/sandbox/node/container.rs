@@ -282,7 +282,8 @@ impl Runner {
             return self.not_started(&id, &format!("create {}: {error}", directory.display()));
         }
         let spec = Spec { log: Some(log.clone()), ..prepared.spec.clone() };
-        let mut process = match self.context.launcher.start(&id, spec).await {
+        let places = self.surroundings.directories.values().cloned().collect();
+        let mut process = match self.context.launcher.start(&id, spec, places).await {
             Ok(process) => process,
             Err(ProcessError::Start(message)) => return self.not_started(&id, &message),
             Err(error) => return self.not_started(&id, &format!("failed to {error}")),

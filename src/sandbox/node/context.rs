@@ -46,7 +46,11 @@ impl Context {
             .build()?;
         Ok(Self {
             identity: Identity::of_pods(),
-            launcher: Launcher { shim: config.shim.clone(), home: home.root().to_owned() },
+            launcher: Launcher {
+                shim: config.shim.clone(),
+                home: home.root().to_owned(),
+                programs: config.cache.clone(),
+            },
             provisioner: Provisioner::new(config.cache.clone()),
             events: Events::start(client.clone(), config.name.clone()),
             pool: Mutex::new(Pool::new(config.network)),

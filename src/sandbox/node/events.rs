@@ -1,6 +1,7 @@
 //! Events about pods, written in the background; what is said again is counted, not repeated.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -55,25 +56,41 @@ impl Events {
     }
 }
 
+/// How often what is said again is counted in the API: probes fail every second while something starts.
+const COUNT_EVERY: Duration = Duration::from_secs(10);
+
+/// What was said before: its event, how often, and when that was last written.
+struct Known {
+    name: String,
+    count: i32,
+    written: Instant,
+}
+
+/// Of which object and field, why, and what was said.
+type Key = (Option<String>, Option<String>, &'static str, String);
+
 async fn write(client: Client, node: String, mut inbox: mpsc::UnboundedReceiver<Said>) {
-    let mut known: HashMap<(Option<String>, Option<String>, &'static str, String), (String, i32)> =
-        HashMap::new();
+    let mut known: HashMap<Key, Known> = HashMap::new();
     while let Some(said) = inbox.recv().await {
         let namespace = said.about.namespace.clone().unwrap_or_default();
         let api = Api::<Event>::namespaced(client.clone(), &namespace);
         let key = (said.about.uid.clone(), said.about.field_path.clone(), said.reason, said.message.clone());
         let result = match known.get_mut(&key) {
-            Some((name, count)) => {
-                *count += 1;
-                let patch = json!({"count": *count, "lastTimestamp": Time(Timestamp::now())});
-                api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
+            Some(event) => {
+                event.count += 1;
+                if event.written.elapsed() < COUNT_EVERY {
+                    continue;
+                }
+                event.written = Instant::now();
+                let patch = json!({"count": event.count, "lastTimestamp": Time(Timestamp::now())});
+                api.patch(&event.name, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
             }
             None => match api.create(&PostParams::default(), &event(&node, said)).await {
                 Ok(event) => {
                     if known.len() >= MEMORY {
                         known.clear();
                     }
-                    known.insert(key, (event.name_any(), 1));
+                    known.insert(key, Known { name: event.name_any(), count: 1, written: Instant::now() });
                     Ok(())
                 }
                 Err(error) => Err(error),

@@ -157,10 +157,11 @@ impl Reader {
     /// Whether nothing will be added to this log.
     fn is_over(&self) -> bool {
         let Some(status) = self.run.status(&self.container) else { return true };
-        let running = status.state.as_ref().is_some_and(|state| state.running.is_some());
-        let before_start =
-            status.restart_count == self.start && status.state.is_some_and(|state| state.waiting.is_some());
-        !(running && status.restart_count == self.start) && !before_start
+        let state = status.state.unwrap_or_default();
+        // Right after a start its log is there before its state is; waiting for the next one is not that.
+        let backs_off =
+            state.waiting.is_some_and(|waiting| waiting.reason.as_deref() == Some("CrashLoopBackOff"));
+        status.restart_count != self.start || state.terminated.is_some() || backs_off
     }
 }
 

@@ -257,6 +257,10 @@ impl Crew {
 
     /// After a fresh list: who is not in it is gone.
     fn relist(&mut self, pods: Vec<Pod>) {
+        if self.workers.is_empty() {
+            let uids = pods.iter().filter_map(ResourceExt::uid).collect();
+            setup::remove_strangers(&self.context, &uids);
+        }
         let known: Vec<String> = self.workers.keys().cloned().collect();
         for uid in known {
             if !pods.iter().any(|pod| pod.uid().as_deref() == Some(uid.as_str())) {

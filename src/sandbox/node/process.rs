@@ -51,6 +51,8 @@ pub struct Launcher {
     pub shim: Vec<String>,
     /// The home, for the mark.
     pub home: PathBuf,
+    /// Where the programs of containers lie.
+    pub programs: PathBuf,
 }
 
 /// A container whose main process was started.
@@ -62,6 +64,8 @@ pub struct Process {
     lines: Lines<BufReader<ChildStdout>>,
     shim: Child,
     mark: Mark,
+    /// Its last report, kept while the shim itself ends: whoever waits may be interrupted in between.
+    last: Option<Report>,
 }
 
 /// Gives orders to a container, from anywhere.
@@ -76,11 +80,17 @@ impl Orders {
 }
 
 impl Launcher {
-    /// Runs a container under a shim. Dropping the result kills it.
+    /// Runs a container under a shim. Dropping the result kills it. `places` are directories that nobody else's programs
+    /// work in.
     ///
     /// # Errors
     /// When the shim or the main process does not start.
-    pub async fn start(&self, id: &str, mut spec: Spec) -> Result<Process, ProcessError> {
+    pub async fn start(
+        &self,
+        id: &str,
+        mut spec: Spec,
+        places: Vec<PathBuf>,
+    ) -> Result<Process, ProcessError> {
         let home = self.home.to_string_lossy().into_owned();
         let marks = [(HOME_MARK.to_owned(), home), (CONTAINER_MARK.to_owned(), id.to_owned())];
         spec.env.extend(marks.clone());
@@ -96,10 +106,13 @@ impl Launcher {
         stdin.write_all(&line).await?;
         let (orders, inbox) = mpsc::unbounded_channel();
         tokio::spawn(pass(stdin, inbox));
-        let mark = Mark { entry: format!("{CONTAINER_MARK}={id}"), directories: Vec::new() };
+        let entry = format!("{CONTAINER_MARK}={id}");
+        let mark = Mark::new(entry, places, vec![self.programs.clone()]);
         let mut lines = BufReader::new(stdout).lines();
         match next(&mut lines).await? {
-            Some(Report::Started { at, .. }) => Ok(Process { started: at, orders, lines, shim, mark }),
+            Some(Report::Started { at, .. }) => {
+                Ok(Process { started: at, orders, lines, shim, mark, last: None })
+            }
             Some(Report::Failed { message }) => {
                 let _ = shim.wait().await;
                 Err(ProcessError::Start(message))
@@ -140,9 +153,11 @@ impl Process {
 
     /// Waits until it has ended and nothing of it is left.
     pub async fn wait(&mut self) -> Exit {
-        let report = next(&mut self.lines).await;
+        if self.last.is_none() {
+            self.last = next(&mut self.lines).await.ok().flatten();
+        }
         let _ = self.shim.wait().await;
-        if let Ok(Some(Report::Exited { code, signal, at, output })) = report {
+        if let Some(Report::Exited { code, signal, at, output }) = self.last.clone() {
             return Exit { code, signal, at, output };
         }
         // The shim itself was killed: its container is without a keeper, and is hunted by its mark.
@@ -169,7 +184,7 @@ impl Process {
             let mark = self.mark.clone();
             let swept = tokio::task::spawn_blocking(move || mark.sweep(KILL_PATIENCE)).await;
             match swept {
-                Ok(Err(left)) => tracing::error!(?left, mark = self.mark.entry, "processes survive SIGKILL"),
+                Ok(Err(left)) => tracing::error!(?left, mark = ?self.mark, "processes survive SIGKILL"),
                 _ => return,
             }
         }

@@ -1,8 +1,10 @@
 //! Before a node's first pod: its directories, its program, and what an earlier run left.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::context::Context;
 use super::process::HOME_MARK;
 use super::shim::tree::Mark;
 use super::{NodeConfig, NodeError};
@@ -62,14 +64,35 @@ fn install_program(directory: &Path) -> Result<PathBuf, NodeError> {
     Ok(place)
 }
 
+/// Removes what pods left that were deleted while no node ran; `uids` are those that there are.
+pub(super) fn remove_strangers(context: &Context, uids: &BTreeSet<String>) {
+    let home = &context.config.home;
+    let short: BTreeSet<PathBuf> = uids.iter().map(|uid| context.scratch(uid)).collect();
+    let is_known = |entry: &std::fs::DirEntry| {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        // A pod's logs end in its uid, which holds no underscore.
+        let uid = name.rsplit('_').next().unwrap_or_default();
+        uids.contains(uid) || short.contains(&entry.path())
+    };
+    for place in [home.state().join("pods"), home.state().join("logs"), home.scratch()] {
+        let entries = std::fs::read_dir(&place).into_iter().flatten().flatten();
+        for entry in entries.filter(|entry| !is_known(entry)) {
+            if let Err(error) = std::fs::remove_dir_all(entry.path()) {
+                tracing::warn!(%error, "failed to remove {}", entry.path().display());
+            }
+        }
+    }
+}
+
 /// Kills what an earlier run of a home left, and waits until it is gone: nothing may run twice. How many there were.
 ///
 /// # Errors
 /// The processes that cannot be killed.
 pub fn sweep(home: &Home) -> Result<usize, NodeError> {
-    let mark = Mark {
-        entry: format!("{HOME_MARK}={}", home.root().display()),
-        directories: vec![home.state().join("volumes"), home.state().join("pods"), home.scratch()],
-    };
+    let mark = Mark::new(
+        format!("{HOME_MARK}={}", home.root().display()),
+        vec![home.state().join("volumes"), home.state().join("pods"), home.scratch()],
+        vec![home.cache()],
+    );
     mark.sweep(SWEEP_PATIENCE).map_err(|left| NodeError::LeftOvers(left.into_iter().collect()))
 }

@@ -169,7 +169,7 @@ impl Cluster {
     /// The processes of this home.
     fn processes(&self) -> usize {
         let entry = format!("{HOME_MARK}={}", self.home.path().display());
-        Mark { entry, directories: vec![self.home.path().to_owned()] }.processes().len()
+        Mark::new(entry, vec![self.home.path().to_owned()], vec![test_cache()]).processes().len()
     }
 
     async fn until_no_process(&self) {
@@ -226,11 +226,13 @@ fn is_ready(pod: &Pod) -> bool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_runs_to_its_end_and_is_deleted_without_a_trace() {
     let cluster = Cluster::start().await;
-    let container = json!({"command": ["postgres", "--version"]});
-    cluster.pod("p", "", json!({"restartPolicy": "Never"}), container).await;
+    let script = "echo the end > \"$MESSAGE\"; exec postgres --version";
+    let container = json!({"env": [{"name": "MESSAGE", "value": "/dev/termination-log"}]});
+    cluster.pod("p", script, json!({"restartPolicy": "Never"}), container).await;
     let pod = cluster.until("p", "succeeded", |pod| phase(pod) == "Succeeded").await;
     let ended = status(&pod).state.unwrap().terminated.unwrap();
     assert_eq!((ended.exit_code, ended.reason.as_deref()), (0, Some("Completed")));
+    assert_eq!(ended.message.as_deref(), Some("the end\n"));
     assert!(ended.container_id.unwrap().starts_with("sandbox://"));
     assert_eq!(cluster.logs("p").await, "postgres (PostgreSQL) 16.15\n");
     let address: Ipv4Addr = pod.status.unwrap().pod_ip.unwrap().parse().unwrap();
@@ -257,7 +259,7 @@ async fn a_pod_runs_to_its_end_and_is_deleted_without_a_trace() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_container_that_fails_is_started_again_at_once_and_then_later() {
     let cluster = Cluster::start().await;
-    let script = "echo once more; echo because > /dev/termination-log; exit 3";
+    let script = "echo once more; exit 3";
     let container = json!({"terminationMessagePolicy": "FallbackToLogsOnError"});
     cluster.pod("p", script, json!({}), container).await;
     let pod = cluster.until("p", "backing off", |pod| waits_because(pod) == "CrashLoopBackOff").await;
@@ -493,6 +495,8 @@ async fn a_node_that_was_killed_takes_its_pods_up_again() {
     let before = cluster.until("p", "running", |pod| phase(pod) == "Running").await;
     cluster.crash_node().await;
     cluster.until_no_process().await;
+    let stranger = cluster.home.path().join("sandbox/pods/00000000-0000-0000-0000-000000000000");
+    std::fs::create_dir_all(stranger.join("volumes")).unwrap();
     cluster.start_node().await;
     let after = cluster.until("p", "restarted", |pod| status(pod).restart_count == 1).await;
     assert_eq!(after.status.as_ref().unwrap().pod_ip, before.status.as_ref().unwrap().pod_ip);
@@ -502,6 +506,8 @@ async fn a_node_that_was_killed_takes_its_pods_up_again() {
     let last = status(&after).last_state.unwrap().terminated.unwrap();
     assert_eq!((last.exit_code, last.container_id), (137, status(&before).container_id));
     assert_ne!(status(&after).container_id, status(&before).container_id);
+
+    assert!(!stranger.exists(), "what a pod left that was deleted meanwhile");
 
     // Stopped in order, it leaves the pods to the next run too.
     cluster.stop_node().await;

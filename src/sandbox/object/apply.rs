@@ -180,9 +180,7 @@ fn check(applied: &Value, schema: &Schema, writer: &Writer) -> Result<(), ApplyE
         return Err(ApplyError::BadRequest("metadata.managedFields must be nil".to_owned()));
     }
     match walk::unmergeable(Some(schema), applied, &mut Vec::new()) {
-        Some(problem) => {
-            Err(ApplyError::BadRequest(format!("failed to create typed patch object: {problem}")))
-        }
+        Some(problem) => Err(ApplyError::Untyped(problem)),
         None => Ok(()),
     }
 }
@@ -291,6 +289,12 @@ pub fn track_update(old: Option<&Value>, new: &mut Value, schema: &Schema, write
     }
     let mut mine = changes.added.clone();
     mine.union(&changes.modified);
+    if old.is_none() {
+        for path in builtin::server_set::paths(&gvk(&bare), &bare) {
+            let path: Vec<String> = path.iter().map(|name| format!("f:{name}")).collect();
+            mine.drop_tree(&path.iter().map(String::as_str).collect::<Vec<_>>());
+        }
+    }
     if mine.is_empty() && changes.removed.is_empty() && (sent.is_none() || sent == kept) {
         restore(new, kept);
         return;

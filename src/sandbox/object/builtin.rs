@@ -8,6 +8,7 @@ pub(crate) mod names;
 mod pod_checks;
 mod pods;
 mod prepare;
+pub(crate) mod server_set;
 mod storage;
 #[cfg(test)]
 mod tests;
@@ -17,7 +18,8 @@ mod workloads;
 
 use serde_json::Value;
 
-use super::{FieldError, Gvk};
+use super::schema::Schema;
+use super::{Cause, FieldError, Gvk};
 
 /// Whether this is a built-in kind that this module knows.
 pub fn known(gvk: &Gvk) -> bool {
@@ -80,19 +82,32 @@ pub fn prepare_status_update(gvk: &Gvk, new: &mut Value, old: &Value) {
     prepare::status_update(gvk, new, old);
 }
 
-/// Checks a new object of a built-in kind, metadata included.
+/// Checks a new object of a built-in kind, metadata included. Values of the wrong type should have been refused while
+/// decoding ([`super::schema::Schema::decode`]); if one is left, nothing else is looked at.
 pub fn validate_create(gvk: &Gvk, object: &Value) -> Vec<FieldError> {
+    if let Some(error) = wrong_type(gvk, object) {
+        return vec![error];
+    }
     let mut errors = metadata::create(gvk, object);
     check(gvk, object, &mut errors);
     errors
 }
 
+fn wrong_type(gvk: &Gvk, object: &Value) -> Option<FieldError> {
+    let problem = Schema::builtin(gvk)?.decode(gvk, object).err()?;
+    Some(FieldError::new("<nil>", Cause::TypeInvalid, None, &problem))
+}
+
 /// Checks a change of an object of a built-in kind, metadata included.
 pub fn validate_update(gvk: &Gvk, new: &Value, old: &Value) -> Vec<FieldError> {
+    if let Some(error) = wrong_type(gvk, new) {
+        return vec![error];
+    }
     let mut errors = metadata::update(gvk, new, old);
     update::check(gvk, new, old, &mut errors);
-    // A pod's spec hardly changes: what was let in once is not judged again.
-    if errors.is_empty() && new.get("spec") != old.get("spec") || new.get("spec").is_none() {
+    // What was let in once is not judged again.
+    let same_spec = new.get("spec").is_some() && new.get("spec") == old.get("spec");
+    if errors.is_empty() && !same_spec {
         check(gvk, new, &mut errors);
     }
     errors
@@ -100,7 +115,10 @@ pub fn validate_update(gvk: &Gvk, new: &Value, old: &Value) -> Vec<FieldError> {
 
 /// Checks a change of an object's status through its subresource.
 pub fn validate_status_update(gvk: &Gvk, new: &Value, old: &Value) -> Vec<FieldError> {
-    metadata::update(gvk, new, old)
+    match wrong_type(gvk, new) {
+        Some(error) => vec![error],
+        None => metadata::update(gvk, new, old),
+    }
 }
 
 /// Checks the metadata of a new object of any kind; custom resources are checked with this and their schema.
@@ -143,7 +161,7 @@ fn check(gvk: &Gvk, object: &Value, errors: &mut Vec<FieldError>) {
         ("discovery.k8s.io", "EndpointSlice") => various::endpoint_slice(object, errors),
         ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => various::role(gvk, object, errors),
         ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => {
-            various::binding(gvk, object, errors)
+            various::binding(gvk, object, errors);
         }
         ("storage.k8s.io", "StorageClass") => storage::class(object, errors),
         ("apiextensions.k8s.io", "CustomResourceDefinition") => definition::check(object, errors),

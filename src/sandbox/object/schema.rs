@@ -12,9 +12,10 @@ mod kinds;
 mod lists;
 mod node;
 mod prune;
+mod quantity;
 mod rules;
 #[cfg(test)]
-mod tests;
+pub(in crate::sandbox::object) mod tests;
 mod validate;
 
 use std::sync::Arc;
@@ -66,7 +67,8 @@ impl Schema {
     }
 
     /// Removes fields that the schema does not know, and returns their paths. For built-in kinds, what their
-    /// typed form would not write either goes too: nulls, and optional lists and maps that are empty.
+    /// typed form would not write either goes too (nulls, and optional lists and maps that are empty), and
+    /// quantities get their canonical form.
     pub fn prune(&self, object: &mut Value) -> Vec<String> {
         let mut unknown = Vec::new();
         prune::prune(self, object, "", &mut unknown);

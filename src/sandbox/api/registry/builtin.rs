@@ -79,7 +79,7 @@ const GROUPS: &[(&str, &[Kind])] = &[
     ),
     ("coordination.k8s.io", &[kind("leases", "Lease", true)]),
     ("discovery.k8s.io", &[kind("endpointslices", "EndpointSlice", true)]),
-    ("events.k8s.io", &[kind("events", "Event", true).short(&["ev"])]),
+    ("events.k8s.io", &[kind("events", "Event", true)]),
     ("networking.k8s.io", &[kind("networkpolicies", "NetworkPolicy", true).short(&["netpol"])]),
     ("policy", &[kind("poddisruptionbudgets", "PodDisruptionBudget", true).short(&["pdb"]).sub(&[Status])]),
     (

@@ -470,6 +470,29 @@ async fn a_definition_is_served_in_all_versions_and_takes_its_objects_along() {
 }
 
 #[tokio::test]
+async fn a_younger_schema_shows_in_older_objects() {
+    let (_dir, server) = server().await;
+    let mut definition = definition("example.com");
+    server.send("POST", DEFINITIONS, definition.clone()).await;
+    let path = "/apis/example.com/v1/namespaces/default/widgets";
+    assert_eq!(server.send("POST", path, json!({"metadata": {"name": "w"}, "spec": {"n": 1}})).await.0, 201);
+    for index in [0, 1] {
+        let fields =
+            &mut definition["spec"]["versions"][index]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+        fields["properties"] = json!({"m": {"type": "string", "default": "new"}});
+    }
+    definition["metadata"]["resourceVersion"] = Value::Null;
+    let one = format!("{DEFINITIONS}/widgets.example.com");
+    let (code, changed) = server.send("PUT", &one, definition).await;
+    assert_eq!((code, &changed["metadata"]["generation"]), (200, &json!(2)), "{changed}");
+    let (_, seen) = server.get(&format!("{path}/w")).await;
+    assert_eq!(seen["spec"], json!({"m": "new"}));
+    let (_, list) = server.get(path).await;
+    assert_eq!(list["items"][0]["spec"], json!({"m": "new"}));
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_pod_with_a_node_waits_for_the_node_to_end_it() {
     let (_dir, server) = server().await;
     let path = "/api/v1/namespaces/default/pods";

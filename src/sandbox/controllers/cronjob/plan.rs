@@ -45,7 +45,7 @@ pub(super) fn plan(cron: &CronJob, jobs: &[Arc<Job>], now: Timestamp) -> Plan {
     if spec.suspend != Some(true) && !is_deleting(&cron.metadata) {
         match times(cron, now) {
             Err(complaint) => plan.complaint = Some(complaint),
-            Ok((due, next)) => {
+            Ok(Times { due, next }) => {
                 let wait = next.map_or(LOOK.as_secs(), |next| {
                     u64::try_from(next.as_second() - now.as_second()).unwrap_or(0).max(1)
                 });
@@ -90,10 +90,13 @@ fn fire(
 }
 
 /// The time that is due now, if one is, and the next one.
-fn times(
-    cron: &CronJob,
-    now: Timestamp,
-) -> Result<(Option<Timestamp>, Option<Timestamp>), (&'static str, String)> {
+struct Times {
+    due: Option<Timestamp>,
+    next: Option<Timestamp>,
+}
+
+/// Reads the schedule; what cannot be read is a reason and a message.
+fn times(cron: &CronJob, now: Timestamp) -> Result<Times, (&'static str, String)> {
     let spec = &cron.spec;
     let schedule: Cron = spec.schedule.parse().map_err(|error| {
         ("UnparseableSchedule", format!("unparseable schedule {:?}: {error}", spec.schedule))
@@ -112,7 +115,7 @@ fn times(
     let earliest = deadline.map_or(earliest, |deadline| deadline.max(earliest));
     let due = schedule.find_previous_occurrence(&at, true).ok().map(|due| due.timestamp());
     let next = schedule.find_next_occurrence(&at, false).ok().map(|next| next.timestamp());
-    Ok((due.filter(|due| *due > earliest), next))
+    Ok(Times { due: due.filter(|due| *due > earliest), next })
 }
 
 fn build(cron: &CronJob, due: Timestamp) -> Job {

@@ -43,7 +43,7 @@ fn a_time_that_is_due_is_served_once_and_the_latest_of_several() {
         ("before the first", hourly.clone(), None, "12:59:59", None),
         ("on time", hourly.clone(), None, "13:00:00", Some("2026-01-01T13:00:00Z")),
         ("served", hourly.clone(), Some("2026-01-01T13:00:00Z"), "13:30:00", None),
-        ("several missed", hourly.clone(), None, "15:30:00", Some("2026-01-01T15:00:00Z")),
+        ("several missed", hourly, None, "15:30:00", Some("2026-01-01T15:00:00Z")),
         ("too late", json!({"schedule": "0 * * * *", "startingDeadlineSeconds": 60}), None, "13:30:00", None),
         (
             "just in time",

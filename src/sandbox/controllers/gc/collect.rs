@@ -83,9 +83,14 @@ impl Shared {
         self.unlisted().remove(kind);
     }
 
-    /// The kind is no more, and with it its objects.
+    /// The kind is no more, or has another version from now on: nothing is known of its objects.
     pub(super) fn forget_kind(&self, kind: &Arc<Kind>) {
-        self.listed(kind, &HashSet::new());
+        let known = self.graph().of_kind(kind);
+        for uid in known {
+            let look = self.graph().forget(&uid);
+            self.look_at(look);
+        }
+        self.unlisted().remove(kind);
     }
 
     /// Looks again at all whose owners could not be told.
@@ -128,7 +133,7 @@ pub(super) async fn reconcile(context: &Context, shared: &Shared, uid: &Arc<str>
         let graph = shared.graph();
         (graph.owners(&node), graph.dependents(uid).next().is_some())
     };
-    let mut gone = Vec::new();
+    let mut gone = std::mem::take(&mut owners.gone);
     for owner in std::mem::take(&mut owners.unknown) {
         match ask(context, shared, &node, &owner).await? {
             Answer::Solid => owners.solid.push(owner.uid),
@@ -164,7 +169,15 @@ async fn ask(
         // What belongs to no namespace cannot be owned from within one; the reference says nothing.
         return Ok(Answer::Unclear);
     }
-    let found = kind.api(&context.client, &node.namespace).get_metadata_opt(&owner.name).await?;
+    let found = match kind.api(&context.client, &node.namespace).get_metadata(&owner.name).await {
+        Ok(found) => Some(found),
+        Err(error) if names_an_object(&error) => None,
+        Err(error) => {
+            // The kind itself may not be served as it was any more. That says nothing about the object.
+            shared.definitions.notify_one();
+            return Err(error.into());
+        }
+    };
     Ok(match found {
         Some(found) if uid(&found.metadata) == &*owner.uid => {
             let waits = is_deleting(&found.metadata) && has_finalizer(&found.metadata, FOREGROUND);
@@ -172,6 +185,12 @@ async fn ask(
         }
         _ => Answer::Gone,
     })
+}
+
+/// Whether the server says that it knows the kind, but has no such object.
+fn names_an_object(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else { return false };
+    status.code == 404 && status.details.as_ref().is_some_and(|details| !details.name.is_empty())
 }
 
 /// The object as the server has it now, if it is still the same one.

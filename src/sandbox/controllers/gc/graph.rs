@@ -1,6 +1,6 @@
 //! Who owns whom. Pure.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use kube::api::ObjectMeta;
@@ -40,6 +40,9 @@ pub(super) struct Node {
 pub(super) struct Graph {
     nodes: HashMap<Arc<str>, Node>,
     dependents: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
+    /// Owners that were seen to go, as long as a dependent names them. A UID never comes back, so nobody needs to be
+    /// asked; and when a whole kind goes, nobody could be.
+    gone: HashSet<Arc<str>>,
 }
 
 /// What an object's owners, as far as they are known, mean for it.
@@ -49,6 +52,8 @@ pub(super) struct Owners {
     pub(super) solid: Vec<Arc<str>>,
     /// Deleted in the foreground: waiting for their dependents.
     pub(super) waiting: Vec<Arc<str>>,
+    /// Gone for certain.
+    pub(super) gone: Vec<Arc<str>>,
     /// Not known here: the server has to be asked.
     pub(super) unknown: Vec<Owner>,
 }
@@ -131,8 +136,17 @@ impl Graph {
         look
     }
 
-    /// Forgets an object that has gone, and returns what needs a look because of it.
+    /// Forgets an object that was seen to go, and returns what needs a look because of it.
     pub(super) fn remove(&mut self, uid: &str) -> Vec<Arc<str>> {
+        let look = self.forget(uid);
+        if let Some((uid, _)) = self.dependents.get_key_value(uid) {
+            self.gone.insert(Arc::clone(uid));
+        }
+        look
+    }
+
+    /// Forgets an object that is merely not known any more, and returns what needs a look because of it.
+    pub(super) fn forget(&mut self, uid: &str) -> Vec<Arc<str>> {
         let Some((uid, node)) = self.nodes.remove_entry(uid) else { return Vec::new() };
         let mut look: Vec<Arc<str>> = self.dependents.get(&uid).into_iter().flatten().cloned().collect();
         for owner in &node.owners {
@@ -147,6 +161,7 @@ impl Graph {
             set.remove(dependent);
             if set.is_empty() {
                 self.dependents.remove(owner);
+                self.gone.remove(owner);
             }
         }
     }
@@ -176,6 +191,7 @@ impl Graph {
                 }
                 Some(known) if known.awaits_dependents() => owners.waiting.push(Arc::clone(&owner.uid)),
                 Some(_) => owners.solid.push(Arc::clone(&owner.uid)),
+                None if self.gone.contains(&owner.uid) => owners.gone.push(Arc::clone(&owner.uid)),
                 None => owners.unknown.push(owner.clone()),
             }
         }

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Observer;
 use super::collect::Shared;
+use crate::sandbox::controllers::cache::Pauses;
 use crate::sandbox::controllers::meta::uid;
 
 /// Pause between a change of the definitions and the look at what there is now: they come in bursts.
@@ -103,6 +104,14 @@ pub(super) struct Follow {
 
 impl Follow {
     pub(super) async fn run(self) {
+        // The watches end with this future.
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = self.follow() => {}
+        }
+    }
+
+    async fn follow(&self) {
         let mut watches = Watches { tasks: JoinSet::new(), running: HashMap::new() };
         let mut pause = SETTLE;
         loop {
@@ -119,13 +128,11 @@ impl Follow {
                 }
             };
             tokio::select! {
-                () = self.stop.cancelled() => break,
                 () = self.shared.definitions_changed() => tokio::time::sleep(SETTLE).await,
                 () = tokio::time::sleep(wait) => {}
             }
             while watches.tasks.try_join_next().is_some() {}
         }
-        while watches.tasks.join_next().await.is_some() {}
     }
 
     fn take(&self, kinds: Vec<Arc<Kind>>, watches: &mut Watches) {
@@ -198,7 +205,7 @@ async fn discover(client: &Client) -> Result<Vec<Arc<Kind>>, kube::Error> {
 /// Shows the metadata of all objects of a kind to the graph until `stop`.
 async fn monitor(client: Client, kind: Arc<Kind>, shared: Arc<Shared>, stop: CancellationToken) {
     let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(client, &kind.resource());
-    let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff());
+    let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).backoff(Pauses::default()));
     let mut listed: HashSet<String> = HashSet::new();
     loop {
         let event = tokio::select! {
@@ -218,7 +225,7 @@ async fn monitor(client: Client, kind: Arc<Kind>, shared: Arc<Shared>, stop: Can
                 tracing::debug!(kind = kind.plural, "watch broke off, starting again: {error}");
                 if refused(&error) {
                     // Nothing will ever come of it: nobody needs to wait.
-                    shared.listed(&kind, &HashSet::new());
+                    shared.forget_kind(&kind);
                 }
             }
             None => return,
@@ -230,5 +237,5 @@ async fn monitor(client: Client, kind: Arc<Kind>, shared: Arc<Shared>, stop: Can
 }
 
 fn refused(error: &watcher::Error) -> bool {
-    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if matches!(status.code, 403 | 404 | 405))
+    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if matches!(status.code, 403..=405))
 }

@@ -50,7 +50,10 @@ fn the_end_of_an_owner_brings_its_dependents_up_whatever_came_first() {
         assert_eq!(graph.owners(&owned("b", &["o", "p"])).solid.len(), 1);
         assert_eq!(uids(graph.doubtful()), ["b"]);
         assert_eq!(uids(graph.remove("o")), ["a", "b"]);
-        assert_eq!(uids(graph.doubtful()), ["a", "b"]);
+        assert_eq!(uids(graph.owners(&owned("a", &["o"])).gone), ["o"]);
+        graph.remove("a");
+        graph.remove("b");
+        assert_eq!(graph.owners(&owned("a", &["o"])).gone.len(), 0, "remembered for nobody");
     }
 }
 
@@ -76,6 +79,17 @@ fn an_owner_that_waits_is_looked_at_when_a_dependent_goes() {
     assert_eq!(graph.owners(&owned("a", &["o"])).waiting.len(), 1);
     assert_eq!(uids(graph.remove("a")), ["o"]);
     assert_eq!(uids(graph.blocking("o")), Vec::<String>::new());
+}
+
+#[test]
+fn an_owner_of_a_kind_that_is_not_served_any_more_is_doubtful_but_not_gone() {
+    let mut graph = Graph::default();
+    graph.put("o", owned("o", &[]));
+    graph.put("a", owned("a", &["o"]));
+    assert_eq!(uids(graph.forget("o")), ["a"]);
+    let owners = graph.owners(&owned("a", &["o"]));
+    assert_eq!((owners.gone.len(), owners.unknown.len()), (0, 1));
+    assert_eq!(uids(graph.doubtful()), ["a"]);
 }
 
 #[test]

@@ -327,7 +327,7 @@ fn status(
         completed_indexes: is_indexed(spec)
             .then(|| write_indexes(&tally.done_indexes))
             .filter(|text| !text.is_empty()),
-        completion_time: old.completion_time.clone().or_else(|| complete.then(|| Time(now))),
+        completion_time: old.completion_time.clone().or_else(|| complete.then_some(Time(now))),
         conditions: (!conditions.is_empty()).then_some(conditions),
         failed: some(tally.failed),
         ready: Some(if end.is_some() || suspended { 0 } else { tally.ready }),

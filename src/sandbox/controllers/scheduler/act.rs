@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Binding, Node, NodeSelector, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod,
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use kube::runtime::events::EventType;
 use serde_json::{Value, json};
@@ -225,9 +226,9 @@ async fn refuse(context: &Context, pod: &Pod, why: &str) -> Outcome {
     });
     if !same {
         let since = old.filter(|old| old.status == "False").and_then(|old| old.last_transition_time.as_ref());
-        let since = since.map_or_else(Timestamp::now, |since| since.0);
+        let since = since.cloned().unwrap_or_else(|| Time(Timestamp::now()));
         let condition = json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
-            "message": why, "lastTransitionTime": since.to_string()});
+            "message": why, "lastTransitionTime": since});
         let body = json!({"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": [condition]}});
         let api = context.api::<Pod>(namespace(&pod.metadata));
         let patch = Patch::Strategic(&body);

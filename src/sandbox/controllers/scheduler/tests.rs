@@ -58,7 +58,7 @@ fn a_pod_goes_where_it_may_and_would_rather_be() {
     let plain = json!({});
     for (case, there, spec, expected) in [
         ("the first of equals", vec![], plain.clone(), "a"),
-        ("fewest neighbours", vec!["a", "a", "b"], plain.clone(), "c"),
+        ("fewest neighbours", vec!["a", "a", "b"], plain, "c"),
         ("node selector", vec![], json!({"nodeSelector": {"zone": "z2"}}), "c"),
         ("wish for a node", vec!["c"], wish, "c"),
         ("apart from its like", vec!["a", "b"], apart(true), "c"),

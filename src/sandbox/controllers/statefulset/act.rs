@@ -198,16 +198,11 @@ async fn tell<T>(
     pod: &str,
     result: &Result<T, kube::Error>,
 ) {
+    let what = format!("{} Pod {pod} in StatefulSet {}", verb.to_lowercase(), name(&set.metadata));
     let (kind, reason, note) = match result {
-        Ok(_) => {
-            let reason = format!("Successful{verb}");
-            (EventType::Normal, reason, format!("{} Pod {pod} of StatefulSet", verb.to_lowercase()))
-        }
+        Ok(_) => (EventType::Normal, format!("Successful{verb}"), format!("{what} successful")),
         Err(error) if is_conflict(error) => return,
-        Err(error) => {
-            let note = format!("{} Pod {pod} of StatefulSet failed: {error}", verb.to_lowercase());
-            (EventType::Warning, format!("Failed{verb}"), note)
-        }
+        Err(error) => (EventType::Warning, format!("Failed{verb}"), format!("{what} failed error: {error}")),
     };
     context.event(&reference(set), kind, &reason, verb, note).await;
 }

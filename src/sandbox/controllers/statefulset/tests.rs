@@ -279,7 +279,7 @@ fn the_status_counts_what_is_there() {
 fn a_pass_that_changes_nothing_writes_nothing() {
     let mut whole = set(json!({}));
     let first = run(&whole, &pods("RRR"), &all_claims());
-    whole.status = Some(first.status.clone());
+    whole.status = Some(first.status);
     let second = run(&whole, &pods("RRR"), &all_claims());
     let (old, new) = (serde_json::to_value(&whole.status), serde_json::to_value(&second.status));
     assert_eq!(merge_patch(&old.unwrap(), &new.unwrap()), None);

@@ -119,3 +119,46 @@ async fn a_namespace_has_its_account_and_takes_everything_along() {
     plane.gone("/api/v1/namespaces/x/persistentvolumeclaims/data-s-0").await;
     plane.stop().await;
 }
+
+fn definition(version: &str) -> Value {
+    let schema = json!({"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}});
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "widgets.example.com"},
+        "spec": {"group": "example.com", "scope": "Namespaced",
+                 "names": {"kind": "Widget", "plural": "widgets", "singular": "widget", "listKind": "WidgetList"},
+                 "versions": [{"name": version, "served": true, "storage": true, "schema": schema}]},
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kind_that_changes_its_version_loses_nothing_and_one_that_goes_takes_along_what_it_owned() {
+    const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let widgets = |version: &str| format!("/apis/example.com/{version}/namespaces/default/widgets");
+    let plane = Plane::start().await;
+    plane.post(DEFINITIONS, definition("v1alpha1")).await;
+    plane.eventually(&widgets("v1alpha1"), |list| !list.is_null()).await;
+    for name in ["one", "two"] {
+        let widget =
+            json!({"apiVersion": "example.com/v1alpha1", "kind": "Widget", "metadata": {"name": name}});
+        let widget = plane.post(&widgets("v1alpha1"), widget).await;
+        let mut child = config(&format!("child-of-{name}"), &[&widget]);
+        let reference = &mut child["metadata"]["ownerReferences"][0];
+        reference["apiVersion"] = json!("example.com/v1alpha1");
+        reference["kind"] = json!("Widget");
+        plane.post(CONFIGS, child).await;
+    }
+    plane.settled().await;
+    let path = format!("{DEFINITIONS}/widgets.example.com");
+    plane.merge(&path, json!({"spec": {"versions": definition("v1")["spec"]["versions"]}})).await;
+    plane.eventually(&widgets("v1"), |list| list["items"].as_array().is_some_and(|all| all.len() == 2)).await;
+    plane.settled().await;
+    for name in ["one", "two"] {
+        assert!(plane.get(&format!("{CONFIGS}/child-of-{name}")).await.is_some(), "{name}");
+    }
+    plane.delete(&format!("{}/one", widgets("v1"))).await;
+    plane.gone(&format!("{CONFIGS}/child-of-one")).await;
+    plane.delete(&path).await;
+    plane.gone(&format!("{CONFIGS}/child-of-two")).await;
+    plane.stop().await;
+}

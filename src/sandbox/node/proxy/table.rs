@@ -104,7 +104,7 @@ mod tests {
         ]);
         let ports = json!([{"name": "pg", "port": 5433}, {"name": "rest", "port": 8008}]);
         let slices = [
-            slice("n", "s", endpoints.clone(), ports.clone()),
+            slice("n", "s", endpoints, ports.clone()),
             slice("n", "other", json!([{"addresses": ["127.1.1.9"]}]), ports.clone()),
             slice("m", "s", json!([{"addresses": ["127.1.1.8"]}]), ports),
         ];

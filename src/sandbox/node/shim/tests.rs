@@ -21,7 +21,7 @@ pub(crate) fn launcher(home: &Path) -> Launcher {
     let binary = std::env::current_exe().unwrap().to_string_lossy().into_owned();
     let arguments = ["--exact", "sandbox::node::shim::tests::shim_entry", "--nocapture", "--quiet"];
     let shim = std::iter::once(binary).chain(arguments.map(str::to_owned)).collect();
-    Launcher { shim, home: home.to_owned() }
+    Launcher { shim, home: home.to_owned(), programs: crate::sandbox::provision::test_cache() }
 }
 
 fn shell(script: &str) -> Spec {
@@ -35,7 +35,7 @@ fn shell(script: &str) -> Spec {
 }
 
 fn mark(id: &str) -> Mark {
-    Mark { entry: format!("{CONTAINER_MARK}={id}"), directories: Vec::new() }
+    Mark::new(format!("{CONTAINER_MARK}={id}"), Vec::new(), Vec::new())
 }
 
 fn unique(name: &str) -> String {
@@ -59,7 +59,7 @@ async fn exit_codes_signals_and_output_are_reported() {
     let cases =
         [("echo out; echo err >&2; exit 7", 7, None), ("kill -9 $$", 137, Some(9)), ("true", 0, None)];
     for (script, code, signal) in cases {
-        let exit = launcher.start(&unique("exit"), shell(script)).await.unwrap().wait().await;
+        let exit = launcher.start(&unique("exit"), shell(script), Vec::new()).await.unwrap().wait().await;
         assert_eq!((exit.code, exit.signal), (code, signal), "{script}");
         assert_eq!(exit.output.contains("out") && exit.output.contains("err"), code == 7, "{}", exit.output);
     }
@@ -70,7 +70,7 @@ async fn a_program_that_does_not_exist_is_said_so() {
     let home = tempfile::tempdir().unwrap();
     let mut spec = shell("");
     spec.command = vec!["no-such-program".to_owned()];
-    let error = launcher(home.path()).start(&unique("none"), spec).await.unwrap_err();
+    let error = launcher(home.path()).start(&unique("none"), spec, Vec::new()).await.unwrap_err();
     let ProcessError::Start(message) = error else { panic!("{error}") };
     assert_eq!(message, "exec: \"no-such-program\": executable file not found in $PATH");
 }
@@ -85,7 +85,7 @@ async fn terminate_reaches_the_main_process_only() {
     );
     spec.log = Some(log.clone());
     let id = unique("term");
-    let mut process = launcher(home.path()).start(&id, spec).await.unwrap();
+    let mut process = launcher(home.path()).start(&id, spec, Vec::new()).await.unwrap();
     let text = || std::fs::read_to_string(&log).unwrap_or_default();
     until("the child", || text().contains("ready")).await;
     process.orders().give(Order::Terminate);
@@ -107,7 +107,7 @@ async fn what_ran_away_dies_with_the_main_process() {
     let mut spec =
         shell(&format!("{RUNAWAY}; while ! grep -q away {}; do sleep 0.01; done; exit 5", log.display()));
     spec.log = Some(log);
-    let exit = launcher(home.path()).start(&id, spec).await.unwrap().wait().await;
+    let exit = launcher(home.path()).start(&id, spec, Vec::new()).await.unwrap().wait().await;
     assert_eq!(exit.code, 5);
     assert_eq!(mark(&id).processes().len(), 0);
 }
@@ -119,7 +119,7 @@ async fn a_dead_daemon_takes_everything_with_it() {
     let id = unique("orphan");
     let mut spec = shell(&format!("{RUNAWAY}; while :; do sleep 0.01; done"));
     spec.log = Some(log.clone());
-    let process = launcher(home.path()).start(&id, spec).await.unwrap();
+    let process = launcher(home.path()).start(&id, spec, Vec::new()).await.unwrap();
     until("the runaway", || std::fs::read_to_string(&log).unwrap_or_default().contains("away")).await;
     assert!(mark(&id).processes().len() >= 3, "shim, main process and runaway");
     // What closes when the daemon dies.
@@ -134,7 +134,7 @@ async fn a_killed_shim_does_not_save_its_container() {
     let id = unique("shimless");
     let mut spec = shell(&format!("{RUNAWAY}; while :; do sleep 0.01; done"));
     spec.log = Some(log.clone());
-    let mut process = launcher(home.path()).start(&id, spec).await.unwrap();
+    let mut process = launcher(home.path()).start(&id, spec, Vec::new()).await.unwrap();
     until("the runaway", || std::fs::read_to_string(&log).unwrap_or_default().contains("away")).await;
     process.kill_shim();
     assert_eq!(process.wait().await.code, 137);
@@ -145,7 +145,7 @@ async fn a_killed_shim_does_not_save_its_container() {
 async fn a_frozen_container_can_be_killed() {
     let home = tempfile::tempdir().unwrap();
     let id = unique("frozen");
-    let mut process = launcher(home.path()).start(&id, shell("kill -STOP $$")).await.unwrap();
+    let mut process = launcher(home.path()).start(&id, shell("kill -STOP $$"), Vec::new()).await.unwrap();
     let exit = process.kill().await;
     assert_eq!(exit.signal, Some(9));
     assert_eq!(mark(&id).processes().len(), 0);
@@ -177,7 +177,7 @@ async fn postgres_runs_as_the_pods_user_and_does_not_outlive_the_daemon() {
     ];
     (spec.ids, spec.log) = (identity.ids, Some(log.clone()));
     let id = unique("postgres");
-    let process = launcher(home.path()).start(&id, spec).await.unwrap();
+    let process = launcher(home.path()).start(&id, spec, Vec::new()).await.unwrap();
     let text = || std::fs::read_to_string(&log).unwrap_or_default();
     until("an answer", || text().contains("stdout F 42")).await;
     let pid: i32 = std::fs::read_to_string(data.join("postmaster.pid"))
@@ -187,7 +187,8 @@ async fn postgres_runs_as_the_pods_user_and_does_not_outlive_the_daemon() {
         .unwrap()
         .parse()
         .unwrap();
-    let everything = Mark { entry: format!("{CONTAINER_MARK}={id}"), directories: vec![data.clone()] };
+    let everything =
+        Mark::new(format!("{CONTAINER_MARK}={id}"), vec![data.clone()], vec![image.build.clone()]);
     assert!(everything.processes().contains(&pid));
     assert!(everything.processes().len() >= 7, "the server's own processes are seen too");
     drop(process);

@@ -63,21 +63,33 @@ pub(super) fn kill_descendants(of: Pid) {
 #[derive(Clone, Debug)]
 pub struct Mark {
     /// An entry of the environment, `NAME=VALUE`.
-    pub entry: String,
-    /// Directories that only these processes work in: postgres writes its title over its environment, but stays in its
-    /// data directory.
-    pub directories: Vec<PathBuf>,
+    entry: String,
+    /// Directories that these processes work in: postgres writes its title over its environment, but stays in its data
+    /// directory.
+    places: Vec<PathBuf>,
+    /// Where their programs lie: somebody's shell may stand in a data directory too.
+    programs: Vec<PathBuf>,
 }
 
 impl Mark {
+    /// The mark with directories as /proc names them, without symbolic links.
+    pub fn new(entry: String, places: Vec<PathBuf>, programs: Vec<PathBuf>) -> Self {
+        let real =
+            |paths: Vec<PathBuf>| paths.into_iter().map(|path| path.canonicalize().unwrap_or(path)).collect();
+        Self { entry, places: real(places), programs: real(programs) }
+    }
+
     fn is_on(&self, process: &Path) -> bool {
         let entry = self.entry.as_bytes();
         let environment = std::fs::read(process.join("environ")).unwrap_or_default();
         if environment.split(|byte| *byte == 0).any(|found| found == entry) {
             return true;
         }
-        let Ok(directory) = std::fs::read_link(process.join("cwd")) else { return false };
-        self.directories.iter().any(|own| directory.starts_with(own))
+        let leads_into = |link: &str, directories: &[PathBuf]| {
+            let target = std::fs::read_link(process.join(link));
+            target.is_ok_and(|target| directories.iter().any(|directory| target.starts_with(directory)))
+        };
+        leads_into("cwd", &self.places) && leads_into("exe", &self.programs)
     }
 
     /// The marked processes that are alive, and all below them; never this process.

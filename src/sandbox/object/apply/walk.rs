@@ -200,20 +200,20 @@ fn merge_items(schema: Option<&Schema>, live: &[Value], applied: &[Value]) -> Ve
     let (ours, theirs) = (keys(live), keys(applied));
     let mut merged = Vec::new();
     let mut next = 0;
-    for (index, item) in applied.iter().enumerate() {
-        let key = &theirs[index];
-        while let Some(own) = ours.get(next).filter(|own| *own != key) {
-            match theirs.iter().position(|other| other == own) {
-                None => merged.push(live[next].clone()),
-                Some(other) if other < index => {}
-                Some(_) => break,
+    for (index, (key, item)) in theirs.iter().zip(applied).enumerate() {
+        let shared = ours.iter().position(|own| own == key);
+        // The next item of the applied list that the live one has, too: live items before it that are shared come
+        // later, or came already.
+        let upcoming = theirs[index..].iter().find(|key| ours.contains(key));
+        while let Some(own) = ours.get(next) {
+            if !theirs.contains(own) {
+                merged.push(live[next].clone());
+            } else if Some(own) == upcoming {
+                break;
             }
             next += 1;
         }
-        if ours.get(next) == Some(key) {
-            next += 1;
-        }
-        match ours.iter().position(|own| own == key) {
+        match shared {
             Some(own) => merged.push(merge(below, &live[own], item)),
             None => merged.push(item.clone()),
         }

@@ -10,7 +10,7 @@ use crate::sandbox::object::{Cause, FieldError};
 const CRON_NAME_MAX: usize = 52;
 
 /// The selector must be there, select something, and select the template's pods.
-fn selector(spec: &Value, errors: &mut Vec<FieldError>) {
+fn selector(spec: &Value, kind: &str, errors: &mut Vec<FieldError>) {
     let selector = &spec["selector"];
     if selector.is_null() {
         errors.push(FieldError::required("spec.selector", ""));
@@ -19,8 +19,8 @@ fn selector(spec: &Value, errors: &mut Vec<FieldError>) {
     match LabelSelector::from_object(selector) {
         Err(problem) => errors.push(FieldError::invalid("spec.selector", selector, &problem.to_string())),
         Ok(parsed) if parsed.is_everything() => {
-            let detail = "empty selector is invalid for statefulset";
-            errors.push(FieldError::invalid("spec.selector", selector, detail));
+            let detail = format!("empty selector is invalid for {}", kind.to_lowercase());
+            errors.push(FieldError::invalid("spec.selector", selector, &detail));
         }
         Ok(parsed) if !parsed.matches_object(&spec["template"]) => {
             let labels = spec.pointer("/template/metadata/labels").cloned().unwrap_or(json!({}));
@@ -68,7 +68,7 @@ pub(super) fn stateful_set(object: &Value, errors: &mut Vec<FieldError>) {
     for field in ["replicas", "minReadySeconds", "revisionHistoryLimit"] {
         not_negative(spec, field, "spec", errors);
     }
-    selector(spec, errors);
+    selector(spec, text(object, "/kind"), errors);
     pod_checks::template_labels(&spec["template"], "spec.template", errors);
     restart_policy(spec, &["Always"], "spec", errors);
     for (index, claim) in items(spec, "/volumeClaimTemplates").iter().enumerate() {
@@ -82,7 +82,7 @@ pub(super) fn replicated(object: &Value, errors: &mut Vec<FieldError>) {
     for field in ["replicas", "minReadySeconds", "revisionHistoryLimit"] {
         not_negative(spec, field, "spec", errors);
     }
-    selector(spec, errors);
+    selector(spec, text(object, "/kind"), errors);
     restart_policy(spec, &["Always"], "spec", errors);
     pod_checks::template(&spec["template"], "spec.template", errors);
 }

@@ -1,58 +1,63 @@
-//! Whether an object can be read as a built-in kind: the type errors that a typed server finds while decoding.
+//! Whether an object can be read as a built-in kind: the errors that a typed server finds while decoding.
 
+use base64::{DecodeError, Engine};
 use serde_json::Value;
 
 use super::{Schema, Type, join};
 use crate::sandbox::object::Gvk;
 
-/// The first field whose JSON type does not fit, as the message of a 400.
+/// The first field that cannot be read, as the message of a 400.
 pub(super) fn check(schema: &Schema, gvk: &Gvk, object: &Value) -> Result<(), String> {
-    match mismatch(schema, object, "") {
+    match problem(schema, object, &gvk.kind, "") {
         None => Ok(()),
-        Some((path, found, wanted)) => Err(format!(
-            "{kind} in version \"{version}\" cannot be handled as a {kind}: json: cannot unmarshal {found} into Go \
-             struct field {kind}.{path} of type {wanted}",
+        Some(problem) => Err(format!(
+            "{kind} in version \"{version}\" cannot be handled as a {kind}: {problem}",
             kind = gvk.kind,
             version = gvk.version,
         )),
     }
 }
 
-fn mismatch(schema: &Schema, value: &Value, path: &str) -> Option<(String, &'static str, String)> {
+fn problem(schema: &Schema, value: &Value, kind: &str, path: &str) -> Option<String> {
     let node = schema.node();
-    if value.is_null() {
-        return None;
-    }
-    if node.int_or_string {
-        return (!value.is_string() && !Type::Integer.fits(value))
-            .then(|| (path.to_owned(), json_name(value), "intstr.IntOrString".to_owned()));
-    }
-    if let Some(kind) = node.kind
-        && !kind.fits(value)
-    {
-        // Quantities are written as bare numbers too.
-        let bare_quantity = kind == Type::String && value.is_number() && is_quantity(path);
-        if !bare_quantity {
-            return Some((path.to_owned(), json_name(value), go_name(kind, node.format.as_deref())));
+    let mismatch = |wanted: &str| {
+        let found = json_name(value);
+        format!("json: cannot unmarshal {found} into Go struct field {kind}.{path} of type {wanted}")
+    };
+    match (value, node.kind) {
+        (Value::Null, _) => return None,
+        _ if node.int_or_string => {
+            let fits = value.is_string() || Type::Integer.fits(value);
+            return (!fits).then(|| mismatch("intstr.IntOrString"));
         }
+        // Quantities are written as bare numbers too.
+        (Value::Number(_), _) if node.is_quantity() => return None,
+        (_, Some(wanted)) if !wanted.fits(value) => {
+            return Some(mismatch(&go_name(wanted, node.format.as_deref())));
+        }
+        (Value::String(text), _) if node.format.as_deref() == Some("byte") => return undecodable(text),
+        _ => {}
     }
     match value {
-        Value::Object(fields) => {
-            fields.iter().find_map(|(name, child)| mismatch(schema.field(name)?, child, &join(path, name)))
-        }
+        Value::Object(fields) => fields
+            .iter()
+            .find_map(|(name, child)| problem(schema.field(name)?, child, kind, &join(path, name))),
         Value::Array(items) => {
             let schema = node.items.as_ref()?;
-            items.iter().find_map(|item| mismatch(schema, item, path))
+            items.iter().find_map(|item| problem(schema, item, kind, path))
         }
         _ => None,
     }
 }
 
-fn is_quantity(path: &str) -> bool {
-    ["requests", "limits", "capacity", "allocatable", "hard", "used", "overhead", "default", "min", "max"]
-        .iter()
-        .any(|part| path.split('.').any(|segment| segment == *part))
-        || path.ends_with("sizeLimit")
+/// What is wrong with a base64 text.
+fn undecodable(text: &str) -> Option<String> {
+    let at = match base64::engine::general_purpose::STANDARD.decode(text) {
+        Ok(_) => return None,
+        Err(DecodeError::InvalidByte(at, _) | DecodeError::InvalidLastSymbol(at, _)) => at,
+        Err(_) => text.len(),
+    };
+    Some(format!("illegal base64 data at input byte {at}"))
 }
 
 fn json_name(value: &Value) -> &'static str {

@@ -16,7 +16,7 @@ use schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::{Map, Value};
 
 use super::build::{members, texts};
-use super::node::{Node, Type};
+use super::node::{Node, QUANTITY, Type};
 use super::{Schema, lists};
 use crate::sandbox::object::Gvk;
 
@@ -164,7 +164,10 @@ fn node(
         open: properties.is_empty() && values.is_none() && matches!(kind, None | Some(Type::Object)),
         builtin: true,
         kind,
-        format: json.get("format").and_then(Value::as_str).map(str::to_owned),
+        format: match owner {
+            "Quantity" => Some(QUANTITY.to_owned()),
+            _ => json.get("format").and_then(Value::as_str).map(str::to_owned),
+        },
         int_or_string: json.get("x-kubernetes-int-or-string").and_then(Value::as_bool).unwrap_or_default(),
         properties,
         values,

@@ -100,7 +100,6 @@ pub(crate) struct Node {
     pub(crate) merge: Merge,
     pub(crate) default: Option<Value>,
     pub(crate) required: Vec<String>,
-    /// A list key's default, by the key's name, for items that leave it out.
     pub(crate) checks: Option<Box<Checks>>,
     pub(crate) rules: Option<Rules>,
     /// Some node at or below this one has rules.
@@ -108,3 +107,13 @@ pub(crate) struct Node {
     /// Another schema that the same value must satisfy (what a definition says about `metadata`).
     pub(crate) also: Option<Schema>,
 }
+
+impl Node {
+    /// Whether it is a quantity of a built-in kind.
+    pub(super) fn is_quantity(&self) -> bool {
+        self.builtin && self.format.as_deref() == Some(QUANTITY)
+    }
+}
+
+/// The format that marks quantities of built-in kinds.
+pub(super) const QUANTITY: &str = "quantity";

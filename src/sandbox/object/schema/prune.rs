@@ -2,11 +2,14 @@
 
 use serde_json::{Map, Value};
 
-use super::{Schema, join};
+use super::{Schema, join, quantity};
 
 /// Removes unknown fields, and notes their paths.
 pub(super) fn prune(schema: &Schema, value: &mut Value, path: &str, unknown: &mut Vec<String>) {
     let node = schema.node();
+    if node.is_quantity() {
+        quantity::canonicalise(value);
+    }
     match value {
         Value::Object(fields) => {
             fields.retain(|name, child| {

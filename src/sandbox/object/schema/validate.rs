@@ -224,7 +224,7 @@ fn check_branches(checks: &Checks, value: &Value, path: &str, errors: &mut Vec<F
             1 => {}
             0 => fail("validate one and only one schema (oneOf). Found none valid"),
             many => {
-                fail(&format!("validate one and only one schema (oneOf). Found {many} valid alternatives"))
+                fail(&format!("validate one and only one schema (oneOf). Found {many} valid alternatives"));
             }
         }
     }

@@ -170,10 +170,7 @@ fn job(object: &Value, now: Timestamp) -> Vec<Value> {
     } else if holds("Suspended") {
         "Suspended"
     } else {
-        match ["FailureTarget", "SuccessCriteriaMet"].into_iter().find(|wanted| holds(wanted)) {
-            Some(condition) => condition,
-            None => "Running",
-        }
+        ["FailureTarget", "SuccessCriteriaMet"].into_iter().find(|wanted| holds(wanted)).unwrap_or("Running")
     };
     let succeeded = number(object, "/status/succeeded");
     let completions = match object.pointer("/spec/completions").and_then(Value::as_i64) {
