@@ -103,7 +103,7 @@ pub async fn until_ready(
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut trouble = None;
-    let mut shown = BTreeSet::new();
+    let mut shown: BTreeSet<String> = BTreeSet::new();
     loop {
         tokio::select! {
             event = news.next() => match event {
