@@ -98,6 +98,9 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<()> {
     if args.dry_run == Some(DryRun::Client) {
         return report(context, &args, &database, "would be created (checked here only)");
     }
+    if args.dry_run.is_none() {
+        sandbox::software::before_start(context, database.spec.version)?;
+    }
     let session = Session::open(context).await?;
     let namespace = database.namespace().unwrap_or_else(|| session.namespace.clone());
     let session = Session { namespace, ..session };
