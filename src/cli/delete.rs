@@ -115,8 +115,12 @@ pub async fn run(context: &Context, args: DeleteArgs) -> Result<()> {
     // Only the very object that was shown.
     let preconditions = Preconditions { uid: database.metadata.uid.clone(), resource_version: None };
     let params = DeleteParams { preconditions: Some(preconditions), ..Default::default() };
-    let deleted = api.delete(&args.name, &params).await;
-    deleted.map_err(|error| api_error::explain(&session, &doing, &error))?;
+    match api.delete(&args.name, &params).await {
+        Ok(_) => {}
+        // It was going already, and has gone since it was looked at.
+        Err(kube::Error::Api(status)) if status.is_not_found() => {}
+        Err(error) => return Err(api_error::explain(&session, &doing, &error)),
+    }
     if args.no_wait {
         context.ui.note(format_args!("database {:?} is being deleted", args.name));
     } else {
@@ -255,6 +259,13 @@ async fn remove_left_overs(
         .await
         .map_err(|error| api_error::explain(session, doing, &error))?;
     remove_all(&secrets, &data.secrets).await.map_err(|error| api_error::explain(session, doing, &error))?;
+    let end = Instant::now() + args.timeout;
+    while !args.no_wait && volumes_left(session, &data.behind).await > 0 {
+        if Instant::now() >= end {
+            return Err(too_late(args, None));
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
     context.ui.note(format_args!("what database {name:?} left is deleted"));
     Ok(())
 }

@@ -103,8 +103,16 @@ pub async fn until_ready(
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut trouble = None;
+    let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
     loop {
         tokio::select! {
+            _ = &mut interrupt => {
+                steps.finish();
+                return Err(CliError::timed_out(format!(
+                    "no longer waiting for database {name:?}; it is still being worked on"
+                ))
+                .hint(format!("follow it with {} status {name} --watch", context.invocation())));
+            }
             event = news.next() => match event {
                 Some(event) => trouble = seen.apply(wanted.metadata.uid.as_deref(), event),
                 None => return Err(CliError::failed(format!("watch database {name:?}"))),
