@@ -12,6 +12,7 @@ use clap::Args;
 use k8s_openapi::api::core::v1::{Pod, Secret, Service};
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
@@ -24,6 +25,8 @@ use crate::sandbox::home::Home;
 const PORT: u16 = 5432;
 /// How long a database that does not answer is waited for: as long as one takes that the sandbox has just brought back.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long one answer may take.
+const ANSWER: Duration = Duration::from_secs(5);
 /// Between two looks at it.
 const INTERVAL: Duration = Duration::from_millis(250);
 
@@ -37,6 +40,7 @@ const INTERVAL: Duration = Duration::from_millis(250);
   dbctl connect orders-db --replica -- -c 'select now()'
   psql \"$(dbctl --sandbox connect orders-db --uri)\"")]
 pub struct ConnectArgs {
+    /// Name of the database
     #[arg(value_name = "NAME", add = complete::database())]
     name: String,
 
@@ -227,7 +231,21 @@ impl Login {
     }
 }
 
-/// Waits a little until an address accepts connections: a Service that leads nowhere refuses them.
+/// What a client that would like TLS sends first; any PostgreSQL answers it with one byte, and without a log line.
+const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
+
+/// Whether PostgreSQL answers there: what only accepts connections may be a proxy whose other side is just going.
+async fn ask(host: &str, port: u16) -> std::io::Result<()> {
+    let answer = async {
+        let mut stream = TcpStream::connect((host, port)).await?;
+        stream.write_all(&SSL_REQUEST).await?;
+        stream.read_u8().await.map(drop)
+    };
+    let in_time = tokio::time::timeout(ANSWER, answer).await;
+    in_time.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+}
+
+/// Waits a little until PostgreSQL answers at an address: a Service that leads nowhere refuses connections.
 async fn wait_for_answer(
     context: &Context,
     session: &Session,
@@ -237,7 +255,7 @@ async fn wait_for_answer(
 ) -> Result<()> {
     let end = Instant::now() + PATIENCE;
     let mut told = false;
-    while let Err(error) = TcpStream::connect((host, PORT)).await {
+    while let Err(error) = ask(host, PORT).await {
         if Instant::now() >= end {
             let api: Api<Database> = Api::namespaced(session.client.clone(), &session.namespace);
             let database = api.get_opt(&args.name).await.ok().flatten();
@@ -373,6 +391,24 @@ mod tests {
         assert_eq!((addresses.host(false), addresses.host(true)), (Some("127.9.255.1"), None));
         let cluster = Addresses::of(&Place::Cluster("prod".into()), "shop", "db", &services);
         assert_eq!(cluster.write.as_deref(), Some("db.shop.svc:5432"));
+    }
+
+    #[tokio::test]
+    async fn accepting_is_not_answering() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = async {
+            let (silent, _) = listener.accept().await.unwrap();
+            drop(silent);
+            let (mut talking, _) = listener.accept().await.unwrap();
+            let mut asked = [0; 8];
+            talking.read_exact(&mut asked).await.unwrap();
+            assert_eq!(asked, SSL_REQUEST);
+            talking.write_all(b"N").await.unwrap();
+        };
+        let client = async { (ask("127.0.0.1", port).await, ask("127.0.0.1", port).await) };
+        let ((), (first, second)) = tokio::join!(server, client);
+        assert!(first.is_err() && second.is_ok(), "{first:?}, {second:?}");
     }
 
     #[test]
