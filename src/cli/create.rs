@@ -111,6 +111,7 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<()> {
     {
         sandbox::software::install(context, home, database.spec.version)?;
     }
+    super::delete::tell_of_left_overs(context, &session, &database).await?;
     let params =
         PostParams { dry_run: args.dry_run.is_some(), field_manager: Some(FIELD_MANAGER.to_owned()) };
     let doing = format!("create database {:?}", database.name_any());
