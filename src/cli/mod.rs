@@ -187,7 +187,10 @@ fn usage(mut error: clap::Error, args: &[OsString]) -> ExitCode {
         Some(ContextValue::String(text)) if error.kind() == ErrorKind::UnknownArgument => Some(text.clone()),
         _ => None,
     };
-    if let Some(stray) = stray {
+    // Where a flag is like what was typed, clap names it.
+    if let Some(stray) = stray
+        && error.get(ContextKind::SuggestedArg).is_none()
+    {
         let tips = tips(&stray, args).into_iter().map(Into::into).collect();
         error.insert(ContextKind::Suggested, ContextValue::StyledStrs(tips));
     }
