@@ -80,6 +80,7 @@ impl Session {
     fn connect(context: &Context, mut config: Config, place: Place) -> Result<Self> {
         config.default_retry = false;
         config.connect_timeout = Some(CONNECT_TIMEOUT);
+        spare_certificates(&mut config);
         let namespace = context.global.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
         let build = |config: Config| {
             Client::try_from(config).map_err(|error| CliError::failed(format!("make an API client: {error}")))
@@ -88,6 +89,14 @@ impl Session {
         let streaming = build(config.clone())?;
         config.read_timeout = Some(READ_TIMEOUT);
         Ok(Self { client: build(config)?, streaming, namespace, place })
+    }
+}
+
+/// A server that is spoken to in plain text has no certificate, and reading all of the system's to check it takes longer
+/// than most commands, and as much memory as many objects.
+pub fn spare_certificates(config: &mut Config) {
+    if config.cluster_url.scheme() == Some(&http::uri::Scheme::HTTP) {
+        config.root_cert = Some(Vec::new());
     }
 }
 
@@ -191,6 +200,15 @@ mod tests {
         assert_eq!(paths(None, Some("/a:/b:")), [PathBuf::from("/a"), "/b".into()]);
         assert_eq!(paths(None, Some("")), [PathBuf::from("/home/u/.kube/config")]);
         assert_eq!(paths(None, None), [PathBuf::from("/home/u/.kube/config")]);
+    }
+
+    #[test]
+    fn certificates_are_spared_only_where_none_is_checked() {
+        for (url, spared) in [("http://127.0.0.1:6443", true), ("https://127.0.0.1:6443", false)] {
+            let mut config = Config::new(url.parse().unwrap());
+            spare_certificates(&mut config);
+            assert_eq!(config.root_cert.is_some(), spared, "{url}");
+        }
     }
 
     #[test]
