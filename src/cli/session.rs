@@ -78,9 +78,9 @@ impl Session {
     }
 
     fn connect(context: &Context, mut config: Config, place: Place) -> Result<Self> {
+        spare_roots(&mut config);
         config.default_retry = false;
         config.connect_timeout = Some(CONNECT_TIMEOUT);
-        spare_certificates(&mut config);
         let namespace = context.global.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
         let build = |config: Config| {
             Client::try_from(config).map_err(|error| CliError::failed(format!("make an API client: {error}")))
@@ -92,10 +92,9 @@ impl Session {
     }
 }
 
-/// A server that is spoken to in plain text has no certificate, and reading all of the system's to check it takes longer
-/// than most commands, and as much memory as many objects.
-pub fn spare_certificates(config: &mut Config) {
-    if config.cluster_url.scheme() == Some(&http::uri::Scheme::HTTP) {
+/// Without TLS, the system's root certificates need not be read: that takes longer than all else that a command does.
+pub fn spare_roots(config: &mut Config) {
+    if config.cluster_url.scheme_str() == Some("http") {
         config.root_cert = Some(Vec::new());
     }
 }
@@ -203,10 +202,10 @@ mod tests {
     }
 
     #[test]
-    fn certificates_are_spared_only_where_none_is_checked() {
+    fn roots_are_spared_only_where_none_is_needed() {
         for (url, spared) in [("http://127.0.0.1:6443", true), ("https://127.0.0.1:6443", false)] {
             let mut config = Config::new(url.parse().unwrap());
-            spare_certificates(&mut config);
+            spare_roots(&mut config);
             assert_eq!(config.root_cert.is_some(), spared, "{url}");
         }
     }
