@@ -278,9 +278,15 @@ fn single<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     block_on(tokio::runtime::Builder::new_current_thread(), work)
 }
 
-/// Runs on all cores, for what serves others.
+/// Threads of what serves others; it mostly waits, and each thread has memory of its own.
+const WORKERS: usize = 4;
+
+/// Runs on several cores, for what serves others.
 fn threaded<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    block_on(tokio::runtime::Builder::new_multi_thread(), work)
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(cores.min(WORKERS));
+    block_on(builder, work)
 }
 
 fn block_on<T>(mut builder: tokio::runtime::Builder, work: impl Future<Output = Result<T>>) -> Result<T> {

@@ -202,6 +202,15 @@ mod tests {
     }
 
     #[test]
+    fn roots_are_spared_only_where_none_is_needed() {
+        for (url, spared) in [("http://127.0.0.1:6443", true), ("https://127.0.0.1:6443", false)] {
+            let mut config = Config::new(url.parse().unwrap());
+            spare_roots(&mut config);
+            assert_eq!(config.root_cert.is_some(), spared, "{url}");
+        }
+    }
+
+    #[test]
     fn without_a_cluster_the_error_names_what_was_tried_and_the_sandbox() {
         let text = no_cluster(&["/home/u/.kube/config".into()]).render("error:", "hint:");
         assert!(text.contains("/home/u/.kube/config") && text.contains("--sandbox"), "{text}");

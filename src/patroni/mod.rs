@@ -6,7 +6,7 @@ mod objects;
 
 pub use client::{Client, Credentials, PatroniError, REST_PORT};
 pub use config::{
-    APP_NAME, CONFIG_KEY, REPLICATION_USER, REST_USER, REWIND_USER, SUPERUSER, TTL_SECONDS, config_patch,
-    dynamic, template,
+    APP_NAME, CONFIG_KEY, FIRST_LOOP_WAIT_SECONDS, REPLICATION_USER, REST_USER, REWIND_USER, SUPERUSER,
+    TTL_SECONDS, config_patch, dynamic, template,
 };
 pub use objects::{Answer, DynamicConfig, Lock, MemberStatus, Sync};

@@ -176,6 +176,11 @@ fn members_ready(cx: &Context<'_>) -> Option<Verdict> {
     Some(Verdict::no(reason::MEMBER_NOT_READY, format!("{} {does}", lame.name)))
 }
 
+/// Every member is there, and commits wait for those that they should wait for.
+pub fn complete(cx: &Context<'_>) -> bool {
+    cx.view.running_primary().is_some() && members_ready(cx).is_none() && unlisted(cx).is_none()
+}
+
 fn synchronous(cx: &Context<'_>) -> bool {
     cx.spec().synchronous && cx.spec().replicas > 1
 }

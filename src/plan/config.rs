@@ -1,11 +1,15 @@
 //! Patroni's configuration: the rendered file, its four ConfigMaps, and changes to what it runs by.
 
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::context::Context;
 use super::ownership::volumes;
+use super::text::text;
 use super::{Action, Kind};
-use crate::patroni::{CONFIG_KEY, config_patch, dynamic, template};
+use crate::patroni::{CONFIG_KEY, FIRST_LOOP_WAIT_SECONDS, config_patch, dynamic, template};
+
+const LOOP_WAIT: &str = "loop_wait";
 
 /// The ConfigMaps that are missing or differ.
 pub fn plan(cx: &Context<'_>) -> Vec<Action> {
@@ -28,14 +32,34 @@ pub fn plan(cx: &Context<'_>) -> Vec<Action> {
     actions
 }
 
-/// What Patroni should run by and does not yet.
+/// How long after its StatefulSet a database that is not complete yet still goes in quick loops.
+const FIRST_STEPS: SignedDuration = SignedDuration::from_mins(5);
+
+/// What the spec asks of Patroni and it does not run by yet.
 pub fn pending(cx: &Context<'_>) -> Option<Value> {
-    let live = cx.view.config.config.as_ref()?;
-    config_patch(live, &dynamic(cx.spec(), super::scale::committing(cx)))
+    difference(cx, true)
 }
 
 /// The change to what Patroni runs by, through the primary.
-pub fn change(cx: &Context<'_>) -> Option<Action> {
+pub fn change(cx: &Context<'_>, now: Timestamp) -> Option<Action> {
     let member = cx.view.running_primary()?.name.to_owned();
-    pending(cx).map(|patch| Action::PatchPatroniConfig { member, patch })
+    let patch = difference(cx, begins(cx, now))?;
+    Some(Action::PatchPatroniConfig { member, patch })
+}
+
+/// What live and wanted configuration differ in; `quick`: but for the loops that a new database is made in.
+fn difference(cx: &Context<'_>, quick: bool) -> Option<Value> {
+    let live = cx.view.config.config.as_ref()?;
+    let mut wanted = dynamic(cx.spec(), super::scale::committing(cx));
+    if quick && live.get(LOOP_WAIT) == Some(&json!(FIRST_LOOP_WAIT_SECONDS)) {
+        wanted[LOOP_WAIT] = json!(FIRST_LOOP_WAIT_SECONDS);
+    }
+    config_patch(live, &wanted)
+}
+
+/// The database is new, and not all of its members are there.
+fn begins(cx: &Context<'_>, now: Timestamp) -> bool {
+    let made = cx.view.stateful_set.and_then(|set| text(set, "/metadata/creationTimestamp"));
+    let made = made.and_then(|made| made.parse::<Timestamp>().ok());
+    made.is_some_and(|made| now.duration_since(made) < FIRST_STEPS) && !super::conditions::complete(cx)
 }

@@ -87,7 +87,7 @@ pub fn plan(database: &Database, observed: &Observed, settings: &Settings, now: 
     } else if blocked.is_some() {
         Vec::new()
     } else {
-        objects(&cx, &scale)
+        objects(&cx, &scale, now)
     };
     // It is gone with the finalizer: there is no status to write any more.
     let gone = actions.contains(&Action::RemoveFinalizer);
@@ -130,7 +130,7 @@ pub fn plan_unreadable(metadata: &Database, observed: &Observed, settings: &Sett
 }
 
 /// Every object that there should be. The finalizer comes first, so that nothing is made that it does not guard.
-fn objects(cx: &Context<'_>, scale: &scale::Scale) -> Vec<Action> {
+fn objects(cx: &Context<'_>, scale: &scale::Scale, now: jiff::Timestamp) -> Vec<Action> {
     let guarded = cx.database.metadata.finalizers.iter().flatten().any(|name| name == FINALIZER);
     let mut actions = Vec::new();
     actions.extend((!guarded).then_some(Action::AddFinalizer));
@@ -140,7 +140,7 @@ fn objects(cx: &Context<'_>, scale: &scale::Scale) -> Vec<Action> {
     actions.extend(services::plan(cx));
     actions.extend(disruption::plan(cx));
     actions.extend(members::plan(cx, scale));
-    actions.extend(config::change(cx));
+    actions.extend(config::change(cx, now));
     actions.extend(scale.switchover.clone());
     actions
 }

@@ -72,6 +72,44 @@ fn a_new_database_gets_all_its_objects_in_order() {
 }
 
 #[test]
+fn a_new_database_goes_in_quick_loops_until_it_is_complete() {
+    let mut world = World::settled(json!({}));
+    let loop_wait = |world: &World| {
+        let config = world.get(Kind::ConfigMap, "db-config");
+        let config: Value =
+            serde_json::from_str(text(config, "/metadata/annotations/config").unwrap()).unwrap();
+        config["loop_wait"].as_i64().unwrap()
+    };
+    let set = |world: &mut World, loop_wait: i64, made: jiff::Timestamp, standbys: &str| {
+        let config = crate::patroni::dynamic(&world.database.as_ref().unwrap().spec, 3);
+        let mut config = config;
+        config["loop_wait"] = json!(loop_wait);
+        let annotations = json!({ "config": config.to_string() });
+        world.change(Kind::ConfigMap, "db-config", json!({ "metadata": { "annotations": annotations } }));
+        let made = json!({ "metadata": { "creationTimestamp": made } });
+        world.change(Kind::StatefulSet, "db", made);
+        let sync = json!({ "metadata": { "annotations": { "sync_standby": standbys } } });
+        world.change(Kind::ConfigMap, "db-sync", sync);
+    };
+    assert_eq!(loop_wait(&world), 5);
+    let now = world.now;
+    let long_ago = now - jiff::SignedDuration::from_hours(1);
+    let slow = r#"patch db-0 {"loop_wait":5}"#;
+    for (made, standbys, patched) in
+        [(now, "db-1", false), (now, "db-1,db-2", true), (long_ago, "db-1", true)]
+    {
+        set(&mut world, 1, made, standbys);
+        let plan = world.plan();
+        assert_eq!(names(&plan.actions).iter().any(|action| action == slow), patched, "{standbys}");
+        let up_to_date = plan.status.conditions.iter().find(|condition| condition.type_ == "UpToDate");
+        assert_eq!(up_to_date.unwrap().status, "True");
+    }
+    // A number that is not dbctl's own is nobody's wish.
+    set(&mut world, 2, now, "db-1");
+    assert!(names(&world.plan().actions).iter().any(|action| action == slow));
+}
+
+#[test]
 fn data_history_and_keys_have_no_owner() {
     let world = World::settled(json!({}));
     for (kind, name) in needed("db", 3) {

@@ -92,8 +92,14 @@ async fn follow(
     tokio::time::sleep(timing.delay).await;
     let mut ticks = tokio::time::interval(timing.period);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut pods = runner.run.pod.subscribe();
+    let mut waits = kind == "Readiness";
     loop {
-        ticks.tick().await;
+        tokio::select! {
+            _ = ticks.tick() => {}
+            // As kubelets have it: news of a pod that is not ready may be that it is.
+            Ok(()) = pods.changed(), if waits => ticks.reset(),
+        }
         let result = target.probe(&runner.context, probe, timing.timeout).await;
         if let Err(message) = &result {
             let message = format!("{kind} probe failed: {message}");
@@ -107,6 +113,7 @@ async fn follow(
             );
         }
         let Some(verdict) = counter.count(result.is_ok()) else { continue };
+        waits = kind == "Readiness" && verdict == Verdict::Unhealthy;
         if done(verdict) || (kind == "Startup" && verdict == Verdict::Unhealthy) {
             return verdict;
         }
