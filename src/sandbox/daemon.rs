@@ -4,7 +4,7 @@
 //! when the process ends in any way. `daemon.json` is there once it is ready, and names the process that wrote it.
 
 use std::fs::OpenOptions;
-use std::io::{self, Seek, SeekFrom};
+use std::io::{self, Read as _, Seek, SeekFrom, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -25,6 +25,8 @@ const CLAIM_LIMIT: Duration = Duration::from_secs(5);
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 /// How long a connection on loopback may take to be accepted by the kernel.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+/// How long a process that lives may take to say so.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// A log beyond this size is set aside at the next start.
 const LOG_LIMIT: u64 = 16 << 20;
 /// How much of the log an error shows.
@@ -82,8 +84,17 @@ pub struct Record {
 }
 
 impl Record {
+    /// Whether the process itself answers: the kernel accepts connections for one that is being killed, too.
     fn answers(&self) -> bool {
-        TcpStream::connect_timeout(&self.server, CONNECT_LIMIT).is_ok()
+        let ask = || -> io::Result<bool> {
+            let mut stream = TcpStream::connect_timeout(&self.server, CONNECT_LIMIT)?;
+            stream.set_read_timeout(Some(ANSWER_LIMIT))?;
+            stream.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+            let mut start = [0; 12];
+            stream.read_exact(&mut start)?;
+            Ok(start == *b"HTTP/1.1 200")
+        };
+        ask().unwrap_or(false)
     }
 }
 
@@ -372,6 +383,20 @@ mod tests {
         (dir, daemon)
     }
 
+    /// A server that answers that many requests, one after the other, and then no more.
+    fn server(answers: usize) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().take(answers) {
+                let mut stream = stream.unwrap();
+                let _ = stream.read(&mut [0; 512]);
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+            }
+        });
+        address
+    }
+
     #[test]
     fn it_is_stopped_then_starting_then_ready_then_stopped() {
         let (_dir, daemon) = daemon();
@@ -379,12 +404,11 @@ mod tests {
         assert!(!daemon.stop(Duration::ZERO).unwrap());
         let claim = daemon.claim().unwrap();
         assert_eq!(daemon.state().unwrap(), State::Starting);
-        let server = TcpListener::bind("127.0.0.1:0").unwrap();
-        claim.ready(server.local_addr().unwrap()).unwrap();
+        let server = server(1);
+        claim.ready(server).unwrap();
         let State::Ready(record) = daemon.state().unwrap() else { panic!("not ready") };
-        assert_eq!((record.server, record.build), (server.local_addr().unwrap(), Build::current()));
-        drop(server);
-        assert_eq!(daemon.state().unwrap(), State::Starting, "nobody listens");
+        assert_eq!((record.server, record.build), (server, Build::current()));
+        assert_eq!(daemon.state().unwrap(), State::Starting, "nobody answers");
         drop(claim);
         assert_eq!(daemon.state().unwrap(), State::Stopped);
         assert!(!daemon.record_path().exists());
@@ -394,8 +418,7 @@ mod tests {
     fn a_killed_predecessors_record_does_not_count() {
         let (_dir, daemon) = daemon();
         let claim = daemon.claim().unwrap();
-        let server = TcpListener::bind("127.0.0.1:0").unwrap();
-        claim.ready(server.local_addr().unwrap()).unwrap();
+        claim.ready(server(1)).unwrap();
         let mut record: Record =
             serde_json::from_slice(&std::fs::read(daemon.record_path()).unwrap()).unwrap();
         record.pid = i32::MAX - 1;
