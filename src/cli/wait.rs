@@ -1,6 +1,6 @@
 //! Waiting for a database, with what happens on the way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
@@ -103,6 +103,7 @@ pub async fn until_ready(
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut trouble = None;
+    let mut shown: BTreeSet<String> = BTreeSet::new();
     loop {
         tokio::select! {
             event = news.next() => match event {
@@ -122,7 +123,16 @@ pub async fn until_ready(
             return Err(CliError::not_found(format!("failed to wait for database {name:?}: it was deleted")));
         }
         let Some(database) = &seen.database else { continue };
-        show(&mut steps, database, &seen.members());
+        let members = seen.members();
+        show(&mut steps, database, &members);
+        shown.retain(|name| {
+            let there = members.iter().any(|member| member.name == *name);
+            if !there {
+                steps.set(name, Step::Done, format!("{name}: removed"));
+            }
+            there
+        });
+        shown.extend(members.into_iter().map(|member| member.name));
         match verdict(database, wanted.metadata.generation) {
             Verdict::Ready => {
                 steps.set("ready", Step::Done, summary(database));

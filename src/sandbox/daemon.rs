@@ -23,10 +23,8 @@ const START_LIMIT: Duration = Duration::from_secs(90);
 const CLAIM_LIMIT: Duration = Duration::from_secs(5);
 /// How long a process that was asked to stop, or killed, may take beyond the time given to it.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
-/// How long a connection on loopback may take to be accepted by the kernel.
-const CONNECT_LIMIT: Duration = Duration::from_secs(1);
-/// How long a process that lives may take to say so.
-const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// How long an answer may take before the process counts as not ready; it is asked again then.
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 /// A log beyond this size is set aside at the next start.
 const LOG_LIMIT: u64 = 16 << 20;
 /// How much of the log an error shows.
@@ -84,15 +82,16 @@ pub struct Record {
 }
 
 impl Record {
-    /// Whether the process itself answers: the kernel accepts connections for one that is being killed, too.
+    /// Whether the process answers a request. That its socket takes a connection says nothing: the kernel does that
+    /// for a while after the process was killed.
     fn answers(&self) -> bool {
         let ask = || -> io::Result<bool> {
-            let mut stream = TcpStream::connect_timeout(&self.server, CONNECT_LIMIT)?;
+            let mut stream = TcpStream::connect_timeout(&self.server, ANSWER_LIMIT)?;
             stream.set_read_timeout(Some(ANSWER_LIMIT))?;
-            stream.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-            let mut start = [0; 12];
+            write!(stream, "GET /readyz HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.server)?;
+            let mut start = [0; 5];
             stream.read_exact(&mut start)?;
-            Ok(start == *b"HTTP/1.1 200")
+            Ok(&start == b"HTTP/")
         };
         ask().unwrap_or(false)
     }
@@ -202,8 +201,8 @@ impl Daemon {
         if !Lock::is_held(&lock).map_err(at(&lock))? {
             return Ok(State::Stopped);
         }
-        // A record that a killed predecessor left names a process that is gone. One that is being killed still has
-        // its lock, and nobody listens any more.
+        // A record that a killed predecessor left names a process that is gone. One that is being killed may still
+        // have its lock, and does not answer any more.
         let holder = Lock::read_pid(&lock);
         let record = std::fs::read(self.record_path())
             .ok()
@@ -383,20 +382,6 @@ mod tests {
         (dir, daemon)
     }
 
-    /// A server that answers that many requests, one after the other, and then no more.
-    fn server(answers: usize) -> SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        std::thread::spawn(move || {
-            for stream in listener.incoming().take(answers) {
-                let mut stream = stream.unwrap();
-                let _ = stream.read(&mut [0; 512]);
-                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
-            }
-        });
-        address
-    }
-
     #[test]
     fn it_is_stopped_then_starting_then_ready_then_stopped() {
         let (_dir, daemon) = daemon();
@@ -404,11 +389,18 @@ mod tests {
         assert!(!daemon.stop(Duration::ZERO).unwrap());
         let claim = daemon.claim().unwrap();
         assert_eq!(daemon.state().unwrap(), State::Starting);
-        let server = server(1);
-        claim.ready(server).unwrap();
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = server.local_addr().unwrap();
+        claim.ready(address).unwrap();
+        let answering = std::thread::spawn(move || {
+            let (mut stream, _) = server.accept().unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+            server
+        });
         let State::Ready(record) = daemon.state().unwrap() else { panic!("not ready") };
-        assert_eq!((record.server, record.build), (server, Build::current()));
-        assert_eq!(daemon.state().unwrap(), State::Starting, "nobody answers");
+        assert_eq!((record.server, record.build), (address, Build::current()));
+        drop(answering.join().unwrap());
+        assert_eq!(daemon.state().unwrap(), State::Starting, "nobody listens");
         drop(claim);
         assert_eq!(daemon.state().unwrap(), State::Stopped);
         assert!(!daemon.record_path().exists());
@@ -418,7 +410,8 @@ mod tests {
     fn a_killed_predecessors_record_does_not_count() {
         let (_dir, daemon) = daemon();
         let claim = daemon.claim().unwrap();
-        claim.ready(server(1)).unwrap();
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        claim.ready(server.local_addr().unwrap()).unwrap();
         let mut record: Record =
             serde_json::from_slice(&std::fs::read(daemon.record_path()).unwrap()).unwrap();
         record.pid = i32::MAX - 1;
