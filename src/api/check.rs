@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
+use super::hba::hba_problem;
 use super::{
     Backup, DatabaseSpec, DatabaseStatus, OWNED_PARAMETERS, PgVersion, Quantity, REPLICAS_MAX, RestoreFrom,
     name_problem,
@@ -22,6 +23,9 @@ pub struct Violation {
 
 static DESTINATION: LazyLock<Option<Regex>> =
     LazyLock::new(|| Regex::new(r"^(s3|gs|az)://[^/\s]+(/\S*)?$|^file:///\S+$").ok());
+
+static PARAMETER: LazyLock<Option<Regex>> =
+    LazyLock::new(|| Regex::new(r"^[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)?$").ok());
 
 /// A list of violations in the making.
 struct Checks(Vec<Violation>);
@@ -49,24 +53,32 @@ pub fn check_spec(name: &str, spec: &DatabaseSpec) -> Vec<Violation> {
         "spec.replicas",
         format!("{} is not allowed: 1 to {REPLICAS_MAX}", spec.replicas),
     );
-    let zero = Quantity::from_str("0").ok();
-    checks.require(
-        Some(&spec.storage.size) > zero.as_ref(),
-        "spec.storage.size",
-        format!("{:?} is not allowed: must be above zero, for example 50Gi", spec.storage.size.as_str()),
-    );
+    check_size(&mut checks, &spec.storage.size);
     for (name, value) in &spec.parameters {
         let field = format!("spec.parameters.{name}");
+        // To PostgreSQL, `Fsync` is `fsync`.
+        let owned = OWNED_PARAMETERS.iter().any(|owned| owned.eq_ignore_ascii_case(name));
+        checks.require(!owned, &field, "is set by dbctl and cannot be given");
+        let named = PARAMETER.as_ref().is_some_and(|form| form.is_match(name));
         checks.require(
-            !OWNED_PARAMETERS.contains(&name.as_str()),
+            named,
             &field,
-            "is set by dbctl and cannot be given",
+            "is not the name of a setting: letters, digits, '_', and '.' before an extension's",
+        );
+        checks.require(
+            !value.contains(char::is_control),
+            &field,
+            "must be one line without control characters",
         );
         checks.require(value.len() <= 1024, &field, "is too long: at most 1024 characters");
     }
     for (index, line) in spec.hba.iter().enumerate() {
         let good = !line.trim().is_empty() && line.len() <= 1024 && !line.contains(['\n', '\r']);
-        checks.require(good, &format!("spec.hba[{index}]"), "must be one line of at most 1024 characters");
+        let field = format!("spec.hba[{index}]");
+        checks.require(good, &field, "must be one line of at most 1024 characters");
+        if let Some(problem) = hba_problem(line).filter(|_| good) {
+            checks.wrong(&field, problem);
+        }
     }
     if let Some(backup) = &spec.backup {
         check_backup(&mut checks, backup);
@@ -75,6 +87,21 @@ pub fn check_spec(name: &str, spec: &DatabaseSpec) -> Vec<Violation> {
         check_restore(&mut checks, from);
     }
     checks.0
+}
+
+/// No cluster fits into less: whoever asks for it forgot the unit.
+const SMALLEST_VOLUME: i128 = 1 << 20;
+
+fn check_size(checks: &mut Checks, size: &Quantity) {
+    let text = size.as_str();
+    let problem = match size.value() {
+        ..=0 => format!("{text:?} is not allowed: must be above zero, for example 50Gi"),
+        bytes @ 1..SMALLEST_VOLUME => {
+            format!("{text:?} is not allowed: that is {bytes} bytes; write it with a unit, for example 50Gi")
+        }
+        _ => return,
+    };
+    checks.wrong("spec.storage.size", problem);
 }
 
 fn check_destination(checks: &mut Checks, field: &str, destination: &str) {
@@ -214,8 +241,15 @@ mod tests {
             (json!({ "replicas": 0 }), "spec.replicas"),
             (json!({ "replicas": 10 }), "spec.replicas"),
             (json!({ "storage": { "size": "0" } }), "spec.storage.size"),
+            (json!({ "storage": { "size": "-1Gi" } }), "spec.storage.size"),
+            (json!({ "storage": { "size": "5" } }), "spec.storage.size"),
+            (json!({ "storage": { "size": "500m" } }), "spec.storage.size"),
             (json!({ "parameters": { "archive_command": "x" } }), "spec.parameters.archive_command"),
+            (json!({ "parameters": { "Archive_Command": "x" } }), "spec.parameters.Archive_Command"),
+            (json!({ "parameters": { "work_mem": "1MB'\nfsync = off" } }), "spec.parameters.work_mem"),
+            (json!({ "parameters": { "a = 1": "" } }), "spec.parameters.a = 1"),
             (json!({ "hba": ["a\nb"] }), "spec.hba[0]"),
+            (json!({ "hba": ["# fine", "garbage"] }), "spec.hba[1]"),
             (json!({ "backup": { "enabled": true, "schedule": "0 3 * * *" } }), "spec.backup.destination"),
             (json!({ "backup": { "destination": "ftp://x" } }), "spec.backup.destination"),
             (json!({ "backup": { "schedule": "99 * * * *" } }), "spec.backup.schedule"),

@@ -39,10 +39,12 @@ pub mod reason {
     pub const BACKUPS_UNSUPPORTED: &str = "BackupsUnsupported";
     pub const CLAIMS_BOUND: &str = "ClaimsBound";
     pub const CLAIM_PENDING: &str = "ClaimPending";
+    pub const CLAIM_TERMINATING: &str = "ClaimTerminating";
     pub const CONFIG_PENDING: &str = "ConfigPending";
     pub const CREATING: &str = "Creating";
     pub const DELETING: &str = "Deleting";
     pub const EVEN_REPLICAS: &str = "EvenReplicas";
+    pub const HISTORY_MISSING: &str = "HistoryMissing";
     pub const INVALID_SPEC: &str = "InvalidSpec";
     pub const MEMBERS_MISSING: &str = "MembersMissing";
     pub const MEMBER_NOT_READY: &str = "MemberNotReady";

@@ -4,6 +4,7 @@ mod check;
 mod conditions;
 mod crd;
 mod database;
+mod hba;
 mod names;
 mod quantity;
 mod request;

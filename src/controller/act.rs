@@ -207,10 +207,16 @@ impl<'a> Actor<'a> {
         if let Some(below) = apply.leader_below {
             self.check_leader(below).await?;
         }
+        // Where nothing was seen, something may have appeared meanwhile. An apply would merge into it whatever does not
+        // conflict: everything with what another Database made, since that has the same field manager.
+        if apply.uid.is_none() && apply.kind != Kind::StatefulSet {
+            return self.create(apply.kind, &apply.body).await;
+        }
         let mut body = apply.body.clone();
         let mut params = PatchParams::apply(FIELD_MANAGER);
-        // What was seen is ours, and so are our fields in it, whoever wrote them, as long as it is that very object. Where
-        // nothing was seen and something has appeared meanwhile, its fields are its maker's: then this is a conflict.
+        // What was seen is ours, and so are our fields in it, whoever wrote them, as long as it is that very object. A
+        // StatefulSet of another differs in its selector, which is a conflict without force; made by an apply, it loses
+        // what is no longer applied.
         if let Some(uid) = &apply.uid {
             body["metadata"]["uid"] = json!(uid);
             params = params.force();

@@ -28,22 +28,52 @@ pub struct Entry {
 
 type Objects = BTreeMap<(Kind, String), Entry>;
 
+/// Kind, namespace and name of an object.
+type Id = (Kind, String, String);
+
+/// The objects by Database, and the Database by object: a label may change, or go.
+#[derive(Debug, Default)]
+struct Index {
+    objects: HashMap<Key, Objects>,
+    homes: HashMap<Id, Key>,
+}
+
+impl Index {
+    /// Forgets an object; returns the Database that it was filed under.
+    fn forget(&mut self, id: &Id) -> Option<Key> {
+        let key = self.homes.remove(id)?;
+        if let Some(objects) = self.objects.get_mut(&key) {
+            objects.remove(&(id.0, id.2.clone()));
+            if objects.is_empty() {
+                self.objects.remove(&key);
+            }
+        }
+        Some(key)
+    }
+}
+
 /// All objects that are watched.
 #[derive(Debug, Default)]
-pub struct Cache(RwLock<HashMap<Key, Objects>>);
+pub struct Cache(RwLock<Index>);
 
 impl Cache {
     /// The objects of one Database.
     pub fn of(&self, key: &Key) -> Objects {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned().unwrap_or_default()
+        self.0.read().unwrap_or_else(PoisonError::into_inner).objects.get(key).cloned().unwrap_or_default()
     }
 
-    /// Takes an object in; returns its Database where a pass is due.
-    fn put(&self, kind: Kind, object: Value) -> Option<Key> {
-        let key = key_of(&object)?;
-        let id = (kind, name_of(&object).to_owned());
+    /// Takes an object in; returns the Databases for which a pass is due.
+    fn put(&self, kind: Kind, object: Value) -> Vec<Key> {
+        let Some(key) = key_of(&object) else { return self.remove(kind, &object) };
+        let id = id_of(kind, &object);
         let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let objects = all.entry(key.clone()).or_default();
+        let mut due = Vec::new();
+        if all.homes.get(&id).is_some_and(|home| *home != key) {
+            due.extend(all.forget(&id));
+        }
+        all.homes.insert(id.clone(), key.clone());
+        let objects = all.objects.entry(key.clone()).or_default();
+        let id = (kind, id.2);
         let old = objects.get(&id);
         let same = old.is_some_and(|old| {
             text(&old.object, "/metadata/resourceVersion") == text(&object, "/metadata/resourceVersion")
@@ -52,34 +82,28 @@ impl Cache {
         if !same {
             objects.insert(id, Entry { object: Arc::new(object), changed: Instant::now() });
         }
-        news.then_some(key)
+        due.extend(news.then_some(key));
+        due
     }
 
-    fn remove(&self, kind: Kind, object: &Value) -> Option<Key> {
-        let key = key_of(object)?;
+    fn remove(&self, kind: Kind, object: &Value) -> Vec<Key> {
         let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let objects = all.get_mut(&key)?;
-        objects.remove(&(kind, name_of(object).to_owned()));
-        if objects.is_empty() {
-            all.remove(&key);
-        }
-        Some(key)
+        all.forget(&id_of(kind, object)).into_iter().collect()
     }
 
     /// Removes the objects of a kind that a complete list did not hold.
-    fn retain(&self, kind: Kind, listed: &BTreeSet<(Key, String)>) -> Vec<Key> {
+    fn retain(&self, kind: Kind, listed: &BTreeSet<Id>) -> Vec<Key> {
         let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let mut touched = Vec::new();
-        for (key, objects) in all.iter_mut() {
-            let before = objects.len();
-            objects.retain(|(of, name), _| *of != kind || listed.contains(&(key.clone(), name.clone())));
-            if objects.len() != before {
-                touched.push(key.clone());
-            }
-        }
-        all.retain(|_, objects| !objects.is_empty());
-        touched
+        let gone: Vec<Id> =
+            all.homes.keys().filter(|id| id.0 == kind && !listed.contains(*id)).cloned().collect();
+        let touched: BTreeSet<Key> = gone.iter().filter_map(|id| all.forget(id)).collect();
+        touched.into_iter().collect()
     }
+}
+
+fn id_of(kind: Kind, object: &Value) -> Id {
+    let namespace = text(object, "/metadata/namespace").unwrap_or_default();
+    (kind, namespace.to_owned(), name_of(object).to_owned())
 }
 
 fn key_of(object: &Value) -> Option<Key> {
@@ -99,17 +123,15 @@ pub async fn keep<E: std::fmt::Display>(
     let mut listed = BTreeSet::new();
     while let Some(event) = events.next().await {
         let due: Vec<Key> = match event {
-            Ok(watcher::Event::Apply(object)) => cache.put(kind, object).into_iter().collect(),
-            Ok(watcher::Event::Delete(object)) => cache.remove(kind, &object).into_iter().collect(),
+            Ok(watcher::Event::Apply(object)) => cache.put(kind, object),
+            Ok(watcher::Event::Delete(object)) => cache.remove(kind, &object),
             Ok(watcher::Event::Init) => {
                 listed.clear();
                 Vec::new()
             }
             Ok(watcher::Event::InitApply(object)) => {
-                if let Some(key) = key_of(&object) {
-                    listed.insert((key, name_of(&object).to_owned()));
-                }
-                cache.put(kind, object).into_iter().collect()
+                listed.insert(id_of(kind, &object));
+                cache.put(kind, object)
             }
             Ok(watcher::Event::InitDone) => {
                 complete.send_replace(true);
@@ -164,6 +186,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_object_that_changes_hands_is_forgotten_where_it_was() {
+        use watcher::Event::{Apply, Delete};
+        let cache = Cache::default();
+        let key = |name: &str| ("n".to_owned(), name.to_owned());
+        let moved = vec![Apply(object("s", "a", "1")), Apply(object("s", "b", "2"))];
+        assert_eq!(feed(&cache, moved).await.0, vec![key("a"), key("a"), key("b")]);
+        assert!(cache.of(&key("a")).is_empty() && cache.of(&key("b")).len() == 1);
+        let mut bare = object("s", "b", "3");
+        bare["metadata"]["labels"] = json!({});
+        assert_eq!(feed(&cache, vec![Delete(bare)]).await.0, vec![key("b")]);
+        assert!(cache.of(&key("b")).is_empty());
+    }
+
+    #[tokio::test]
     async fn a_renewal_moves_the_time_without_a_pass() {
         let cache = Cache::default();
         let lock = |time: &str| {
@@ -171,11 +207,11 @@ mod tests {
             lock["metadata"]["annotations"] = json!({ "leader": "a-0", "renewTime": time });
             lock
         };
-        assert!(cache.put(Kind::ConfigMap, lock("1")).is_some());
+        assert_eq!(cache.put(Kind::ConfigMap, lock("1")).len(), 1);
         let key = ("n".to_owned(), "a".to_owned());
         let seen = |cache: &Cache| cache.of(&key).into_values().next().map(|entry| entry.changed);
         let before = seen(&cache);
-        assert_eq!(cache.put(Kind::ConfigMap, lock("2")), None);
+        assert_eq!(cache.put(Kind::ConfigMap, lock("2")), vec![]);
         assert!(seen(&cache) > before);
     }
 }

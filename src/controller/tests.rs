@@ -7,14 +7,16 @@ use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::ApiResource;
+use kube::runtime::events::Reporter;
 use kube::{Client, Config, ResourceExt};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use super::act::Actor;
 use super::resource::{namespaced, plain};
 use super::{ControllerConfig, run};
 use crate::api::{Database, crd};
-use crate::plan::{Kind, needed};
+use crate::plan::{Action, Kind, Observed, Settings, name_of, needed, plan};
 use crate::sandbox::api::{ApiConfig, Running, serve};
 
 /// A client's configuration with a bearer token, read as a kubeconfig is.
@@ -275,6 +277,45 @@ async fn an_object_of_another_is_not_touched() {
     cluster.stop().await;
 }
 
+/// A pass looks, then writes; what appears in between, or is another Database's work of the same moment, is not ours.
+#[tokio::test]
+async fn what_appears_between_look_and_write_is_not_taken_over() {
+    let cluster = Cluster::start(crd()).await;
+    let database: Database = serde_json::from_value(json!({
+        "apiVersion": "db.example.com/v1alpha1", "kind": "Database",
+        "metadata": { "name": "late", "namespace": "default", "uid": "1" },
+        "spec": { "replicas": 3, "version": "16.15", "storage": { "size": "1Gi" } },
+    }))
+    .unwrap();
+    let observed = Observed::default();
+    let plan = plan(&database, &observed, &Settings::default(), jiff::Timestamp::now());
+    let patroni = crate::patroni::Client::new().unwrap();
+    let reporter = Reporter { controller: "test".into(), instance: None };
+    let mut actor = Actor::new(&cluster.client, &patroni, &reporter, &database, &observed);
+    let mut tried = 0;
+    for action in &plan.actions {
+        let Action::Apply(apply) = action else { continue };
+        let name = name_of(&apply.body);
+        let mut theirs = apply.body.clone();
+        theirs["metadata"]["ownerReferences"][0]["uid"] = json!("2");
+        let mut manager = "dbctl";
+        if apply.kind == Kind::StatefulSet {
+            // No two Databases make one of the same name.
+            manager = "kubectl";
+            theirs["spec"]["replicas"] = json!(7);
+        }
+        let api = cluster.api(apply.kind);
+        api.patch(name, &PatchParams::apply(manager), &Patch::Apply(&theirs)).await.unwrap();
+        let before = plain(api.get(name).await.unwrap());
+        let failed = actor.act(action).await.unwrap_err();
+        assert!(failed.is_conflict(), "{}: {failed}", apply.kind);
+        assert_eq!(plain(api.get(name).await.unwrap()), before);
+        tried += 1;
+    }
+    assert_eq!(tried, 9);
+    cluster.stop().await;
+}
+
 /// As an older definition, or a hand in the store, may leave them.
 fn lax_definition() -> CustomResourceDefinition {
     let mut definition = serde_json::to_value(crd()).unwrap();
@@ -287,6 +328,20 @@ fn lax_definition() -> CustomResourceDefinition {
 async fn an_unreadable_database_does_not_stop_the_others() {
     let cluster = Cluster::start(lax_definition()).await;
     cluster.create_database("bad", json!({ "replicas": "many" })).await;
+    for (name, spec) in [
+        ("bad-version", json!({ "version": "sixteen" })),
+        ("bad-storage", json!({ "storage": null })),
+        ("bad-everything", json!(null)),
+        ("bad-parameters", json!({ "parameters": [1, { "a": null }] })),
+    ] {
+        cluster.create_database(name, spec).await;
+    }
+    let long = "x".repeat(60);
+    cluster.create_database(&long, json!({})).await;
+    cluster.create_database("odd.name", json!({})).await;
+    cluster.create_database("scribbled", json!({ "replicas": 1 })).await;
+    let scribble = Patch::Merge(json!({ "status": { "phase": 5, "conditions": "none" } }));
+    cluster.databases().patch_status("scribbled", &PatchParams::default(), &scribble).await.unwrap();
     cluster.create_database("good", json!({ "replicas": 1 })).await;
     eventually("the other one is made", || cluster.has(Kind::StatefulSet, "good")).await;
     let events: Api<k8s_openapi::api::events::v1::Event> = Api::default_namespaced(cluster.client.clone());
@@ -298,7 +353,10 @@ async fn an_unreadable_database_does_not_stop_the_others() {
         })
     })
     .await;
-    assert!(!cluster.has(Kind::StatefulSet, "bad").await);
+    for name in ["bad", "bad-version", "bad-storage", "bad-everything", "bad-parameters", &long, "odd.name"] {
+        assert!(!cluster.has(Kind::StatefulSet, name).await, "{name}");
+    }
+    cluster.wait_for(&long, "Ready", "False", "InvalidSpec").await;
     cluster.stop().await;
 }
 

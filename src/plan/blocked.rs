@@ -1,8 +1,8 @@
 //! What keeps a plan from making anything at all.
 
 use super::context::Context;
-use super::ownership::{Owner, taken};
-use super::{scale, secrets};
+use super::ownership::{Owner, taken, volumes};
+use super::{Kind, scale, secrets};
 use crate::api::{Phase, check_spec, reason};
 
 /// Why nothing is made or changed.
@@ -26,7 +26,11 @@ impl Blocked {
 
 /// The first thing that is in the way.
 pub fn blocked(cx: &Context<'_>) -> Option<Blocked> {
-    invalid(cx).or_else(|| restore(cx)).or_else(|| name_taken(cx)).or_else(|| secret_missing(cx))
+    invalid(cx)
+        .or_else(|| restore(cx))
+        .or_else(|| name_taken(cx))
+        .or_else(|| secret_missing(cx))
+        .or_else(|| history_missing(cx))
 }
 
 /// The CRD refuses such specs; one from an older CRD, or written past it, may be there all the same.
@@ -78,6 +82,26 @@ fn secret_missing(cx: &Context<'_>) -> Option<Blocked> {
         reason::SECRET_MISSING,
         format!(
             "Secret {name:?} is gone, and with it the passwords that the data knows: restore it from a copy, with its labels"
+        ),
+    )
+}
+
+/// Without it Patroni takes the first member for that of a new database, and where its volume is empty makes one, which
+/// those with the data then do not belong to. A primary that runs writes it again by itself.
+fn history_missing(cx: &Context<'_>) -> Option<Blocked> {
+    let name = cx.names.dynamic_config();
+    let lost = cx.observed.get(Kind::ConfigMap, &name).is_none() && cx.view.lock.holder.is_none();
+    let claims: Vec<String> = volumes(cx).map(|ordinal| cx.names.claim(ordinal)).collect();
+    if !lost || claims.is_empty() {
+        return None;
+    }
+    Blocked::failed(
+        reason::HISTORY_MISSING,
+        format!(
+            "ConfigMap {name:?}, which says what database the volumes are of, is gone: restore it from a copy, with its labels; \
+             without one, make it with its labels and no content if every volume holds the data, or delete the volumes \
+             ({}) if nothing in them is needed",
+            claims.join(", ")
         ),
     )
 }

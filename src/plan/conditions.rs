@@ -2,7 +2,7 @@
 
 use super::blocked::Blocked;
 use super::context::Context;
-use super::object::LockAge;
+use super::object::{LockAge, terminating};
 use super::scale::Scale;
 use super::text::{at, text};
 use super::view::Member;
@@ -224,6 +224,21 @@ fn storage(cx: &Context<'_>) -> Verdict {
         return Verdict::no(
             reason::CLAIM_PENDING,
             format!("no volume yet for {}; `kubectl describe pvc` says why", unbound.join(", ")),
+        );
+    }
+    let going: Vec<&str> = wanted
+        .iter()
+        .filter(|name| cx.observed.get(Kind::PersistentVolumeClaim, name).is_some_and(terminating))
+        .map(String::as_str)
+        .collect();
+    if !going.is_empty() {
+        return Verdict::no(
+            reason::CLAIM_TERMINATING,
+            format!(
+                "deleted by somebody, and gone as soon as its member stops: {}; delete that member's pod while the others are \
+                 well, and it starts afresh from their data",
+                going.join(", ")
+            ),
         );
     }
     match growth(cx) {

@@ -3,17 +3,20 @@
 use serde_json::{Value, json};
 
 use super::context::Context;
+use super::ownership::volumes;
 use super::{Action, Kind};
 use crate::patroni::{CONFIG_KEY, config_patch, dynamic, template};
 
 /// The ConfigMaps that are missing or differ.
 pub fn plan(cx: &Context<'_>) -> Vec<Action> {
-    // Patroni writes into its own four, so they are only made. An apply would own nothing in them worth owning.
+    // Patroni writes into its own four, so they are only made. An apply would own nothing in them worth owning. Made again,
+    // empty, they would hide that there is history; members that have data make them themselves.
+    let fresh = volumes(cx).next().is_none();
     let mut actions: Vec<Action> = cx
         .names
         .patroni_objects()
         .iter()
-        .filter(|name| cx.observed.get(Kind::ConfigMap, name).is_none())
+        .filter(|name| fresh && cx.observed.get(Kind::ConfigMap, name).is_none())
         .map(|name| Action::Create(Kind::ConfigMap, cx.retained(Kind::ConfigMap, name)))
         .collect();
     let file = template(cx.names.0, cx.spec(), super::members::version(cx), super::scale::members(cx));
@@ -28,7 +31,7 @@ pub fn plan(cx: &Context<'_>) -> Vec<Action> {
 /// What Patroni should run by and does not yet.
 pub fn pending(cx: &Context<'_>) -> Option<Value> {
     let live = cx.view.config.config.as_ref()?;
-    config_patch(live, &dynamic(cx.spec(), super::scale::members(cx)))
+    config_patch(live, &dynamic(cx.spec(), super::scale::committing(cx)))
 }
 
 /// The change to what Patroni runs by, through the primary.

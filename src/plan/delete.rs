@@ -4,6 +4,7 @@ use super::blocked::Blocked;
 use super::context::Context;
 use super::object::{terminating, uid_of};
 use super::ownership::{Owner, owner, retained};
+use super::view::Member;
 use super::{Action, Kind, name_of};
 use crate::api::{DeletionPolicy, FINALIZER, Phase, reason};
 
@@ -18,8 +19,9 @@ pub fn plan(cx: &Context<'_>, policy: DeletionPolicy) -> Vec<Action> {
         return delete.into_iter().collect();
     }
     // The garbage collector removes the pods of a StatefulSet that is gone, unless somebody had orphaned them.
-    if !cx.view.members.is_empty() {
-        let left = cx.view.members.iter().filter(|member| !terminating(member.pod));
+    let own = |member: &&Member<'_>| owner(cx, Kind::Pod, member.pod) != Owner::Foreign;
+    if cx.view.members.iter().any(|member| own(&member)) {
+        let left = cx.view.members.iter().filter(own).filter(|member| !terminating(member.pod));
         return left.map(|member| delete(Kind::Pod, member.pod)).collect();
     }
     let mut actions = Vec::new();

@@ -70,12 +70,13 @@ fn pod_owner(cx: &Context<'_>, pod: &Value, labelled: bool) -> Owner {
     let set = owners(pod)
         .iter()
         .find(|owner| owner["kind"] == Kind::StatefulSet.as_str() && owner["name"] == cx.names.0);
-    let live = cx.observed.get(Kind::StatefulSet, cx.names.0).and_then(uid_of);
-    match set {
+    let live = cx.observed.get(Kind::StatefulSet, cx.names.0);
+    match (set, live) {
         _ if !labelled => Owner::Foreign,
-        Some(owner) if live == owner["uid"].as_str() => Owner::Ours,
-        Some(_) => Owner::Former,
-        None => by_label(owners(pod).is_empty()),
+        // Whose the StatefulSet is, they are.
+        (Some(owner), Some(live)) if uid_of(live) == owner["uid"].as_str() => database_owner(cx, live),
+        (Some(_), _) => Owner::Former,
+        (None, _) => by_label(owners(pod).is_empty()),
     }
 }
 
@@ -99,6 +100,15 @@ pub fn taken(cx: &Context<'_>, members: i32) -> Option<(Owner, Kind, String)> {
     });
     // A foreign object needs somebody to act; a former one goes by itself.
     found.min_by_key(|(owner, ..)| *owner != Owner::Foreign)
+}
+
+/// Ordinals of the members that have a volume.
+pub fn volumes(cx: &Context<'_>) -> impl Iterator<Item = i32> {
+    let named = |claim| cx.names.ordinal(super::name_of(claim).strip_prefix("data-")?);
+    cx.observed
+        .all(Kind::PersistentVolumeClaim)
+        .filter(|claim| owner(cx, Kind::PersistentVolumeClaim, claim) == Owner::Ours)
+        .filter_map(named)
 }
 
 /// The objects that this Database's data, history and keys are in.

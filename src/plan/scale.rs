@@ -1,8 +1,10 @@
 //! How many members there are to be now. Growing is simple; shrinking never takes the primary.
 
 use super::context::Context;
+use super::ownership::volumes;
 use super::view::Member;
 use super::{Action, Kind};
+use crate::api::REPLICAS_MAX;
 use crate::patroni::{Lock, Sync};
 
 /// What is to be done about the number of members.
@@ -22,9 +24,17 @@ impl Scale {
     }
 }
 
-/// The number of members that there are or are asked for, whichever is more.
+/// The number of members that there are or are asked for, whichever is more. A hand may have told the StatefulSet any
+/// number.
 pub fn members(cx: &Context<'_>) -> i32 {
-    cx.spec().replicas.max(current(cx).unwrap_or(0))
+    cx.spec().replicas.max(current(cx).unwrap_or(0)).min(REPLICAS_MAX)
+}
+
+/// The number of members that commits may wait for: the last one to stay waits for nobody, from before the others go.
+pub fn committing(cx: &Context<'_>) -> i32 {
+    let last =
+        cx.spec().replicas == 1 && cx.view.running_primary().is_some_and(|primary| primary.ordinal == 0);
+    if last { 1 } else { members(cx) }
 }
 
 /// The number that the StatefulSet says; where there is none but there is data, as many as the data was last spread
@@ -33,11 +43,14 @@ fn current(cx: &Context<'_>) -> Option<i32> {
     cx.view.stateful_replicas().or_else(|| recorded(cx))
 }
 
-/// One more than the highest ordinal that Patroni's objects name and that still has its volume.
+/// One more than the highest ordinal that Patroni's objects name and that still has its volume. Where they name none,
+/// any volume may be the one with data.
 fn recorded(cx: &Context<'_>) -> Option<i32> {
     let Sync { leader, standbys } = &cx.view.sync;
     let Lock { holder, failsafe, .. } = &cx.view.lock;
-    cx.view.initialized().then_some(())?;
+    if cx.view.config.initialize.as_deref().is_none_or(str::is_empty) {
+        return volumes(cx).max().map(|highest| highest + 1);
+    }
     [leader, holder]
         .into_iter()
         .flatten()
@@ -52,25 +65,34 @@ fn recorded(cx: &Context<'_>) -> Option<i32> {
 /// What is to be done now.
 pub fn plan(cx: &Context<'_>) -> Scale {
     let wanted = cx.spec().replicas;
-    let Some(live) = current(cx).filter(|live| *live > wanted) else { return Scale::now(wanted) };
+    let Some(live) = current(cx).filter(|live| *live != wanted) else { return Scale::now(wanted) };
+    let wait = |reason: String| Scale { waiting: Some(reason), ..Scale::now(live) };
+    // A member with an empty volume would make a new database where it does not find the one that there is.
+    let unmade = cx.view.config.initialize.as_deref().is_none_or(str::is_empty);
+    if live < wanted {
+        let first = unmade.then(|| wait(format!("the {live} members whose volumes are there start first")));
+        return first.unwrap_or_else(|| Scale::now(wanted));
+    }
     if cx.view.stateful_set.is_none() {
-        return Scale {
-            waiting: Some(format!("the {live} members that hold its data start first")),
-            ..Scale::now(live)
-        };
+        return wait(format!("the {live} members that hold its data start first"));
     }
     // Nobody has begun to make a database: there is nothing to lose.
-    if cx.view.config.initialize.is_none() {
+    if cx.view.config.initialize.is_none() && !cx.view.initialized() {
         return Scale::now(wanted);
     }
-    let wait = |reason: String| Scale { waiting: Some(reason), ..Scale::now(live) };
     let Some(primary) = cx.view.running_primary() else {
         return wait(
             "no primary is running, and the one to be may be among the members to remove".to_owned(),
         );
     };
     if primary.ordinal < wanted {
-        return Scale::now(wanted);
+        // Commits would wait for those that have gone until Patroni notices.
+        let waited_for = wanted == 1 && !cx.view.sync.standbys.is_empty();
+        return if waited_for {
+            wait("commits first stop waiting for the members that go".to_owned())
+        } else {
+            Scale::now(wanted)
+        };
     }
     match candidate(cx, primary, wanted) {
         Some(candidate) => Scale {
@@ -99,7 +121,11 @@ fn candidate<'c, 'a>(cx: &'c Context<'a>, primary: &Member<'a>, wanted: i32) -> 
     });
     let behind = |member: &Member<'_>| {
         let replayed = member.status.as_ref().and_then(|status| status.replay_lsn);
-        cx.view.lock.optime.zip(replayed).map_or(i64::MAX, |(end, replayed)| (end - replayed).max(0))
+        cx.view
+            .lock
+            .optime
+            .zip(replayed)
+            .map_or(i64::MAX, |(end, replayed)| end.saturating_sub(replayed).max(0))
     };
     cx.view
         .members

@@ -69,9 +69,9 @@ fn instance(cx: &Context<'_>, member: &Member<'_>) -> Instance {
     };
     let streams = status.filter(|_| !holds).and_then(|status| status.replication_state.clone());
     let state = streams.or_else(|| status.map(|status| status.state.clone()));
-    let lag = status
-        .filter(|_| !holds)
-        .and_then(|status| Some((cx.view.lock.optime? - status.replay_lsn?).max(0) / LAG_STEP * LAG_STEP));
+    let lag = status.filter(|_| !holds).and_then(|status| {
+        Some(cx.view.lock.optime?.saturating_sub(status.replay_lsn?).max(0) / LAG_STEP * LAG_STEP)
+    });
     Instance {
         name: member.name.to_owned(),
         role,

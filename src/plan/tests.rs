@@ -235,6 +235,90 @@ fn backups_that_are_asked_for_and_not_taken_are_no_secret() {
     assert_eq!(says(&world, "BackupsHealthy"), is("False", reason::BACKUPS_UNSUPPORTED));
 }
 
+#[test]
+fn a_lost_configuration_is_written_by_whoever_leads_and_by_nobody_else() {
+    let mut world = World::settled(json!({}));
+    world.observed.remove(Kind::ConfigMap, "db-config");
+    assert!(!names(&world.plan().actions).contains(&"create ConfigMap db-config".to_owned()));
+    world.settle();
+    assert_eq!(says(&world, "Ready").0, "True");
+
+    // Nobody leads: members wait, and above all no new one with an empty volume comes.
+    world.delete();
+    world.settle();
+    world.observed.remove(Kind::ConfigMap, "db-config");
+    world.recreate(json!({ "replicas": 5 }));
+    world.settle();
+    assert_eq!(says(&world, "Ready"), is("False", reason::HISTORY_MISSING));
+    assert!(world.observed.get(Kind::StatefulSet, "db").is_none());
+    assert!(world.plan().status.conditions[0].message.contains("data-db-0, data-db-1, data-db-2"));
+
+    // Made by hand, it has those with data start first.
+    let labels = crate::api::Names("db").labels();
+    world.observed.insert(Kind::ConfigMap, json!({ "metadata": { "name": "db-config", "labels": labels } }));
+    world.pass(usize::MAX);
+    assert_eq!(world.get(Kind::StatefulSet, "db")["spec"]["replicas"], 3);
+    world.settle();
+    assert_eq!((says(&world, "Ready").0.as_str(), world.pods().len()), ("True", 5));
+}
+
+#[test]
+fn shrinking_moves_the_primary_even_where_the_configuration_was_lost() {
+    let mut world = World::settled(json!({}));
+    world.lead("db-2");
+    world.settle();
+    world.observed.remove(Kind::ConfigMap, "db-config");
+    world.edit(json!({ "replicas": 1 }));
+    assert!(!names(&world.plan().actions).contains(&"apply StatefulSet db".to_owned()));
+    world.settle();
+    assert_eq!((world.pods(), says(&world, "Ready").0.as_str()), (vec!["db-0".to_owned()], "True"));
+}
+
+#[test]
+fn the_last_member_waits_for_nobody_before_the_others_go() {
+    let mut world = World::settled(json!({}));
+    world.edit(json!({ "replicas": 1 }));
+    let plan = world.pass(usize::MAX);
+    assert!(names(&plan.actions).contains(&r#"patch db-0 {"synchronous_mode":false}"#.to_owned()));
+    assert_eq!(world.get(Kind::StatefulSet, "db")["spec"]["replicas"], 3);
+    world.step();
+    world.pass(usize::MAX);
+    assert_eq!(world.get(Kind::StatefulSet, "db")["spec"]["replicas"], 1);
+}
+
+#[test]
+fn pods_of_anothers_stateful_set_are_not_deleted() {
+    let mut world = World::settled(json!({ "replicas": 1 }));
+    world.change(Kind::StatefulSet, "db", json!({ "metadata": { "ownerReferences": null } }));
+    assert_eq!(says(&world, "Ready"), is("False", reason::NAME_TAKEN));
+    world.delete();
+    assert_eq!(names(&world.plan().actions)[0], "remove finalizer");
+}
+
+#[test]
+fn a_volume_that_is_being_deleted_is_told_of() {
+    let mut world = World::settled(json!({}));
+    let gone = json!({ "metadata": { "deletionTimestamp": "2026-01-01T00:00:00Z" } });
+    world.change(Kind::PersistentVolumeClaim, "data-db-1", gone);
+    assert_eq!(says(&world, "StorageHealthy"), is("False", reason::CLAIM_TERMINATING));
+}
+
+#[test]
+fn what_hands_write_into_patronis_objects_breaks_nothing() {
+    let mut world = World::settled(json!({}));
+    for (optime, lsn) in [(i64::MIN, i64::MAX), (i64::MAX, i64::MIN)] {
+        let lock = json!({ "metadata": { "annotations": { "optime": optime.to_string() } } });
+        world.change(Kind::ConfigMap, "db-leader", lock);
+        let status = json!({ "state": "running", "role": "replica", "replication_state": "streaming", "timeline": 1, "replay_lsn": lsn });
+        let pod = json!({ "metadata": { "annotations": { "status": status.to_string() } } });
+        world.change(Kind::Pod, "db-1", pod);
+        assert!(world.plan().status.instances[1].lag_bytes >= Some(0));
+    }
+    world.change(Kind::StatefulSet, "db", json!({ "spec": { "replicas": i32::MAX } }));
+    let needed = needed_by(world.database.as_ref().unwrap(), &world.observed);
+    assert!(needed.len() < 50, "{}", needed.len());
+}
+
 /// What is done to a settled database of three, and what its conditions then say.
 #[test]
 fn conditions_tell_the_truth() {
@@ -627,6 +711,8 @@ enum Happening {
     Lead(usize),
     LosePod(usize),
     LoseObject(usize),
+    LoseConfigMap(usize),
+    Foreign(usize),
 }
 
 fn any_happening() -> impl Strategy<Value = Happening> {
@@ -637,7 +723,24 @@ fn any_happening() -> impl Strategy<Value = Happening> {
         1 => (0..9usize).prop_map(Happening::Lead),
         1 => (0..9usize).prop_map(Happening::LosePod),
         1 => (0..9usize).prop_map(Happening::LoseObject),
+        1 => (0..4usize).prop_map(Happening::LoseConfigMap),
+        1 => any::<prop::sample::Index>().prop_map(|which| Happening::Foreign(which.index(1000))),
     ]
+}
+
+fn foreign(name: &str) -> Value {
+    json!({ "metadata": { "name": name, "namespace": "ns", "uid": "foreign" }, "data": { "a": "b" } })
+}
+
+/// Others take their objects away again, which are as they made them.
+fn foreign_ones_go(world: &mut World) {
+    for (kind, name) in needed("db", 9) {
+        let found = world.observed.get(kind, &name).filter(|object| object["metadata"]["uid"] == "foreign");
+        if let Some(found) = found {
+            assert_eq!(found, &foreign(&name), "{kind}");
+            world.observed.remove(kind, &name);
+        }
+    }
 }
 
 fn happen(world: &mut World, happening: &Happening) {
@@ -662,7 +765,21 @@ fn happen(world: &mut World, happening: &Happening) {
             ];
             drop(world.observed.remove(owned[which % owned.len()], "db"));
         }
-        Happening::Lead(_) | Happening::LosePod(_) => {}
+        // A hand that takes it away while members with empty volumes start cannot be helped.
+        Happening::LoseConfigMap(which) if world.volumes_are_filled() => {
+            drop(world.observed.remove(Kind::ConfigMap, &crate::api::Names("db").patroni_objects()[*which]));
+        }
+        Happening::Foreign(which) => {
+            let needed = needed("db", 9);
+            let (kind, name) = &needed[which % needed.len()];
+            // Where members run, these are Patroni's and the StatefulSet's to fill, whosever they are.
+            let filled =
+                !pods.is_empty() && matches!(kind, Kind::ConfigMap | Kind::PersistentVolumeClaim | Kind::Pod);
+            if !filled && world.observed.get(*kind, name).is_none() {
+                world.observed.insert(*kind, foreign(name));
+            }
+        }
+        Happening::Lead(_) | Happening::LosePod(_) | Happening::LoseConfigMap(_) => {}
     }
 }
 
@@ -693,6 +810,7 @@ proptest! {
             let lost = happenings.iter().any(|happening| matches!(happening, Happening::LosePod(_)));
             prop_assert!(!shrinks_primary_away || lost);
         }
+        foreign_ones_go(&mut world);
         world.settle();
         let plan = world.plan();
         prop_assert_eq!(plan.actions, vec![]);
@@ -726,6 +844,7 @@ proptest! {
         prop_assume!(guarded);
         world.settle();
         prop_assert!(world.database.is_none());
+        foreign_ones_go(&mut world);
         let claims = world.observed.all(Kind::PersistentVolumeClaim).count();
         let secrets = world.observed.all(Kind::Secret).count();
         if policy == DeletionPolicy::Delete {

@@ -142,9 +142,13 @@ impl<'a> View<'a> {
         })
     }
 
-    /// The database has been made: there is data.
+    /// The database has been made: there is data. Patroni's configuration says so, and where that was lost, the others of
+    /// its objects do.
     pub fn initialized(&self) -> bool {
         self.config.initialize.as_deref().is_some_and(|id| !id.is_empty())
+            || self.lock.holder.is_some()
+            || self.lock.optime.is_some()
+            || self.sync.leader.is_some()
     }
 
     /// How many members the StatefulSet is told to have.

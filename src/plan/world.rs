@@ -1,5 +1,6 @@
 //! A small world for tests: it carries out actions on what is observed, and does what the cluster and Patroni would.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -17,6 +18,8 @@ pub struct World {
     pub observed: Observed,
     pub events: Vec<Event>,
     pub now: jiff::Timestamp,
+    /// The system identifier of the data in each claim, by the claim's uid.
+    volumes: BTreeMap<String, String>,
     serial: u64,
 }
 
@@ -38,6 +41,7 @@ impl World {
             observed: Observed::default(),
             events: Vec::new(),
             now: jiff::Timestamp::from_second(1_000_000).unwrap(),
+            volumes: BTreeMap::new(),
             serial: 1,
         }
     }
@@ -136,6 +140,9 @@ impl World {
             Action::Delete { kind, name, uid } => {
                 let gone = self.observed.remove(*kind, name).unwrap();
                 assert_eq!(uid_of(&gone), uid.as_deref());
+                if let Some(volume) = uid_of(&gone) {
+                    self.volumes.remove(volume);
+                }
             }
             Action::PatchPatroniConfig { patch, .. } => self.patch_config(patch),
             Action::Switchover { candidate, .. } => {
@@ -259,11 +266,23 @@ impl World {
     }
 
     pub fn pods(&self) -> Vec<String> {
-        self.observed.all(Kind::Pod).map(|pod| name_of(pod).to_owned()).collect()
+        let own = self.observed.all(Kind::Pod).filter(|pod| !owners(pod).is_empty());
+        own.map(|pod| name_of(pod).to_owned()).collect()
     }
 
     pub fn leader(&self) -> Option<&str> {
         text(self.observed.get(Kind::ConfigMap, "db-leader")?, "/metadata/annotations/leader")
+    }
+
+    /// Whether every member that is asked for has data, or nobody has.
+    pub fn volumes_are_filled(&self) -> bool {
+        let set = self.observed.get(Kind::StatefulSet, "db");
+        let asked = set.and_then(|set| number(set, "/spec/replicas")).unwrap_or(0);
+        let filled = |ordinal| {
+            let claim = self.observed.get(Kind::PersistentVolumeClaim, &Names("db").claim(ordinal));
+            claim.and_then(uid_of).is_some_and(|uid| self.volumes.contains_key(uid))
+        };
+        self.volumes.is_empty() || (0..asked).all(filled)
     }
 
     /// Patroni's synchronous mode, as it runs.
@@ -300,10 +319,20 @@ impl World {
                 json!({ "metadata": { "annotations": { "leader": null } } }),
             );
         }
-        if pods.is_empty() || self.observed.get(Kind::ConfigMap, "db-config").is_none() {
+        if pods.is_empty() {
             return;
         }
-        self.bootstrap();
+        for name in Names("db").patroni_objects() {
+            // A member makes what it misses.
+            if self.observed.get(Kind::ConfigMap, &name).is_none() {
+                let labels = Names("db").labels();
+                self.put(
+                    Kind::ConfigMap,
+                    json!({ "metadata": { "name": name, "namespace": "ns", "labels": labels } }),
+                );
+            }
+        }
+        self.bootstrap(&pods);
         if self.leader().is_none() {
             self.change(
                 Kind::ConfigMap,
@@ -328,14 +357,35 @@ impl World {
         }
     }
 
-    /// The first member to start makes the database by the rendered file.
-    fn bootstrap(&mut self) {
-        if text(self.get(Kind::ConfigMap, "db-config"), "/metadata/annotations/initialize").is_some() {
-            return;
+    /// Whoever leads writes its own identity again. Where nobody leads, a member with an empty volume makes the database
+    /// by the rendered file, if there is such a member: the worst that the race can come to.
+    fn bootstrap(&mut self, pods: &[String]) {
+        let volume = |pod: &String| {
+            let claim = self.observed.get(Kind::PersistentVolumeClaim, &format!("data-{pod}"));
+            claim.and_then(uid_of).unwrap_or_default().to_owned()
+        };
+        let volumes: Vec<String> = pods.iter().map(volume).collect();
+        let known = text(self.get(Kind::ConfigMap, "db-config"), "/metadata/annotations/initialize")
+            .map(str::to_owned);
+        let leads = self.leader().and_then(|leader| pods.iter().position(|pod| pod == leader));
+        let identity = known.unwrap_or_else(|| {
+            let first =
+                leads.or_else(|| volumes.iter().position(|volume| !self.volumes.contains_key(volume)));
+            let held = self.volumes.get(&volumes[first.unwrap_or_default()]).cloned();
+            held.unwrap_or_else(|| {
+                assert!(self.volumes.is_empty(), "an empty database beside data: {:?}", self.volumes);
+                "7710".to_owned()
+            })
+        });
+        for volume in volumes {
+            self.volumes.insert(volume, identity.clone());
         }
         let file = self.get(Kind::ConfigMap, "db-patroni")["data"][CONFIG_KEY].as_str().unwrap();
         let file: Value = serde_json::from_str(file).unwrap();
-        let annotations = json!({ "initialize": "7710", "config": file["bootstrap"]["dcs"].to_string() });
+        let config =
+            text(self.get(Kind::ConfigMap, "db-config"), "/metadata/annotations/config").map(str::to_owned);
+        let config = config.unwrap_or_else(|| file["bootstrap"]["dcs"].to_string());
+        let annotations = json!({ "initialize": identity, "config": config });
         self.change(Kind::ConfigMap, "db-config", json!({ "metadata": { "annotations": annotations } }));
     }
 
