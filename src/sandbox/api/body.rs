@@ -41,6 +41,7 @@ pub fn decode(headers: &HeaderMap, bytes: &[u8]) -> Result<Value, Failure> {
     match media_type(headers) {
         "" | "application/json" => json(bytes),
         "application/yaml" => yaml(bytes),
+        "application/vnd.kubernetes.protobuf" => Err(Failure::protobuf()),
         _ => Err(Failure::unsupported_media_type(&["application/json", "application/yaml"])),
     }
 }

@@ -15,6 +15,8 @@ use super::store::{Record, WriteError};
 use super::{cluster_ip, hooks};
 use crate::sandbox::object::{FieldError, apply::track_update, builtin};
 
+/// A generated name is cut to this length before its random end: a label has 63 characters.
+const MAX_PREFIX: usize = 58;
 /// How many made-up names are tried.
 const NAME_ATTEMPTS: usize = 8;
 /// Letters of made-up names: without vowels, so that no words come out.
@@ -41,11 +43,12 @@ pub async fn create(call: &Call, object: Value) -> Result<Response, Failure> {
 pub async fn make(call: &Call, mut object: Value, owned: bool) -> Result<Value, Failure> {
     fit_namespace(call, &mut object)?;
     let generated = meta(&object, "generateName").to_owned();
+    let prefix = &generated[..generated.floor_char_boundary(MAX_PREFIX)];
     let made_up = meta(&object, "name").is_empty() && !generated.is_empty();
     for attempt in 1.. {
         let mut candidate = object.clone();
         if made_up && let Some(metadata) = metadata_mut(&mut candidate) {
-            metadata.insert("name".into(), format!("{generated}{}", suffix()?).into());
+            metadata.insert("name".into(), format!("{prefix}{}", suffix()?).into());
         }
         match make_named(call, candidate, owned).await {
             Err(Refused::Write(WriteError::Stale)) if made_up && attempt < NAME_ATTEMPTS => {}

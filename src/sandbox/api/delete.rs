@@ -58,11 +58,16 @@ impl DeleteOptions {
         let policy = field("propagationPolicy").and_then(Value::as_str).or(query.get("propagationPolicy"));
         let orphan = field("orphanDependents").and_then(Value::as_bool).or(query.flag_or("orphanDependents"));
         let propagation = match (policy, orphan) {
-            (Some("Background"), _) | (None, Some(false)) => Some(Propagation::Background),
-            (Some("Foreground"), _) => Some(Propagation::Foreground),
-            (Some("Orphan"), _) | (None, Some(true)) => Some(Propagation::Orphan),
+            (Some(policy), Some(_)) => {
+                let why = "orphanDependents and deletionPropagation cannot be both set";
+                let error = FieldError::invalid("propagationPolicy", &json!(policy), why);
+                return Err(Failure::option("DeleteOptions", error));
+            }
+            (Some("Background"), None) | (None, Some(false)) => Some(Propagation::Background),
+            (Some("Foreground"), None) => Some(Propagation::Foreground),
+            (Some("Orphan"), None) | (None, Some(true)) => Some(Propagation::Orphan),
             (None, None) => None,
-            (Some(other), _) => {
+            (Some(other), None) => {
                 let allowed = ["Foreground", "Background", "Orphan"];
                 let error = FieldError::not_supported("propagationPolicy", &json!(other), allowed);
                 return Err(Failure::option("DeleteOptions", error));

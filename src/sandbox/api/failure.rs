@@ -109,6 +109,12 @@ impl Failure {
         Self::new(409, "Conflict", &message, details(resource, name))
     }
 
+    /// 409 for a pod that cannot be bound to a node.
+    pub fn binding_conflict(name: &str, why: &str) -> Self {
+        let message = format!("Operation cannot be fulfilled on pods/binding \"{name}\": {why}");
+        Self::new(409, "Conflict", &message, json!({"name": name, "kind": "pods/binding"}))
+    }
+
     /// 409 for a resourceVersion that is not the object's any more.
     pub fn stale(resource: &Resource, name: &str) -> Self {
         let why =
@@ -136,6 +142,14 @@ impl Failure {
             accepted.join(", ")
         );
         Self::new(415, "UnsupportedMediaType", &message, Value::Null)
+    }
+
+    /// 415 for what kubectl's `create KIND` commands send.
+    pub fn protobuf() -> Self {
+        let message = "the body of the request was in protobuf, which this server does not read - accepted media \
+                       types include: application/json, application/yaml; with kubectl: kubectl create … \
+                       --dry-run=client -o yaml | kubectl apply -f -";
+        Self::new(415, "UnsupportedMediaType", message, Value::Null)
     }
 
     /// 422.

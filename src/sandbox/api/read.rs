@@ -42,9 +42,10 @@ impl Continue {
 /// GET of one object.
 ///
 /// # Errors
-/// 404 where there is none.
+/// 404 where there is none, 504 for a resourceVersion from the future.
 pub fn get(call: &Call) -> Result<Response, Failure> {
     let name = call.name()?;
+    known_version(call)?;
     let record = call.app.store.get(&call.resource.storage, &call.key()?);
     let record = record.ok_or_else(|| Failure::not_found(&call.resource, name))?;
     let mut body = Vec::with_capacity(record.size() + 128);
@@ -104,21 +105,28 @@ fn snapshot(call: &Call, filter: &Filter) -> Result<Listing, Failure> {
     let (store, storage) = (&call.app.store, &call.resource.storage);
     if let Some(token) = call.query.get("continue") {
         let token = Continue::parse(token)?;
+        if call.query.resource_version()?.is_some_and(|asked| asked > 0) {
+            let why = "specifying resource version is not allowed when using continue";
+            return Err(Failure::bad_request(why));
+        }
         return store
             .list_at(token.rv, storage, &filter.prefix, Some(&token.start))
             .map_err(|_| Failure::continue_expired());
     }
-    let asked = call.query.resource_version()?.unwrap_or(0);
-    let current = store.version();
-    if asked > current {
-        return Err(Failure::too_new(asked, current));
-    }
+    let asked = known_version(call)?;
     check_options(call, asked)?;
     if call.query.get("resourceVersionMatch") == Some("Exact") {
         let found = store.list_at(asked, storage, &filter.prefix, None);
         return found.map_err(|error| Failure::too_old(asked, error));
     }
     Ok(store.list(storage, &filter.prefix, None))
+}
+
+/// The resourceVersion that is asked for, zero where none is; one that has been.
+fn known_version(call: &Call) -> Result<u64, Failure> {
+    let asked = call.query.resource_version()?.unwrap_or(0);
+    let current = call.app.store.version();
+    if asked > current { Err(Failure::too_new(asked, current)) } else { Ok(asked) }
 }
 
 /// Options of a list must fit together.

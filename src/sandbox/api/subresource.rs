@@ -30,11 +30,11 @@ pub async fn bind(call: &Call, binding: &Value) -> Result<Response, Failure> {
         let assigned = pod.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or_default();
         if !assigned.is_empty() {
             let why = format!("pod {} is already assigned to node {assigned:?}", call.name()?);
-            return Err(Failure::conflict(&call.resource, call.name()?, &why));
+            return Err(Failure::binding_conflict(call.name()?, &why));
         }
         if !meta(&pod, "deletionTimestamp").is_empty() {
             let why = format!("pod {} is being deleted, cannot be assigned to a host", call.name()?);
-            return Err(Failure::conflict(&call.resource, call.name()?, &why));
+            return Err(Failure::binding_conflict(call.name()?, &why));
         }
         pod["spec"]["nodeName"] = json!(node);
         if let Some(annotations) = binding.pointer("/metadata/annotations").and_then(Value::as_object) {
@@ -57,12 +57,16 @@ fn mark_scheduled(pod: &mut Value) {
     let since = seconds(Timestamp::now());
     let condition =
         json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": since});
+    set_condition(pod, condition);
+}
+
+fn set_condition(pod: &mut Value, condition: Value) {
     let conditions = &mut pod["status"]["conditions"];
     if !conditions.is_array() {
         *conditions = json!([]);
     }
     if let Some(list) = conditions.as_array_mut() {
-        list.retain(|old| old["type"] != "PodScheduled");
+        list.retain(|old| old["type"] != condition["type"]);
         list.push(condition);
     }
 }
@@ -81,8 +85,32 @@ pub async fn evict(call: &Call, eviction: &Value, mut deletion: Call) -> Result<
     if !undisturbing {
         spend(call, &deletion, &pod).await?;
     }
+    if !call.query.dry_run()? && !deletion.query.dry_run()? {
+        mark_disrupted(call).await?;
+    }
     remove(&deletion, &options).await?;
     Ok(value_response(StatusCode::CREATED, &success(Value::Null)))
+}
+
+/// Says in the pod's status why it goes.
+async fn mark_disrupted(call: &Call) -> Result<(), Failure> {
+    loop {
+        let (record, mut pod) = call.live()?;
+        if !meta(&pod, "deletionTimestamp").is_empty() {
+            return Ok(());
+        }
+        let condition = json!({"type": "DisruptionTarget", "status": "True", "lastProbeTime": null,
+            "lastTransitionTime": seconds(Timestamp::now()), "reason": "EvictionByEvictionAPI",
+            "message": "Eviction API: evicting"});
+        set_condition(&mut pod, condition);
+        let draft = call.resource.draft(&pod)?;
+        match call.commit(&call.key()?, Some(record.version()), Some(&draft)).await {
+            Err(Refused::Write(WriteError::Stale)) => {}
+            Err(Refused::Write(error)) => return Err(error.into()),
+            Err(Refused::Failure(failure)) => return Err(failure),
+            Ok(_) => return Ok(()),
+        }
+    }
 }
 
 /// Takes one disruption from the budget that covers the pod.

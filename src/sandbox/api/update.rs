@@ -211,7 +211,7 @@ async fn change_live(
         check_name(call, edit, &new)?;
     }
     let warnings = call.unknown_fields(if let Edit::Apply(applied) = edit { applied } else { &new })?;
-    keep_server_fields(&mut new, live);
+    keep_server_fields(&mut new, live, matches!(edit, Edit::Apply(_)));
     let address = cluster_ip::adjust(call, &mut new, live)?;
     prepare(call, edit, &mut new, live)?;
     let owned = matches!(edit, Edit::Apply(_));
@@ -244,8 +244,8 @@ fn check_preconditions(call: &Call, edit: &Edit, live: &Value) -> Result<(), Fai
     Ok(())
 }
 
-/// What no client sets.
-fn keep_server_fields(new: &mut Value, live: &Value) {
+/// What no client sets. `owned` says that the new `managedFields` are right, also where there are none left.
+fn keep_server_fields(new: &mut Value, live: &Value, owned: bool) {
     const FIELDS: [&str; 7] = [
         "name",
         "namespace",
@@ -261,7 +261,7 @@ fn keep_server_fields(new: &mut Value, live: &Value) {
         copy(metadata, old, field);
     }
     copy(metadata, old, "resourceVersion");
-    if !metadata.contains_key("managedFields") {
+    if !owned && !metadata.contains_key("managedFields") {
         copy(metadata, old, "managedFields");
     }
     if !metadata.contains_key("generateName") {

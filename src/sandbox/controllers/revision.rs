@@ -9,7 +9,8 @@ use kube::api::ObjectMeta;
 use serde_json::{Value, json};
 
 use super::error::ReconcileError;
-use super::meta::{controller_reference, is_controlled_by, name, uid};
+use super::meta::{controller_of, controller_reference, is_controlled_by, is_deleting, name, uid};
+use super::selector;
 
 /// The label that names a pod's revision.
 pub(super) const HASH_LABEL: &str = "controller-revision-hash";
@@ -26,6 +27,8 @@ pub(super) struct Revision {
 pub(super) enum Write {
     /// The template is new.
     Create(Box<ControllerRevision>),
+    /// A set of the same selector has let go of it, so that its pods can be taken over as they are.
+    Adopt(Arc<ControllerRevision>),
     /// The template is back: its revision becomes the newest again.
     Renumber(Arc<ControllerRevision>, i64),
     /// Nothing needs it any more.
@@ -72,12 +75,20 @@ pub(super) fn resolve(
     stored: &[Arc<ControllerRevision>],
     in_use: &[&str],
 ) -> Result<Revisions, ReconcileError> {
-    let mut own: Vec<_> =
-        stored.iter().filter(|each| is_controlled_by(&each.metadata, uid(&set.metadata))).collect();
+    let adoptable = |each: &ControllerRevision| {
+        controller_of(&each.metadata).is_none()
+            && !is_deleting(&each.metadata)
+            && selector::matches(&set.spec.selector, each.metadata.labels.as_ref())
+    };
+    let mut own: Vec<_> = stored
+        .iter()
+        .filter(|each| is_controlled_by(&each.metadata, uid(&set.metadata)) || adoptable(each))
+        .collect();
     own.sort_by_key(|each| (each.revision, each.metadata.name.clone()));
     let data = data_of(&set.spec.template)?;
     let newest = own.last().and_then(|each| each.revision).unwrap_or(0);
-    let mut writes = Vec::new();
+    let orphans = own.iter().filter(|each| adoptable(each));
+    let mut writes: Vec<_> = orphans.map(|each| Write::Adopt(Arc::clone(each))).collect();
     let update = match own.iter().rev().find(|each| each.data.0 == data) {
         Some(same) => {
             if same.revision < Some(newest) {
@@ -208,8 +219,20 @@ mod tests {
     fn another_owners_revision_of_the_same_name_is_stepped_around() {
         let made = created(&resolve(&set("i:1", json!({"replicas": 0})), &[], &[]).unwrap());
         let mut foreign = made.clone();
-        foreign.metadata.owner_references = None;
+        let owners = foreign.metadata.owner_references.iter_mut().flatten();
+        owners.for_each(|owner| owner.uid = "another".to_owned());
         let other = resolve(&set("i:1", json!({"replicas": 0})), &[Arc::new(foreign)], &[]).unwrap();
         assert_ne!(other.update.name, name(&made.metadata));
+    }
+
+    #[test]
+    fn what_a_predecessor_let_go_of_is_taken_over() {
+        let made = created(&resolve(&set("i:1", json!({"replicas": 0})), &[], &[]).unwrap());
+        let mut orphan = made.clone();
+        orphan.metadata.owner_references = None;
+        let orphan = Arc::new(orphan);
+        let successor = resolve(&set("i:1", json!({"replicas": 0})), &[Arc::clone(&orphan)], &[]).unwrap();
+        assert_eq!(successor.update.name, name(&made.metadata), "its pods need no restart");
+        assert_eq!(successor.writes, [Write::Adopt(orphan)]);
     }
 }

@@ -48,7 +48,11 @@ pub(super) fn variables(scope: &Scope<'_>, container: &Container) -> Result<Vec<
         match scope.data(&reference) {
             Some(data) => {
                 for (key, value) in data {
-                    put(&format!("{prefix}{key}"), String::from_utf8_lossy(value).into_owned());
+                    // What no variable can hold stays out: a ConfigMap's binaryData, most of all.
+                    let text = std::str::from_utf8(value).ok().filter(|text| !text.contains('\0'));
+                    if let Some(text) = text {
+                        put(&format!("{prefix}{key}"), text.to_owned());
+                    }
                 }
             }
             None if optional == Some(true) => {}
@@ -252,7 +256,7 @@ mod tests {
         };
         let contents = BTreeMap::from([
             (Ref::Secret("s".to_owned()), data(&[("password", "x y")])),
-            (Ref::ConfigMap("m".to_owned()), data(&[("one", "1"), ("two", "2")])),
+            (Ref::ConfigMap("m".to_owned()), data(&[("binary", "\0\u{1}"), ("one", "1"), ("two", "2")])),
             (Ref::ConfigMap("gone".to_owned()), None),
         ]);
         let capacity = Capacity { milli_cpu: 2000, memory: 8 << 30, storage: 0 };

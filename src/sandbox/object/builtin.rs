@@ -10,6 +10,7 @@ mod pods;
 mod prepare;
 pub(crate) mod server_set;
 mod storage;
+mod structure;
 #[cfg(test)]
 mod tests;
 mod update;

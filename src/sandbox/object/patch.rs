@@ -49,6 +49,11 @@ const MAX_OPERATIONS: usize = 10_000;
 
 /// Applies a JSON patch (RFC 6902), where `test` against null passes on a missing path.
 pub fn json_patch(object: &Value, patch: &Value) -> Result<Value, PatchError> {
+    let known = ["add", "remove", "replace", "move", "copy", "test"];
+    let names = patch.as_array().into_iter().flatten().filter_map(|operation| operation.get("op")?.as_str());
+    if let Some(unknown) = names.into_iter().find(|name| !known.contains(name)) {
+        return Err(PatchError::DoesNotApply(format!("Unexpected kind: {unknown}")));
+    }
     let operations: json_patch::Patch = serde_json::from_value(patch.clone())
         .map_err(|error| PatchError::Malformed(format!("error decoding patch: {error}")))?;
     if operations.0.len() > MAX_OPERATIONS {

@@ -9,7 +9,7 @@ mod disk;
 mod record;
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc};
 use std::thread::JoinHandle;
 
@@ -30,6 +30,9 @@ pub enum StoreError {
     /// An object in it cannot be understood.
     #[error("read {0} from the object store: it is damaged")]
     Damaged(String),
+    /// The file's structure is damaged.
+    #[error("read the object store in {}: it is damaged; restore the file, or give the sandbox up with `dbctl sandbox reset`", .0.display())]
+    Unreadable(PathBuf),
     /// An object's text is not JSON.
     #[error("read an object: {0}")]
     Json(#[from] serde_json::Error),
@@ -174,8 +177,14 @@ impl Store {
     /// # Errors
     /// Where the file cannot be used or something in it is damaged.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let database = disk::open(path)?;
-        let (version, found) = disk::load(&database)?;
+        let read = || -> Result<_, StoreError> {
+            let database = disk::open(path)?;
+            let (version, found) = disk::load(&database)?;
+            Ok((database, version, found))
+        };
+        // The database library panics at pages that are none.
+        let (database, version, found) =
+            std::panic::catch_unwind(read).map_err(|_| StoreError::Unreadable(path.to_owned()))??;
         let mut state = State {
             collections: HashMap::new(),
             pending: HashMap::new(),

@@ -37,6 +37,29 @@ async fn what_was_acknowledged_is_there_after_reopening() {
 }
 
 #[tokio::test]
+async fn a_damaged_file_is_an_error_and_no_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.redb");
+    let maps: Arc<str> = "/configmaps".into();
+    let store = Store::open(&path).unwrap();
+    for key in ["n/a", "n/b", "n/c"] {
+        store.write(write(&maps, key, None, Some(&draft("1")))).await.unwrap();
+    }
+    drop(store);
+    let sound = std::fs::read(&path).unwrap();
+    let mut refused = 0;
+    for page in (4096..sound.len()).step_by(4096) {
+        let mut damaged = sound.clone();
+        damaged[page] = 0xc2;
+        std::fs::write(&path, &damaged).unwrap();
+        refused += usize::from(Store::open(&path).is_err());
+    }
+    assert!(refused > 0);
+    std::fs::write(&path, &sound).unwrap();
+    assert!(Store::open(&path).unwrap().get("/configmaps", "n/b").is_some());
+}
+
+#[tokio::test]
 async fn a_write_that_builds_on_something_else_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("store.redb")).unwrap();

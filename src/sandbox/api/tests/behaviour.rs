@@ -148,6 +148,61 @@ async fn an_apply_that_changes_nothing_writes_nothing() {
 }
 
 #[tokio::test]
+async fn a_manager_that_gives_up_all_it_has_owns_nothing() {
+    let (_dir, server) = server().await;
+    let maps: Api<ConfigMap> = Api::default_namespaced(server.client());
+    let apply = async |data: Value| {
+        let body = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": data});
+        maps.patch("a", &PatchParams::apply("m"), &Patch::Apply(body)).await.unwrap()
+    };
+    assert!(!apply(json!({"k": "1"})).await.managed_fields().is_empty());
+    let given_up = apply(json!({})).await;
+    assert_eq!((given_up.data.clone(), given_up.managed_fields()), (None, &[][..]));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn long_prefixes_of_made_up_names_are_cut() {
+    let (_dir, server) = server().await;
+    let body = json!({"metadata": {"generateName": "x".repeat(240)}});
+    let (code, made) = server.send("POST", "/api/v1/namespaces/default/configmaps", body).await;
+    assert_eq!((code, made["metadata"]["name"].as_str().map(str::len)), (201, Some(63)), "{made}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn options_that_do_not_fit_are_refused() {
+    let (_dir, server) = server().await;
+    let maps: Api<ConfigMap> = Api::default_namespaced(server.client());
+    for name in ["a", "b"] {
+        maps.create(&PostParams::default(), &map(name, "1")).await.unwrap();
+    }
+    let path = "/api/v1/namespaces/default/configmaps";
+    let (_, page) = server.get(&format!("{path}?limit=1")).await;
+    let next = page["metadata"]["continue"].as_str().unwrap();
+    assert_eq!(server.get(&format!("{path}?limit=1&continue={next}&resourceVersion=1")).await.0, 400);
+    assert_eq!(server.get(&format!("{path}/a?resourceVersion=999999")).await.0, 504);
+    let both = json!({"propagationPolicy": "Orphan", "orphanDependents": true});
+    assert_eq!(server.send("DELETE", &format!("{path}/a"), both).await.0, 422);
+    assert!(maps.get_opt("a").await.unwrap().is_some());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_evicted_pod_says_so() {
+    let (_dir, server) = server().await;
+    let pods = "/api/v1/namespaces/default/pods";
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n", "containers": [{"name": "c", "image": "i"}]}});
+    assert_eq!(server.send("POST", pods, pod).await.0, 201);
+    let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"}});
+    assert_eq!(server.send("POST", &format!("{pods}/p/eviction"), eviction).await.0, 201);
+    let (_, evicted) = server.get(&format!("{pods}/p")).await;
+    let conditions = evicted["status"]["conditions"].as_array().unwrap();
+    assert!(conditions.iter().any(|condition| condition["reason"] == "EvictionByEvictionAPI"), "{evicted}");
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn what_typed_clients_could_not_read_is_refused() {
     let (_dir, server) = server().await;
     let path = "/api/v1/namespaces/default/configmaps";

@@ -90,7 +90,7 @@ async fn reconcile(context: &Context, key: &Key) -> Outcome {
     let stored = context.caches.revisions.in_namespace(&key.namespace);
     let revisions = revision::resolve(&set, &stored, &in_use)?;
     if !is_deleting(&set.metadata) {
-        write_revisions(context, key, &revisions.writes).await?;
+        write_revisions(context, &set, &revisions.writes).await?;
     }
     let plan = plan(&Observed {
         set: &set,
@@ -117,11 +117,7 @@ async fn settle_ownership(
     for pod in pods {
         if adoptable(set, pod) {
             // The cache may be older than the set's deletion: look before taking anything over.
-            let fresh =
-                context.api::<StatefulSet>(namespace(&set.metadata)).get_opt(name(&set.metadata)).await?;
-            if !fresh
-                .is_some_and(|fresh| fresh.metadata.uid == set.metadata.uid && !is_deleting(&fresh.metadata))
-            {
+            if !still_there(context, set).await? {
                 return Ok(wrote);
             }
             let mut owners = pod.metadata.owner_references.clone().unwrap_or_default();
@@ -142,10 +138,26 @@ async fn settle_ownership(
     Ok(wrote)
 }
 
-async fn write_revisions(context: &Context, key: &Key, writes: &[Write]) -> Result<(), ReconcileError> {
-    let api = context.api::<ControllerRevision>(&key.namespace);
+async fn still_there(context: &Context, set: &StatefulSet) -> Result<bool, ReconcileError> {
+    let api = context.api::<StatefulSet>(namespace(&set.metadata));
+    let fresh = api.get_opt(name(&set.metadata)).await?;
+    Ok(fresh.is_some_and(|fresh| fresh.metadata.uid == set.metadata.uid && !is_deleting(&fresh.metadata)))
+}
+
+async fn write_revisions(
+    context: &Context,
+    set: &StatefulSet,
+    writes: &[Write],
+) -> Result<(), ReconcileError> {
+    let api = context.api::<ControllerRevision>(namespace(&set.metadata));
     for each in writes {
         match each {
+            Write::Adopt(revision) if still_there(context, set).await? => {
+                let mut owners = revision.metadata.owner_references.clone().unwrap_or_default();
+                owners.push(controller_reference(set));
+                write::merge(&api, &**revision, json!({"metadata": {"ownerReferences": owners}})).await?;
+            }
+            Write::Adopt(_) => {}
             Write::Create(revision) => _ = api.create(&PostParams::default(), revision).await?,
             Write::Renumber(revision, number) => {
                 write::merge(&api, &**revision, json!({"revision": number})).await?;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{items, names, one_of, text};
+use super::{items, names, one_of, structure, text};
 use crate::sandbox::object::schema::{Schema, SchemaError};
 use crate::sandbox::object::{Cause, FieldError};
 
@@ -64,6 +64,7 @@ fn schema(schema: &Value, path: &str, errors: &mut Vec<FieldError>) {
     } else if kind != "object" {
         errors.push(FieldError::invalid(format!("{path}.type"), &json!(kind), "must be object at the root"));
     }
+    structure::check(schema, path, errors);
     if let Err(SchemaError::Compile { path: at, problem }) = Schema::from_crd(schema) {
         errors.push(FieldError::new(format!("{path}.{at}"), Cause::Invalid, None, &problem));
     }

@@ -27,7 +27,7 @@ fn json_patches_that_do_not_fit() {
         (json!([{"op": "replace", "path": "/x", "value": 1}]), 422),
         (json!([{"op": "add", "path": "/x/y", "value": 1}]), 422),
         (json!([{"op": "test", "path": "/a/b", "value": null}]), 422),
-        (json!([{"op": "jump", "path": "/a"}]), 400),
+        (json!([{"op": "jump", "path": "/a"}]), 422),
         (json!({"a": 1}), 400),
     ];
     for (patch, code) in cases {

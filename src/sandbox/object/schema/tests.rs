@@ -73,7 +73,7 @@ fn structural_messages() {
         (
             json!({"type": "array", "items": {"type": "string"}, "minItems": 1}),
             json!([]),
-            "spec: Invalid value: []: spec in body should have at least 1 items",
+            "spec: Invalid value: 0: spec in body should have at least 1 items",
         ),
         (
             json!({"type": "array", "items": {"type": "string"}}),

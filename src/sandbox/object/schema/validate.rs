@@ -132,7 +132,8 @@ fn check_value(checks: &Checks, value: &Value, path: &str, errors: &mut Vec<Fiel
                 errors.push(too_many(path, fields.len(), limit));
             }
             if let Some(limit) = checks.min_properties.filter(|limit| (fields.len() as u64) < *limit) {
-                refuse(value, path, &format!("should have at least {limit} properties"), errors);
+                let found = json!(fields.len());
+                refuse(&found, path, &format!("should have at least {limit} properties"), errors);
             }
         }
         _ => {}
@@ -198,7 +199,7 @@ fn check_items(checks: &Checks, value: &Value, items: &[Value], path: &str, erro
         errors.push(too_many(path, items.len(), limit));
     }
     if let Some(limit) = checks.min_items.filter(|limit| (items.len() as u64) < *limit) {
-        refuse(value, path, &format!("should have at least {limit} items"), errors);
+        refuse(&json!(items.len()), path, &format!("should have at least {limit} items"), errors);
     }
     if checks.unique && items.iter().enumerate().any(|(index, item)| items[..index].contains(item)) {
         refuse(value, path, "shouldn't contain duplicates", errors);
