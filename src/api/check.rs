@@ -53,12 +53,7 @@ pub fn check_spec(name: &str, spec: &DatabaseSpec) -> Vec<Violation> {
         "spec.replicas",
         format!("{} is not allowed: 1 to {REPLICAS_MAX}", spec.replicas),
     );
-    let zero = Quantity::from_str("0").ok();
-    checks.require(
-        Some(&spec.storage.size) > zero.as_ref(),
-        "spec.storage.size",
-        format!("{:?} is not allowed: must be above zero, for example 50Gi", spec.storage.size.as_str()),
-    );
+    check_size(&mut checks, &spec.storage.size);
     for (name, value) in &spec.parameters {
         let field = format!("spec.parameters.{name}");
         // To PostgreSQL, `Fsync` is `fsync`.
@@ -92,6 +87,21 @@ pub fn check_spec(name: &str, spec: &DatabaseSpec) -> Vec<Violation> {
         check_restore(&mut checks, from);
     }
     checks.0
+}
+
+/// No cluster fits into less: whoever asks for it forgot the unit.
+const SMALLEST_VOLUME: i128 = 1 << 20;
+
+fn check_size(checks: &mut Checks, size: &Quantity) {
+    let text = size.as_str();
+    let problem = match size.value() {
+        ..=0 => format!("{text:?} is not allowed: must be above zero, for example 50Gi"),
+        bytes @ 1..SMALLEST_VOLUME => {
+            format!("{text:?} is not allowed: that is {bytes} bytes; write it with a unit, for example 50Gi")
+        }
+        _ => return,
+    };
+    checks.wrong("spec.storage.size", problem);
 }
 
 fn check_destination(checks: &mut Checks, field: &str, destination: &str) {
@@ -231,6 +241,9 @@ mod tests {
             (json!({ "replicas": 0 }), "spec.replicas"),
             (json!({ "replicas": 10 }), "spec.replicas"),
             (json!({ "storage": { "size": "0" } }), "spec.storage.size"),
+            (json!({ "storage": { "size": "-1Gi" } }), "spec.storage.size"),
+            (json!({ "storage": { "size": "5" } }), "spec.storage.size"),
+            (json!({ "storage": { "size": "500m" } }), "spec.storage.size"),
             (json!({ "parameters": { "archive_command": "x" } }), "spec.parameters.archive_command"),
             (json!({ "parameters": { "Archive_Command": "x" } }), "spec.parameters.Archive_Command"),
             (json!({ "parameters": { "work_mem": "1MB'\nfsync = off" } }), "spec.parameters.work_mem"),

@@ -4,32 +4,43 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use clap::Args;
 use k8s_openapi::api::core::v1::{Pod, Secret, Service};
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 
 use super::error::{CliError, Outcome, Result};
 use super::session::{Place, Session};
-use super::{Context, api_error, complete, members, sandbox, scale};
+use super::{Context, api_error, complete, members, output, sandbox, scale};
 use crate::api::{Database, LABEL_DATABASE, LABEL_ROLE, Names, ROLE_PRIMARY, ROLE_REPLICA};
 use crate::sandbox::home::Home;
 
 const PORT: u16 = 5432;
+/// How long a database that does not answer is waited for: as long as one takes that the sandbox has just brought back.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long one answer may take.
+const ANSWER: Duration = Duration::from_secs(5);
+/// Between two looks at it.
+const INTERVAL: Duration = Duration::from_millis(250);
 
 /// Connect to a database with psql
 ///
-/// In the sandbox, psql is the one that the database's own PostgreSQL came with. In a cluster, the connection is
-/// forwarded to a member's pod, and psql is yours.
+/// In the sandbox, psql is the one that the database's own PostgreSQL came with, and the exit code is psql's; a database
+/// that is just starting is waited for. In a cluster, the connection is forwarded to a member's pod, and psql is yours.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   dbctl connect orders-db
   dbctl connect orders-db --replica -- -c 'select now()'
   psql \"$(dbctl --sandbox connect orders-db --uri)\"")]
 pub struct ConnectArgs {
+    /// Name of the database
     #[arg(value_name = "NAME", add = complete::database())]
     name: String,
 
@@ -105,10 +116,21 @@ pub async fn guide(context: &Context, session: &Session, database: &Database) ->
     if database.spec.replicas > 1 {
         let _ = writeln!(text, "{command} connect {name} --replica");
     }
-    if session.place.sandbox().is_some() {
-        let _ = writeln!(text, "psql \"$({command} connect {name} --uri)\"");
+    if let Some(home) = session.place.sandbox() {
+        let psql = if on_path("psql") {
+            "psql".to_owned()
+        } else {
+            output::shell_word(&psql_of(context, home, database)?.0.to_string_lossy())
+        };
+        let _ = writeln!(text, "{psql} \"$({command} connect {name} --uri)\"");
     }
     Ok(text)
+}
+
+/// Whether a shell would find a program of that name.
+fn on_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
 }
 
 async fn addresses(session: &Session, name: &str) -> Result<Addresses> {
@@ -129,6 +151,10 @@ pub async fn run(context: &Context, args: ConnectArgs) -> Result<()> {
     let doing = format!("connect to database {:?}", args.name);
     let api: Api<Database> = Api::namespaced(session.client.clone(), &session.namespace);
     let database = scale::get(context, &session, &api, &args.name, &doing).await?;
+    if args.replica && database.spec.replicas == 1 {
+        return Err(CliError::not_found(format!("failed to {doing}: it has one member, and no replica"))
+            .hint(format!("to have one: {} scale {} --replicas 3", context.invocation(), args.name)));
+    }
     let login = login(context, &session, &args.name, &doing).await?;
     if args.uri {
         let addresses = addresses(&session, &args.name).await?;
@@ -139,6 +165,7 @@ pub async fn run(context: &Context, args: ConnectArgs) -> Result<()> {
         Place::Sandbox(home) => {
             let addresses = addresses(&session, &args.name).await?;
             let host = addresses.host(args.replica).ok_or_else(|| no_address(context, &args, &doing))?;
+            wait_for_answer(context, &session, &args, &doing, host).await?;
             become_psql(context, home, &database, &login, host, &args)
         }
         Place::Cluster(_) => forward(context, &session, &login, &args, &doing).await,
@@ -204,6 +231,68 @@ impl Login {
     }
 }
 
+/// What a client that would like TLS sends first; any PostgreSQL answers it with one byte, and without a log line.
+const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
+
+/// Whether PostgreSQL answers there: what only accepts connections may be a proxy whose other side is just going.
+async fn ask(host: &str, port: u16) -> std::io::Result<()> {
+    let answer = async {
+        let mut stream = TcpStream::connect((host, port)).await?;
+        stream.write_all(&SSL_REQUEST).await?;
+        stream.read_u8().await.map(drop)
+    };
+    let in_time = tokio::time::timeout(ANSWER, answer).await;
+    in_time.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+}
+
+/// Waits a little until PostgreSQL answers at an address: a Service that leads nowhere refuses connections.
+async fn wait_for_answer(
+    context: &Context,
+    session: &Session,
+    args: &ConnectArgs,
+    doing: &str,
+    host: &str,
+) -> Result<()> {
+    let end = Instant::now() + PATIENCE;
+    let mut told = false;
+    while let Err(error) = ask(host, PORT).await {
+        if Instant::now() >= end {
+            let api: Api<Database> = Api::namespaced(session.client.clone(), &session.namespace);
+            let database = api.get_opt(&args.name).await.ok().flatten();
+            return Err(CliError::unhealthy(format!(
+                "failed to {doing}: {host}:{PORT} does not answer ({error})"
+            ))
+            .details(database.as_ref().and_then(what_is_wrong))
+            .hint(format!("see how it is: {} status {}", context.invocation(), args.name)));
+        }
+        if !told {
+            let role = if args.replica { ROLE_REPLICA } else { ROLE_PRIMARY };
+            context
+                .ui
+                .note(format_args!("waiting for a {role} of database {:?} at {host}:{PORT}", args.name));
+            told = true;
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+    Ok(())
+}
+
+/// Why a database is not ready, in its own words.
+fn what_is_wrong(database: &Database) -> Option<String> {
+    let conditions = &database.status.as_ref()?.conditions;
+    let ready =
+        conditions.iter().find(|condition| condition.type_ == "Ready" && condition.status != "True")?;
+    Some(format!("{}: {}", ready.reason, ready.message))
+}
+
+/// The psql that a database's own PostgreSQL came with, and the directory of its libraries.
+fn psql_of(context: &Context, home: &Home, database: &Database) -> Result<(PathBuf, PathBuf)> {
+    let running = database.status.as_ref().and_then(|status| status.version.as_deref());
+    let version = running.and_then(|text| text.parse().ok()).unwrap_or(database.spec.version);
+    let image = sandbox::software::install(context, home, version)?;
+    Ok((image.build.join("bin/psql"), image.libraries()))
+}
+
 fn become_psql(
     context: &Context,
     home: &Home,
@@ -212,14 +301,9 @@ fn become_psql(
     host: &str,
     args: &ConnectArgs,
 ) -> Result<()> {
-    let running = database.status.as_ref().and_then(|status| status.version.as_deref());
-    let version = running.and_then(|text| text.parse().ok()).unwrap_or(database.spec.version);
-    let image = sandbox::software::install(context, home, version)?;
-    let program = image.build.join("bin/psql");
-    let error = login
-        .psql(program.clone().into(), host, PORT, &args.args)
-        .env("LD_LIBRARY_PATH", image.libraries())
-        .exec();
+    let (program, libraries) = psql_of(context, home, database)?;
+    let error =
+        login.psql(program.clone().into(), host, PORT, &args.args).env("LD_LIBRARY_PATH", libraries).exec();
     Err(CliError::failed(format!("run {}: {error}", program.display())))
 }
 
@@ -307,6 +391,39 @@ mod tests {
         assert_eq!((addresses.host(false), addresses.host(true)), (Some("127.9.255.1"), None));
         let cluster = Addresses::of(&Place::Cluster("prod".into()), "shop", "db", &services);
         assert_eq!(cluster.write.as_deref(), Some("db.shop.svc:5432"));
+    }
+
+    #[tokio::test]
+    async fn accepting_is_not_answering() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = async {
+            let (silent, _) = listener.accept().await.unwrap();
+            drop(silent);
+            let (mut talking, _) = listener.accept().await.unwrap();
+            let mut asked = [0; 8];
+            talking.read_exact(&mut asked).await.unwrap();
+            assert_eq!(asked, SSL_REQUEST);
+            talking.write_all(b"N").await.unwrap();
+        };
+        let client = async { (ask("127.0.0.1", port).await, ask("127.0.0.1", port).await) };
+        let ((), (first, second)) = tokio::join!(server, client);
+        assert!(first.is_err() && second.is_ok(), "{first:?}, {second:?}");
+    }
+
+    #[test]
+    fn a_database_that_does_not_answer_says_why() {
+        let database = |status: &str| -> Database {
+            serde_json::from_value(json!({
+                "apiVersion": "db.example.com/v1alpha1", "kind": "Database", "metadata": { "name": "db" },
+                "spec": { "replicas": 1, "version": "18.6", "storage": { "size": "1Gi" } },
+                "status": { "conditions": [{ "type": "Ready", "status": status, "reason": "PrimaryNotRunning",
+                    "message": "db-0 is starting", "lastTransitionTime": "2026-11-22T10:00:00Z" }] },
+            }))
+            .unwrap()
+        };
+        assert_eq!(what_is_wrong(&database("False")).as_deref(), Some("PrimaryNotRunning: db-0 is starting"));
+        assert_eq!(what_is_wrong(&database("True")), None);
     }
 
     #[test]

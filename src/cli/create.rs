@@ -98,6 +98,9 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<()> {
     if args.dry_run == Some(DryRun::Client) {
         return report(context, &args, &database, "would be created (checked here only)");
     }
+    if args.dry_run.is_none() {
+        sandbox::software::before_start(context, database.spec.version)?;
+    }
     let session = Session::open(context).await?;
     let namespace = database.namespace().unwrap_or_else(|| session.namespace.clone());
     let session = Session { namespace, ..session };
@@ -108,6 +111,7 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<()> {
     {
         sandbox::software::install(context, home, database.spec.version)?;
     }
+    super::delete::tell_of_left_overs(context, &session, &database).await?;
     let params =
         PostParams { dry_run: args.dry_run.is_some(), field_manager: Some(FIELD_MANAGER.to_owned()) };
     let doing = format!("create database {:?}", database.name_any());

@@ -27,6 +27,7 @@ const INTERVAL: Duration = Duration::from_millis(250);
 /// the database again by the same name brings it back; with Delete they go too.
 #[derive(Debug, Args)]
 pub struct DeleteArgs {
+    /// Name of the database
     #[arg(value_name = "NAME", add = complete::database())]
     name: String,
 
@@ -115,8 +116,12 @@ pub async fn run(context: &Context, args: DeleteArgs) -> Result<()> {
     // Only the very object that was shown.
     let preconditions = Preconditions { uid: database.metadata.uid.clone(), resource_version: None };
     let params = DeleteParams { preconditions: Some(preconditions), ..Default::default() };
-    let deleted = api.delete(&args.name, &params).await;
-    deleted.map_err(|error| api_error::explain(&session, &doing, &error))?;
+    match api.delete(&args.name, &params).await {
+        Ok(_) => {}
+        // It was going already, and has gone since it was looked at.
+        Err(kube::Error::Api(status)) if status.is_not_found() => {}
+        Err(error) => return Err(api_error::explain(&session, &doing, &error)),
+    }
     if args.no_wait {
         context.ui.note(format_args!("database {:?} is being deleted", args.name));
     } else {
@@ -162,11 +167,30 @@ fn after_retain(context: &Context, database: &Database, data: &Data) {
     context.ui.note(format_args!("to be rid of the data: {command} delete {name} --deletion-policy delete"));
 }
 
+/// Says that a new database takes up what an earlier one left, and what must fit.
+///
+/// # Errors
+/// Where what it left cannot be read.
+pub async fn tell_of_left_overs(context: &Context, session: &Session, database: &Database) -> Result<()> {
+    let name = database.name_any();
+    let data = data(session, &name).await;
+    let data = data
+        .map_err(|error| api_error::explain(session, &format!("look for data that {name:?} left"), &error))?;
+    if !data.volumes.is_empty() {
+        context.ui.note(format_args!(
+            "an earlier database {name:?} left volumes {}: they are taken up, and must hold data of PostgreSQL {}",
+            data.volumes.join(", "),
+            database.spec.version.major()
+        ));
+    }
+    Ok(())
+}
+
 fn left_overs(context: &Context, error: CliError, name: &str, data: &Data) -> CliError {
     let command = context.invocation();
     error
         .details(data.lines().into_iter().map(|line| format!("what it left is still there: {line}")))
-        .hint(format!("to get it back: {command} create {name} --wait"))
+        .hint(format!("to get it back: {command} create {name} --wait, with the --version it had"))
         .hint(format!("to be rid of the data: {command} delete {name} --deletion-policy delete"))
 }
 
@@ -255,6 +279,13 @@ async fn remove_left_overs(
         .await
         .map_err(|error| api_error::explain(session, doing, &error))?;
     remove_all(&secrets, &data.secrets).await.map_err(|error| api_error::explain(session, doing, &error))?;
+    let end = Instant::now() + args.timeout;
+    while !args.no_wait && volumes_left(session, &data.behind).await > 0 {
+        if Instant::now() >= end {
+            return Err(too_late(args, None));
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
     context.ui.note(format_args!("what database {name:?} left is deleted"));
     Ok(())
 }

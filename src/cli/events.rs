@@ -17,6 +17,7 @@ pub const HEADER: [&str; 5] = ["LAST SEEN", "TYPE", "REASON", "MESSAGE", "OBJECT
 /// Show what happened to a database and its members
 #[derive(Debug, Args)]
 pub struct EventsArgs {
+    /// Name of the database
     #[arg(value_name = "NAME", add = complete::database())]
     name: String,
 

@@ -28,6 +28,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// are followed too.
 #[derive(Debug, Args)]
 pub struct LogsArgs {
+    /// Name of the database
     #[arg(value_name = "NAME", add = complete::database())]
     name: String,
 

@@ -108,7 +108,11 @@ fn story(pod: &Pod) -> String {
                 if reason == "PodInitializing" {
                     continue;
                 }
-                return with_message(reason, waiting.message.as_deref());
+                // Why it ended says more than how long it is not started again.
+                let ended = container.last_state.as_ref().and_then(|last| last.terminated.as_ref());
+                let why =
+                    ended.filter(|_| reason == "CrashLoopBackOff").and_then(|ended| ended.message.as_deref());
+                return with_message(reason, why.or(waiting.message.as_deref()));
             }
             Some(ContainerState { terminated: Some(ended), .. }) if ended.exit_code != 0 => {
                 return with_message(
@@ -161,11 +165,21 @@ mod tests {
                 "state": { "waiting": { "reason": reason, "message": message } },
             }] })
         };
+        let ended = |mut status: Value| {
+            status["containerStatuses"][0]["lastState"] = json!({ "terminated": {
+                "exitCode": 1, "message": "starting\nit holds data of PostgreSQL 16\n" } });
+            status
+        };
         for (status, expected) in [
             (json!({ "phase": "Running" }), ""),
             (json!({ "phase": "Pending" }), "waiting to be started"),
             (waiting("ErrImagePull", "no release 16.99"), "ErrImagePull: no release 16.99"),
             (waiting("ContainerCreating", ""), "ContainerCreating"),
+            (waiting("CrashLoopBackOff", "back-off 10s"), "CrashLoopBackOff: back-off 10s"),
+            (
+                ended(waiting("CrashLoopBackOff", "back-off 10s")),
+                "CrashLoopBackOff: it holds data of PostgreSQL 16",
+            ),
             (
                 json!({ "phase": "Pending", "conditions": [{ "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no node" }] }),
                 "Unschedulable: no node",

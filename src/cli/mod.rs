@@ -187,20 +187,53 @@ fn usage(mut error: clap::Error, args: &[OsString]) -> ExitCode {
         Some(ContextValue::String(text)) if error.kind() == ErrorKind::UnknownArgument => Some(text.clone()),
         _ => None,
     };
-    if let Some(tip) = stray.and_then(|stray| unquoted(&stray, args)) {
-        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+    // Where a flag is like what was typed, clap names it.
+    if let Some(stray) = stray
+        && error.get(ContextKind::SuggestedArg).is_none()
+    {
+        let tips = tips(&stray, args).into_iter().map(Into::into).collect();
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(tips));
     }
     let _ = error.print();
     ExitCode::from(if error.use_stderr() { Outcome::Usage.code() } else { Outcome::Done.code() })
 }
 
+/// What may be meant by an argument that a command does not take, and what it takes.
+fn tips(stray: &str, args: &[OsString]) -> Vec<String> {
+    let definition = command();
+    let words = args.iter().skip(1).map(|arg| arg.to_string_lossy());
+    let (path, called) = words.fold(("dbctl".to_owned(), &definition), |(path, called), word| {
+        match called.find_subcommand(word.as_ref()) {
+            Some(sub) => (format!("{path} {}", sub.get_name()), sub),
+            None => (path, called),
+        }
+    });
+    if !stray.starts_with('-') {
+        return unquoted(stray, args, called).into_iter().collect();
+    }
+    let flags: Vec<_> = called
+        .get_arguments()
+        .filter(|arg| !arg.is_hide_set())
+        .filter_map(|arg| arg.get_long().map(|long| format!("--{long}")))
+        .collect();
+    if flags.is_empty() {
+        return Vec::new();
+    }
+    vec![output::wrapped(&format!("{path} takes {}", flags.join(", ")), 100, "       ")]
+}
+
 /// A word that no flag took is most often the second half of a value with a space in it.
-fn unquoted(stray: &str, args: &[OsString]) -> Option<String> {
+fn unquoted(stray: &str, args: &[OsString], called: &clap::Command) -> Option<String> {
     let texts: Vec<_> = args.iter().map(|arg| arg.to_string_lossy()).collect();
     let triple = texts.windows(3).find(|triple| triple[2] == stray && triple[0].starts_with("--"))?;
+    if triple[1].starts_with('-') {
+        return None;
+    }
+    let flag = &triple[0];
     let value = output::shell_word(&format!("{} {stray}", triple[1]));
-    (!stray.starts_with('-') && !triple[1].starts_with('-'))
-        .then(|| format!("a value with a space in it must be quoted: {} {value}", triple[0]))
+    let arg = called.get_arguments().find(|arg| arg.get_long() == flag.strip_prefix("--"));
+    let means = arg.and_then(clap::Arg::get_help).map_or_else(String::new, |help| format!(" ({help})"));
+    Some(format!("{flag}{means} takes one value: one with a space in it must be quoted, {flag} {value}"))
 }
 
 fn dispatch(context: &Context, command: Command) -> Result<ExitCode> {
@@ -308,12 +341,25 @@ mod tests {
     fn a_value_that_was_not_quoted_is_recognized() {
         let tip = |args: &[&str], stray| {
             let args: Vec<OsString> = args.iter().map(Into::into).collect();
-            unquoted(stray, &args)
+            tips(stray, &args)
         };
-        let quoted = tip(&["dbctl", "create", "a", "--storage", "5", "potatoes"], "potatoes").unwrap();
-        assert!(quoted.ends_with("--storage '5 potatoes'"), "{quoted}");
-        assert_eq!(tip(&["dbctl", "list", "extra"], "extra"), None);
-        assert_eq!(tip(&["dbctl", "create", "--wait", "a", "--bad"], "--bad"), None);
+        let quoted = tip(&["dbctl", "create", "a", "--storage", "5", "potatoes"], "potatoes").join("");
+        assert!(quoted.ends_with("--storage '5 potatoes'") && quoted.contains("50Gi"), "{quoted}");
+        assert_eq!(tip(&["dbctl", "list", "extra"], "extra"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn an_unknown_flag_is_answered_with_those_that_the_command_takes() {
+        let tip = |args: &[&str]| {
+            let args: Vec<OsString> = args.iter().map(Into::into).collect();
+            tips("--nope", &args).join("")
+        };
+        let create = tip(&["dbctl", "--sandbox", "create", "--wait", "a", "--nope"]);
+        assert!(create.starts_with("dbctl create takes --") && create.contains("--replicas"), "{create}");
+        assert!(create.lines().all(|line| line.len() <= 110), "{create}");
+        assert!(
+            tip(&["dbctl", "sandbox", "down", "--nope"]).starts_with("dbctl sandbox down takes --timeout")
+        );
     }
 
     #[test]

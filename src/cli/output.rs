@@ -76,6 +76,23 @@ pub fn shell_word(word: &str) -> String {
     }
 }
 
+/// A text in lines of at most that width, where its words allow it; those after the first begin with an indent.
+pub fn wrapped(text: &str, width: usize, indent: &str) -> String {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let Some(line) = lines.last_mut() else { break };
+        if line.trim().is_empty() {
+            line.push_str(word);
+        } else if line.len() + 1 + word.len() <= width {
+            line.push(' ');
+            line.push_str(word);
+        } else {
+            lines.push(format!("{indent}{word}"));
+        }
+    }
+    lines.join("\n")
+}
+
 /// `1 member`, `2 members`.
 pub fn count(number: impl Into<i64>, noun: &str) -> String {
     let number = number.into();
@@ -119,6 +136,13 @@ mod tests {
         {
             assert_eq!(shell_word(word), quoted);
         }
+    }
+
+    #[test]
+    fn lines_are_broken_between_words() {
+        assert_eq!(wrapped("aa bb cc", 5, "  "), "aa bb\n  cc");
+        assert_eq!(wrapped("aaaaaaaa b", 5, " "), "aaaaaaaa\n b");
+        assert_eq!(wrapped("", 5, " "), "");
     }
 
     #[test]

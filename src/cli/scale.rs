@@ -18,6 +18,7 @@ use crate::api::{Database, REPLICAS_MAX};
 /// members are kept.
 #[derive(Debug, Args)]
 pub struct ScaleArgs {
+    /// Name of the database
     #[arg(value_name = "NAME", add = complete::database())]
     name: String,
 

@@ -24,6 +24,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// The exit code is 3 where it is not ready.
 #[derive(Debug, Args)]
 pub struct StatusArgs {
+    /// Name of the database
     #[arg(value_name = "NAME", add = complete::database())]
     name: String,
 

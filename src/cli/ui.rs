@@ -168,7 +168,8 @@ mod tests {
     #[test]
     fn colors_follow_the_choice_then_the_environment_then_the_terminal() {
         use ColorChoice::{Always, Auto, Never};
-        let cases: [(ColorChoice, bool, &[(&str, &str)], bool); 9] = [
+        type Env = &'static [(&'static str, &'static str)];
+        let cases: [(ColorChoice, bool, Env, bool); 9] = [
             (Auto, true, &[], true),
             (Auto, false, &[], false),
             (Auto, true, &[("NO_COLOR", "1")], false),

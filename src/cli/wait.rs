@@ -1,6 +1,6 @@
 //! Waiting for a database, with what happens on the way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
@@ -28,6 +28,8 @@ const TICK: Duration = Duration::from_secs(1);
 struct Seen {
     database: Option<Database>,
     pods: BTreeMap<String, Pod>,
+    /// Whether all pods have been listed: before that, one that was not seen may well be there.
+    listed: bool,
     gone: bool,
 }
 
@@ -58,8 +60,11 @@ impl Seen {
                 Delete(pod) => {
                     self.pods.remove(&pod.name_any());
                 }
-                Init => self.pods.clear(),
-                InitDone => {}
+                Init => {
+                    self.pods.clear();
+                    self.listed = false;
+                }
+                InitDone => self.listed = true,
             },
             News::Trouble(error) => return Some(error),
         }
@@ -103,8 +108,17 @@ pub async fn until_ready(
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut trouble = None;
+    let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
+    let mut shown: BTreeSet<String> = BTreeSet::new();
     loop {
         tokio::select! {
+            _ = &mut interrupt => {
+                steps.finish();
+                return Err(CliError::timed_out(format!(
+                    "no longer waiting for database {name:?}; it is still being worked on"
+                ))
+                .hint(format!("follow it with {} status {name} --watch", context.invocation())));
+            }
             event = news.next() => match event {
                 Some(event) => trouble = seen.apply(wanted.metadata.uid.as_deref(), event),
                 None => return Err(CliError::failed(format!("watch database {name:?}"))),
@@ -121,8 +135,17 @@ pub async fn until_ready(
             steps.finish();
             return Err(CliError::not_found(format!("failed to wait for database {name:?}: it was deleted")));
         }
-        let Some(database) = &seen.database else { continue };
-        show(&mut steps, database, &seen.members());
+        let (Some(database), true) = (&seen.database, seen.listed) else { continue };
+        let members = seen.members();
+        show(&mut steps, database, &members);
+        shown.retain(|name| {
+            let there = members.iter().any(|member| member.name == *name);
+            if !there {
+                steps.set(name, Step::Done, format!("{name}: removed"));
+            }
+            there
+        });
+        shown.extend(members.into_iter().map(|member| member.name));
         match verdict(database, wanted.metadata.generation) {
             Verdict::Ready => {
                 steps.set("ready", Step::Done, summary(database));
@@ -229,6 +252,11 @@ fn too_late(
         details.push(format!("the API server was not heard of at last: {error}"));
     }
     match seen.database.as_ref().and_then(|database| database.status.as_ref()) {
+        None if context.global.sandbox => {
+            details.push(
+                "the sandbox's controller has not answered; `dbctl sandbox logs` may say why".to_owned(),
+            );
+        }
         None => details.push("no controller has answered: is one running (dbctl controller)?".to_owned()),
         Some(status) => details.extend(
             status
@@ -279,6 +307,22 @@ mod tests {
             Verdict::Stuck("NameTaken: m".into())
         );
         assert_eq!(is(json!({ "observedGeneration": 1, "conditions": taken })), Verdict::NotYet);
+    }
+
+    #[test]
+    fn members_count_only_when_all_pods_are_listed() {
+        let mut seen = Seen::default();
+        let pod = |event| News::Pod(Box::new(event));
+        for (event, listed) in [
+            (watcher::Event::Init, false),
+            (watcher::Event::InitApply(Pod::default()), false),
+            (watcher::Event::InitDone, true),
+            (watcher::Event::Apply(Pod::default()), true),
+            (watcher::Event::Init, false),
+        ] {
+            seen.apply(Some("u"), pod(event));
+            assert_eq!(seen.listed, listed);
+        }
     }
 
     #[test]

@@ -52,7 +52,12 @@ pub enum ActError {
 impl ActError {
     /// Nothing is wrong but that the pass was based on something older.
     pub fn is_conflict(&self) -> bool {
-        matches!(self, Self::Conflict { .. } | Self::LeaderMoved)
+        match self {
+            Self::Conflict { .. } | Self::LeaderMoved => true,
+            // Patroni's own compare-and-swap.
+            Self::Patroni(PatroniError::Refused { status, .. }) => *status == reqwest::StatusCode::CONFLICT,
+            _ => false,
+        }
     }
 }
 

@@ -90,6 +90,7 @@ fn container(cx: &Context<'_>, version: PgVersion) -> Value {
     let mut container = json!({
         "name": CONTAINER,
         "image": cx.settings.image.replace("{version}", &version.to_string()),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "command": ["dbctl", "agent", "run"],
         "env": environment(cx, version),
         "ports": [

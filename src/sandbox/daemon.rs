@@ -4,7 +4,7 @@
 //! when the process ends in any way. `daemon.json` is there once it is ready, and names the process that wrote it.
 
 use std::fs::OpenOptions;
-use std::io::{self, Seek, SeekFrom};
+use std::io::{self, Read as _, Seek, SeekFrom, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -23,8 +23,8 @@ const START_LIMIT: Duration = Duration::from_secs(90);
 const CLAIM_LIMIT: Duration = Duration::from_secs(5);
 /// How long a process that was asked to stop, or killed, may take beyond the time given to it.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
-/// How long a connection on loopback may take to be accepted by the kernel.
-const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+/// How long an answer may take before the process counts as not ready; it is asked again then.
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 /// A log beyond this size is set aside at the next start.
 const LOG_LIMIT: u64 = 16 << 20;
 /// How much of the log an error shows.
@@ -82,8 +82,18 @@ pub struct Record {
 }
 
 impl Record {
+    /// Whether the process answers a request. That its socket takes a connection says nothing: the kernel does that
+    /// for a while after the process was killed.
     fn answers(&self) -> bool {
-        TcpStream::connect_timeout(&self.server, CONNECT_LIMIT).is_ok()
+        let ask = || -> io::Result<bool> {
+            let mut stream = TcpStream::connect_timeout(&self.server, ANSWER_LIMIT)?;
+            stream.set_read_timeout(Some(ANSWER_LIMIT))?;
+            write!(stream, "GET /readyz HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.server)?;
+            let mut start = [0; 5];
+            stream.read_exact(&mut start)?;
+            Ok(&start == b"HTTP/")
+        };
+        ask().unwrap_or(false)
     }
 }
 
@@ -191,8 +201,8 @@ impl Daemon {
         if !Lock::is_held(&lock).map_err(at(&lock))? {
             return Ok(State::Stopped);
         }
-        // A record that a killed predecessor left names a process that is gone. One that is being killed still has
-        // its lock, and nobody listens any more.
+        // A record that a killed predecessor left names a process that is gone. One that is being killed may still
+        // have its lock, and does not answer any more.
         let holder = Lock::read_pid(&lock);
         let record = std::fs::read(self.record_path())
             .ok()
@@ -380,10 +390,16 @@ mod tests {
         let claim = daemon.claim().unwrap();
         assert_eq!(daemon.state().unwrap(), State::Starting);
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
-        claim.ready(server.local_addr().unwrap()).unwrap();
+        let address = server.local_addr().unwrap();
+        claim.ready(address).unwrap();
+        let answering = std::thread::spawn(move || {
+            let (mut stream, _) = server.accept().unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+            server
+        });
         let State::Ready(record) = daemon.state().unwrap() else { panic!("not ready") };
-        assert_eq!((record.server, record.build), (server.local_addr().unwrap(), Build::current()));
-        drop(server);
+        assert_eq!((record.server, record.build), (address, Build::current()));
+        drop(answering.join().unwrap());
         assert_eq!(daemon.state().unwrap(), State::Starting, "nobody listens");
         drop(claim);
         assert_eq!(daemon.state().unwrap(), State::Stopped);

@@ -1,6 +1,8 @@
 //! What tests stand on: a control plane in this process, and the binary with a home of its own.
 
+use std::fs::Permissions;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -100,19 +102,23 @@ pub fn dbctl(home: &Path) -> Command {
 
 /// Where software is cached: `DBCTL_TEST_CACHE`, else where dbctl itself keeps it.
 pub fn cache() -> PathBuf {
-    let cache =
-        std::env::var_os("DBCTL_TEST_CACHE").map_or_else(|| Home::locate().unwrap().cache(), PathBuf::from);
-    std::fs::create_dir_all(&cache).unwrap();
-    cache
+    if let Some(cache) = std::env::var_os("DBCTL_TEST_CACHE") {
+        return cache.into();
+    }
+    let home = Home::locate().unwrap();
+    std::fs::create_dir_all(home.cache()).unwrap();
+    // As dbctl does with its home: pods' user must get through.
+    let open = std::fs::metadata(home.root()).unwrap().permissions().mode() | 0o711;
+    std::fs::set_permissions(home.root(), Permissions::from_mode(open)).unwrap();
+    home.cache()
 }
 
 impl Sandbox {
     pub fn new() -> Self {
-        use std::os::unix::fs::PermissionsExt;
         let turn = JOURNEY.lock().unwrap_or_else(PoisonError::into_inner);
         // Short, for Unix sockets; open, for the unprivileged user that postgres runs as.
         let home = tempfile::Builder::new().prefix("dbctl-").tempdir_in("/tmp").unwrap();
-        std::fs::set_permissions(home.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        std::fs::set_permissions(home.path(), Permissions::from_mode(0o755)).unwrap();
         std::os::unix::fs::symlink(cache(), home.path().join("cache")).unwrap();
         Self { home, _turn: turn }
     }

@@ -20,7 +20,7 @@ pub struct SpecFlags {
     #[arg(long, value_name = "MAJOR.MINOR", help_heading = "Database", help = format!("Exact PostgreSQL release [default: {}]", PgVersion::DEFAULT))]
     version: Option<String>,
 
-    /// Size of each member's volume [default: 10Gi]
+    /// Size of each member's volume, for example 50Gi [default: 10Gi]
     #[arg(long, value_name = "SIZE", help_heading = "Database", allow_negative_numbers = true)]
     storage: Option<String>,
 

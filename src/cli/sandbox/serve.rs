@@ -19,6 +19,7 @@ use super::network::{self, Held};
 use crate::api::{self, Database, Names};
 use crate::cli::controller::{DEFAULT_IMAGE, stop_on_signal};
 use crate::cli::error::{CliError, Result};
+use crate::cli::session::spare_roots;
 use crate::cli::{Context, SERVER_LOG, log_to_stderr, threaded};
 use crate::controller::{self, ControllerConfig};
 use crate::sandbox::api::{ApiConfig, Running, serve};
@@ -134,6 +135,7 @@ fn client(address: SocketAddr, token: &str) -> Result<Client> {
         let mut config = Config::new(format!("http://{address}").parse()?);
         let auth: AuthInfo = serde_json::from_value(serde_json::json!({ "token": token }))?;
         config.auth_info = auth;
+        spare_roots(&mut config);
         Ok(Client::try_from(config)?)
     };
     make().map_err(|error| CliError::failed(format!("make a client of the API server: {error}")))

@@ -10,6 +10,7 @@ use crate::cli::Context;
 use crate::cli::controller::DEFAULT_IMAGE;
 use crate::cli::error::{CliError, Outcome, Result};
 use crate::cli::ui::{Tone, Ui};
+use crate::sandbox::daemon::{Daemon, State};
 use crate::sandbox::home::Home;
 use crate::sandbox::provision::{Image, Progress, ProvisionError, Provisioner};
 
@@ -34,6 +35,23 @@ pub fn install(context: &Context, home: &Home, version: PgVersion) -> Result<Ima
         }
         shown
     })
+}
+
+/// Installs the software before a sandbox that does not run is started for it: where no such build exists, no process
+/// and no state are left behind.
+///
+/// # Errors
+/// Where no such build exists, or it cannot be installed.
+pub fn before_start(context: &Context, version: PgVersion) -> Result<()> {
+    if !context.global.sandbox {
+        return Ok(());
+    }
+    let home = Home::locate().map_err(CliError::failed)?;
+    match Daemon::new(home.clone()).state() {
+        Ok(State::Stopped) => install(context, &home, version).map(drop),
+        // What is wrong with the home is said by whoever starts the sandbox in it.
+        _ => Ok(()),
+    }
 }
 
 /// Draws installation steps on a terminal, and elsewhere prints a line for each.

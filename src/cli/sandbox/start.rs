@@ -32,7 +32,9 @@ pub fn ensure(context: &Context, home: &Home) -> Result<Record> {
         let text = error.to_string();
         let (first, tail) = text.split_once('\n').unwrap_or((&text, ""));
         let details = tail.lines().map(|line| line.trim_end().to_owned());
-        CliError::failed(first).details(details).hint("the whole log: dbctl sandbox logs")
+        CliError::failed(first)
+            .details(details)
+            .hint("the whole log: dbctl sandbox logs; to start afresh: dbctl sandbox down")
     })?;
     if let Some(mut steps) = steps {
         steps.set("start", Step::Done, format!("the sandbox runs in {}", home.root().display()));

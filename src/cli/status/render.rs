@@ -84,7 +84,10 @@ fn header(page: &mut String, ui: &Ui, database: &Database, status: &DatabaseStat
             let _ = writeln!(
                 page,
                 "{}",
-                ui.paint(Tone::Warning, "no controller has answered yet: is one running (dbctl controller)?")
+                ui.paint(
+                    Tone::Warning,
+                    "the controller has not answered yet; in a cluster: is one running (dbctl controller)?"
+                )
             );
         }
         Some(seen) if Some(seen) < database.metadata.generation => {

@@ -5,20 +5,15 @@ use std::sync::Mutex;
 
 use super::*;
 
-/// The cache that tests share: `DBCTL_TEST_CACHE`, else one beside the test binary, or in the temporary directory where
-/// pods' user may not go there.
+/// The cache that tests share: `DBCTL_TEST_CACHE`, else the one that dbctl itself keeps.
 pub(crate) fn test_cache() -> PathBuf {
     if let Some(path) = std::env::var_os("DBCTL_TEST_CACHE") {
         return path.into();
     }
-    let binary = std::env::current_exe().unwrap();
-    let beside = binary.ancestors().nth(2).unwrap().join("test-cache");
-    let identity = Identity::of_pods();
-    if first_closed(beside.parent().unwrap(), &identity).is_none() {
-        beside
-    } else {
-        std::env::temp_dir().join("dbctl-test-cache")
-    }
+    let home = crate::sandbox::home::Home::locate().unwrap();
+    std::fs::create_dir_all(home.cache()).unwrap();
+    open(home.root()).unwrap();
+    home.cache()
 }
 
 #[derive(Default)]
