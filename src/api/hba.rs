@@ -22,7 +22,7 @@ const METHODS: [&str; 12] = [
 pub fn hba_problem(line: &str) -> Option<String> {
     let Some(fields) = fields(line) else { return Some("has a quotation mark too many".to_owned()) };
     let fields: Vec<&str> = fields.iter().map(String::as_str).collect();
-    let Some((kind, rest)) = fields.split_first() else { return None };
+    let (kind, rest) = fields.split_first()?;
     let rest = match (*kind, rest) {
         ("local", [_, _, rest @ ..]) => rest,
         ("host" | "hostssl" | "hostnossl" | "hostgssenc" | "hostnogssenc", [_, _, address, rest @ ..]) => {

@@ -65,7 +65,7 @@ pub fn writable(cx: &Context<'_>) -> Verdict {
 
 fn not_running(cx: &Context<'_>, holder: &Member<'_>) -> Verdict {
     let name = holder.name;
-    if holder.answer.is_none() && cx.view.lock_age == LockAge::Expired {
+    if holder.answer.is_none() && holder.waiting().is_none() && cx.view.lock_age == LockAge::Expired {
         return Verdict::no(
             reason::NO_LEADER,
             format!("{name} no longer renews the leader lock and does not answer"),

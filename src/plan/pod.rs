@@ -102,6 +102,8 @@ fn container(cx: &Context<'_>, version: PgVersion) -> Value {
             "readOnlyRootFilesystem": true,
             "capabilities": { "drop": ["ALL"] },
         },
+        // Why the agent or Patroni ended is then in the pod's status, and from there in the Database's.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
             { "name": "data", "mountPath": DATA_MOUNT },
             { "name": "config", "mountPath": CONFIG_MOUNT, "readOnly": true },

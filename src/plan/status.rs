@@ -50,8 +50,10 @@ pub fn status(
     }
 }
 
-/// The release that every member's pod was made for; `None` while they differ.
+/// The release that every member's pod was made for; `None` while they differ, or none of them runs: the data may be of
+/// another major version, and which one the spec may ask for is measured by this.
 fn version(cx: &Context<'_>) -> Option<String> {
+    cx.view.running_primary()?;
     let mut versions = cx.view.members.iter().map(Member::version);
     let first = versions.next()??;
     versions.all(|version| version == Some(first)).then(|| first.to_owned())

@@ -325,6 +325,27 @@ fn the_last_member_waits_for_nobody_before_the_others_go() {
 }
 
 #[test]
+fn data_of_another_major_is_said_to_be_that_and_no_version_is_claimed() {
+    let mut world = World::settled(json!({ "version": "18.6" }));
+    world.delete();
+    world.settle();
+    world.recreate(json!({ "version": "16.15" }));
+    world.pass(usize::MAX);
+    world.step();
+    for pod in world.pods() {
+        let said = "log\nerror: failed to start PostgreSQL 16: set spec.version back to a release of 18\n";
+        let container = json!({ "name": "postgres", "state": { "waiting": { "reason": "CrashLoopBackOff", "message": "back-off 10s" } }, "lastState": { "terminated": { "message": said } } });
+        let status = json!({ "conditions": [], "containerStatuses": [container] });
+        world.change(Kind::Pod, &pod, json!({ "metadata": { "annotations": null }, "status": status }));
+    }
+    world.observed.lock_age = LockAge::Expired;
+    let status = world.plan().status;
+    assert_eq!(status.version, None);
+    let ready = condition(&status, "Ready");
+    assert!(ready.message.contains("set spec.version back to a release of 18"), "{}", ready.message);
+}
+
+#[test]
 fn pods_of_anothers_stateful_set_are_not_deleted() {
     let mut world = World::settled(json!({ "replicas": 1 }));
     world.change(Kind::StatefulSet, "db", json!({ "metadata": { "ownerReferences": null } }));

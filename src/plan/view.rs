@@ -80,8 +80,11 @@ impl<'a> Member<'a> {
             list(self.pod, "/status/containerStatuses").iter().find(|status| status["name"] == CONTAINER)?;
         let state = at(container, "/state/waiting").or_else(|| at(container, "/state/terminated"))?;
         let reason = text(state, "/reason").unwrap_or("not running");
-        Some(match text(state, "/message") {
-            Some(message) => format!("{reason}: {message}"),
+        // What the program said last tells more than how long the next start is put off.
+        let said = text(container, "/lastState/terminated/message").or_else(|| text(state, "/message"));
+        let said = said.and_then(|said| said.lines().rfind(|line| !line.trim().is_empty()));
+        Some(match said {
+            Some(said) => format!("{reason}: {}", said.trim().chars().take(500).collect::<String>()),
             None => reason.to_owned(),
         })
     }
