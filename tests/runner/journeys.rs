@@ -56,7 +56,7 @@ fn create_write_scale_delete_and_come_back() {
         sandbox.sql("orders-db", "select pg_is_in_recovery(), current_setting('data_checksums')"),
         "f|on"
     );
-    // The read Service takes turns: over some calls each replica answers.
+    // The read Service spreads connections: over some calls each replica answers.
     let mut answered = BTreeSet::new();
     eventually("both replicas show the row", || {
         let sql = "select inet_server_addr() from t where pg_is_in_recovery()";
