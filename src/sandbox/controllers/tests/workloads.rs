@@ -100,13 +100,13 @@ async fn a_rolling_update_goes_from_the_highest_down_pod_by_pod() {
         plane.eventually(&path, image("i:2")).await;
         plane.status(&path, running()).await;
     }
-    let done = plane
+    plane
         .eventually(&format!("{SETS}/s"), |set| {
             set["status"]["updatedReplicas"] == 2
+                && set["status"]["readyReplicas"] == 2
                 && set["status"]["currentRevision"] == set["status"]["updateRevision"]
         })
         .await;
-    assert_eq!(done["status"]["readyReplicas"], 2);
     let revisions = plane.get("/apis/apps/v1/namespaces/default/controllerrevisions").await.unwrap();
     assert_eq!(revisions["items"].as_array().unwrap().len(), 2);
     plane.stop().await;
