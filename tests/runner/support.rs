@@ -96,7 +96,7 @@ pub fn dbctl(home: &Path) -> Command {
     for name in ["DBCTL_SANDBOX", "KUBECONFIG", "RUST_LOG", "CLICOLOR_FORCE"] {
         command.env_remove(name);
     }
-    command.env("DBCTL_HOME", home).env("NO_COLOR", "1").env("HOME", home).stdin(Stdio::null());
+    command.env("DBCTL_HOME", home).env("NO_COLOR", "1").stdin(Stdio::null());
     command
 }
 
