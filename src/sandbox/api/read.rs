@@ -62,7 +62,9 @@ pub fn get(call: &Call) -> Result<Response, Failure> {
 pub fn list(call: &Call) -> Result<Response, Failure> {
     let filter = Filter::parse(&call.resource, call.namespace.as_deref(), &call.query)?;
     let listing = snapshot(call, &filter)?;
+    // A limit below zero is none.
     let limit = call.query.number("limit")?.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(0);
+    call.query.number("timeoutSeconds")?;
     let mut items = selected(call, &filter, listing.items)?;
     let mut metadata = json!({"resourceVersion": listing.version.to_string()});
     if limit > 0 && items.len() > limit {

@@ -28,8 +28,8 @@ use super::request::{Query, Target, negotiate};
 use super::store::Store;
 use super::update::Edit;
 use super::{
-    ApiConfig, ApiError, body, cluster_ip, crd, create, delete, discovery, events, logs, openapi, read,
-    scale, subresource, tokens, update, watch,
+    ApiConfig, ApiError, body, cluster_ip, crd, create, delete, discovery, events, logs, node_port, openapi,
+    options, read, scale, subresource, tokens, update, watch,
 };
 
 /// Namespaces that are always there.
@@ -88,6 +88,7 @@ fn open(config: &ApiConfig, stop: CancellationToken) -> Result<App, ApiError> {
         auth: Authenticator::new(&key, &config.admin_token),
         service_prefix: config.service_prefix,
         service_ips: Mutex::new(BTreeSet::new()),
+        node_ports: Mutex::default(),
         stop,
     })
 }
@@ -114,6 +115,7 @@ fn signing_key(path: &Path) -> Result<Vec<u8>, ApiError> {
 /// Serves the definitions that are there, and makes the namespaces that must be.
 async fn prepare(app: &Arc<App>) -> Result<(), Failure> {
     cluster_ip::load(app)?;
+    node_port::load(app)?;
     crd::refresh(app)?;
     for (name, _) in app.store.list(crd::STORAGE, "", None).items {
         // A definition whose acceptance was cut short.
@@ -155,12 +157,14 @@ async fn dispatch(app: &Arc<App>, request: Request) -> Result<Response, Failure>
     }
     let (parts, body) = request.into_parts();
     let raw_query = parts.uri.query().unwrap_or_default().to_owned();
-    let call = call(app, &path, &raw_query, parts.headers, user)?;
+    let mut call = call(app, &path, &raw_query, parts.headers, user)?;
     // Requests without an effect do not wait for their body.
     let bytes = match parts.method {
         Method::GET => bytes::Bytes::new(),
         _ => body::read(body).await?,
     };
+    options::check(&call, &parts.method)?;
+    call.body = bytes.clone();
     if call.subresource.is_some() {
         return on_subresource(call, &parts.method, &raw_query, &bytes).await;
     }
@@ -207,6 +211,7 @@ fn call(app: &Arc<App>, path: &str, query: &str, headers: HeaderMap, user: User)
         name: target.name,
         subresource,
         query: Query::parse(query),
+        body: bytes::Bytes::new(),
         headers,
         form,
         user,
@@ -225,10 +230,10 @@ async fn on_resource(mut call: Call, method: &Method, bytes: &[u8]) -> Result<Re
         (&Method::GET, true) => read::get(&call),
         (&Method::GET, false) => read::list(&call),
         (&Method::POST, false) if call.namespace.is_some() == call.resource.namespaced => {
-            create::create(&call, body::decode(&call.headers, bytes)?).await
+            create::create(&call, call.decode(bytes)?).await
         }
         (&Method::PUT, true) => {
-            let object = call.typed(body::decode(&call.headers, bytes)?)?;
+            let object = call.typed(call.decode(bytes)?)?;
             update::update(&call, &Edit::Replace(object)).await
         }
         (&Method::PATCH, true) => update::update(&call, &Edit::patch(&call, bytes)?).await,

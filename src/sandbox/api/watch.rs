@@ -101,8 +101,9 @@ impl Watch {
             (asked.filter(|asked| *asked > 0).unwrap_or(current), Vec::new())
         };
         let wants_bookmarks = call.query.flag("allowWatchBookmarks");
-        let timeout = call.query.number("timeoutSeconds")?.filter(|seconds| *seconds > 0);
-        let timeout = timeout.map_or(DEFAULT_TIMEOUT, Duration::from_secs);
+        let timeout = call.query.number("timeoutSeconds")?.and_then(|seconds| u64::try_from(seconds).ok());
+        let timeout = timeout.filter(|seconds| *seconds > 0).map_or(DEFAULT_TIMEOUT, Duration::from_secs);
+        call.query.number("limit")?;
         let now = Instant::now();
         let custom = call.resource.custom.as_ref();
         Ok(Self {

@@ -7,7 +7,9 @@ use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
-use kube::core::cel::{CompiledSchema, ErrorKind, ValidationError, compile_schema, validate_compiled};
+use kube::core::cel::{
+    CompilationError, CompiledSchema, ErrorKind, ValidationError, compile_schema, validate_compiled,
+};
 use serde_json::Value;
 
 use super::node::ListKind;
@@ -41,8 +43,10 @@ impl Rules {
             fields.iter_mut().filter(|(name, _)| *name != KEYWORD).for_each(|(_, child)| strip(child));
         }
         let compiled = compile_schema(&alone);
-        if let Some(error) = compiled.compilation_errors().first() {
-            return Err(SchemaError::Compile { path: join(path, KEYWORD), problem: error.to_string() });
+        for (index, result) in compiled.validations.iter().enumerate() {
+            if let Err(error) = result {
+                return Err(refusal(&schema[KEYWORD][index], &format!("{path}.{KEYWORD}[{index}]"), error));
+            }
         }
         let transitions = compiled
             .validations
@@ -53,6 +57,36 @@ impl Rules {
             .collect();
         Ok(Some(Self { compiled: Arc::new(compiled), transitions: Arc::new(transitions) }))
     }
+}
+
+/// The refusal of a rule that does not compile.
+fn refusal(rule: &Value, path: &str, error: &CompilationError) -> SchemaError {
+    let said = |error: &dyn std::error::Error| error.to_string().replace("\n| ", "\n | ");
+    let (field, problem) = match error {
+        CompilationError::MessageExpressionParse { source, .. } => {
+            ("messageExpression", format!("messageExpression compilation failed: {}", said(&**source)))
+        }
+        CompilationError::Parse { source, .. } => {
+            ("rule", format!("compilation failed: {}", said(&**source)))
+        }
+        other => ("rule", other.to_string()),
+    };
+    SchemaError::Compile { path: format!("{path}.{field}"), shown: shown(rule), problem }
+}
+
+/// A rule as errors show it: with the names and the order of the fields that it has inside the API server.
+fn shown(rule: &Value) -> String {
+    let text = |name: &str| Value::from(rule.get(name).and_then(Value::as_str).unwrap_or_default());
+    let any = |name: &str| rule.get(name).cloned().unwrap_or_default();
+    format!(
+        "{{\"Rule\":{},\"Message\":{},\"MessageExpression\":{},\"Reason\":{},\"FieldPath\":{},\"OptionalOldSelf\":{}}}",
+        text("rule"),
+        text("message"),
+        text("messageExpression"),
+        any("reason"),
+        text("fieldPath"),
+        any("optionalOldSelf")
+    )
 }
 
 /// Removes rules and defaults below: the rules because they are checked at their own node, the defaults because the
