@@ -66,6 +66,13 @@ impl Failure {
         Self::new(403, "Forbidden", &message, details)
     }
 
+    /// 403 for a path that is no resource.
+    pub fn forbidden_path(user: &str, method: &http::Method, path: &str) -> Self {
+        let verb = method.as_str().to_lowercase();
+        let message = format!("forbidden: User \"{user}\" cannot {verb} path \"{path}\"");
+        Self::new(403, "Forbidden", &message, json!({}))
+    }
+
     /// 404 for a path that leads nowhere.
     pub fn no_such_path() -> Self {
         Self::new(404, "NotFound", "the server could not find the requested resource", Value::Null)

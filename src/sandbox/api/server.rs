@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::answer::value_response;
-use super::auth::{Authenticator, User};
+use super::auth::{Authenticator, MASTERS, User};
 use super::call::{App, Call};
 use super::delete::DeleteOptions;
 use super::failure::Failure;
@@ -155,6 +155,9 @@ async fn dispatch(app: &Arc<App>, request: Request) -> Result<Response, Failure>
     let user = app.auth.caller(header, &app.store).ok_or_else(Failure::unauthorized)?;
     let (parts, body) = request.into_parts();
     if path == faults::PATH {
+        if !user.groups.iter().any(|group| group == MASTERS) {
+            return Err(Failure::forbidden_path(&user.username, &parts.method, &path));
+        }
         let bytes = body::read(body).await?;
         return faults::answer(&app.faults, &parts.method, &parts.headers, &bytes, app.store.version());
     }

@@ -110,6 +110,23 @@ async fn what_is_asked_for_must_make_sense() {
 }
 
 #[tokio::test]
+async fn only_administrators_ask_for_faults() {
+    let (_dir, server) = server().await;
+    server
+        .tell("POST", "/api/v1/namespaces/default/serviceaccounts", json!({"metadata": {"name": "a"}}))
+        .await;
+    let path = "/api/v1/namespaces/default/serviceaccounts/a/token";
+    let (_, token) = server.tell("POST", path, json!({"spec": {}})).await;
+    let token = token["status"]["token"].as_str().unwrap();
+    let url = server.url("/debug/faults");
+    let response =
+        server.http.put(url).bearer_auth(token).json(&json!({"outage": true})).send().await.unwrap();
+    assert_eq!(response.status(), 403);
+    assert_eq!(server.tell("GET", "/debug/faults", json!(null)).await.1, json!({}));
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn watches_are_cut_off_without_an_end() {
     let (_dir, server) = server().await;
     let mut lines = server.lines("resourceVersion=0").await;
