@@ -9,8 +9,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::extract::connect_info::Connected;
-use axum::serve::{IncomingStream, Listener};
+use axum::serve::Listener;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::watch;
@@ -34,11 +33,10 @@ impl Peer {
     pub fn reset(&self) {
         self.cut.cancel();
     }
-}
 
-impl Connected<IncomingStream<'_, Gate>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, Gate>) -> Self {
-        stream.remote_addr().clone()
+    /// An address without a connection.
+    pub fn nobody(address: SocketAddr) -> Self {
+        Self { address, cut: CancellationToken::new() }
     }
 }
 
@@ -72,9 +70,10 @@ impl Gate {
 
     /// Waits out an outage with the port closed.
     async fn closed(&mut self) {
-        self.listener = None;
         std::mem::take(&mut self.all).cancel();
-        if let Some(active) = self.faults.current() {
+        if self.listener.take().is_some()
+            && let Some(active) = self.faults.current()
+        {
             active.tally.refusals.fetch_add(1, Ordering::Relaxed);
         }
         while self.faults.is_refusing() {
@@ -128,7 +127,7 @@ impl Listener for Gate {
     }
 
     fn local_addr(&self) -> io::Result<Peer> {
-        Ok(Peer { address: self.address, cut: CancellationToken::new() })
+        Ok(Peer::nobody(self.address))
     }
 }
 
@@ -143,6 +142,20 @@ pub struct Line {
 impl Line {
     fn new(stream: TcpStream, cut: CancellationToken) -> Self {
         Self { stream, cut: Box::pin(cut.cancelled_owned()), broken: false }
+    }
+
+    /// Waits for the first bytes, and leaves them to be read.
+    ///
+    /// # Errors
+    /// Where the connection breaks.
+    pub async fn peek(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        std::future::poll_fn(|cx| {
+            self.check(cx).map_or_else(
+                |error| Poll::Ready(Err(error)),
+                |()| self.stream.poll_peek(cx, &mut ReadBuf::new(bytes)),
+            )
+        })
+        .await
     }
 
     fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {

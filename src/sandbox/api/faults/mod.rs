@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 pub use admin::{PATH, answer};
-pub use line::{Gate, Peer, local};
+pub use line::{Gate, Line, Peer, local};
 pub use spec::{ErrorRate, FaultSpec, Outage, STATUSES, Selection, VERBS};
 pub use watching::{Strike, WatchFaults};
 
