@@ -12,6 +12,7 @@ mod context;
 mod ending;
 mod env;
 mod events;
+mod guard;
 mod http;
 mod logs;
 mod paths;
