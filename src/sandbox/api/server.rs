@@ -1,16 +1,15 @@
 //! Starting, dispatching requests, stopping.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, RwLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use axum::serve::ListenerExt;
 use http::{HeaderMap, Method, StatusCode, header};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::{Value, json};
@@ -24,30 +23,36 @@ use super::call::{App, Call};
 use super::delete::DeleteOptions;
 use super::failure::Failure;
 use super::registry::{Registry, Subresource};
+use super::relay::NodeToken;
 use super::request::{Query, Target, negotiate};
 use super::store::Store;
+use super::tls::{self, Authority, Certificates, Port};
 use super::update::Edit;
 use super::{
-    ApiConfig, ApiError, body, cluster_ip, crd, create, delete, discovery, events, logs, openapi, read,
-    scale, subresource, tokens, update, watch,
+    ApiConfig, ApiError, body, cluster_ip, connect, crd, create, delete, discovery, events, logs, openapi,
+    read, scale, subresource, tokens, update, watch,
 };
 
 /// Namespaces that are always there.
 const NAMESPACES: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
 /// How long requests may take to end once the server stops.
 const DRAIN: Duration = Duration::from_secs(5);
-/// Headers that are about one connection only.
-pub const HOP_HEADERS: [header::HeaderName; 3] =
-    [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE];
+
+/// What runs then.
+pub struct Started {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The certificate of its authority, as PEM.
+    pub authority: String,
+    /// What ends when it has stopped.
+    pub task: JoinHandle<Result<(), ApiError>>,
+}
 
 /// Starts to serve.
 ///
 /// # Errors
 /// Where the files or the address cannot be used.
-pub async fn start(
-    config: ApiConfig,
-    stop: CancellationToken,
-) -> Result<(SocketAddr, JoinHandle<Result<(), ApiError>>), ApiError> {
+pub async fn start(config: ApiConfig, stop: CancellationToken) -> Result<Started, ApiError> {
     let app = Arc::new(open(&config, stop.clone())?);
     prepare(&app).await.map_err(|failure| ApiError::Bootstrap(failure.body().to_string()))?;
     let listen = |source| ApiError::Listen { address: config.address, source };
@@ -55,13 +60,12 @@ pub async fn start(
     let address = listener.local_addr().map_err(listen)?;
     let cleaner = tokio::spawn(crd::clean_up(Arc::clone(&app)));
     let expirer = tokio::spawn(events::expire(Arc::clone(&app)));
+    let (authority, certificates) = certificates(&config, address)?;
+    let port = Port::new(listener, certificates.server_config()?).map_err(listen)?;
+    let renewal = tokio::spawn(certificates.keep_fresh());
     let router = Router::new().fallback(answer).with_state(app);
-    let listener = listener.tap_io(|stream| {
-        // A watch event is small and must not wait for the next one.
-        let _ = stream.set_nodelay(true);
-    });
     let task = tokio::spawn(async move {
-        let serving = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+        let serving = axum::serve(port, router).with_graceful_shutdown(stop.clone().cancelled_owned());
         let expired = async {
             stop.cancelled().await;
             tokio::time::sleep(DRAIN).await;
@@ -71,11 +75,24 @@ pub async fn start(
             () = expired => Ok(()),
         };
         stop.cancel();
+        renewal.abort();
         cleaner.await?;
         expirer.await?;
         result
     });
-    Ok((address, task))
+    Ok(Started { address, authority, task })
+}
+
+/// The authority's certificate, and the server's for every way to name this server.
+fn certificates(config: &ApiConfig, address: SocketAddr) -> Result<(String, Arc<Certificates>), ApiError> {
+    let now = SystemTime::now();
+    let authority = Authority::open(&config.state_dir.join("ca.json"), now)?;
+    let certificate = authority.certificate.clone();
+    // The first address of the range is that of the `kubernetes` Service.
+    let [a, b, c, _] = config.service_prefix.octets();
+    let service = IpAddr::from([a, b, c, 1]);
+    let names = tls::names([address.ip(), service], &config.names);
+    Ok((certificate, Arc::new(Certificates::new(authority, names, now)?)))
 }
 
 fn open(config: &ApiConfig, stop: CancellationToken) -> Result<App, ApiError> {
@@ -86,6 +103,8 @@ fn open(config: &ApiConfig, stop: CancellationToken) -> Result<App, ApiError> {
         store: Store::open(&config.state_dir.join("store.redb"))?,
         registry: RwLock::new(Arc::new(Registry::builtin())),
         auth: Authenticator::new(&key, &config.admin_token),
+        node_token: NodeToken::new()
+            .map_err(|source| ApiError::File { path: "/dev/urandom".into(), source })?,
         service_prefix: config.service_prefix,
         service_ips: Mutex::new(BTreeSet::new()),
         stop,
@@ -155,7 +174,10 @@ async fn dispatch(app: &Arc<App>, request: Request) -> Result<Response, Failure>
     }
     let (parts, body) = request.into_parts();
     let raw_query = parts.uri.query().unwrap_or_default().to_owned();
-    let call = call(app, &path, &raw_query, parts.headers, user)?;
+    let call = call(app, &path, &raw_query, parts.headers.clone(), user)?;
+    if call.subresource.is_some_and(Subresource::connects) {
+        return connect::serve(&call, Request::from_parts(parts, body)).await;
+    }
     // Requests without an effect do not wait for their body.
     let bytes = match parts.method {
         Method::GET => bytes::Bytes::new(),
@@ -199,7 +221,9 @@ fn call(app: &Arc<App>, path: &str, query: &str, headers: HeaderMap, user: User)
     if resource.namespaced != target.namespace.is_some() && (!resource.namespaced || target.name.is_some()) {
         return Err(Failure::no_such_path());
     }
-    let form = if subresource == Some(Subresource::Log) { Default::default() } else { negotiate(&headers)? };
+    // What comes from elsewhere is in whatever form it has.
+    let foreign = subresource.is_some_and(|sub| sub == Subresource::Log || sub.connects());
+    let form = if foreign { Default::default() } else { negotiate(&headers)? };
     Ok(Call {
         app: Arc::clone(app),
         resource: Arc::clone(resource),
