@@ -165,7 +165,7 @@ impl Faults {
             count(&active.tally.resets);
             peer.reset();
             // The connection is gone, and this with it.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 
