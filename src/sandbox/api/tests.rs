@@ -1,6 +1,7 @@
 //! The server over HTTP: the recorded scenarios that need no controller, and what the recordings do not touch.
 
 mod behaviour;
+mod faults;
 mod replay;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -22,12 +23,12 @@ struct Server {
 impl Server {
     async fn start(state_dir: &Path) -> Self {
         let stop = CancellationToken::new();
-        let config = ApiConfig {
-            state_dir: state_dir.to_owned(),
-            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            service_prefix: Ipv4Addr::new(127, 99, 255, 0),
-            admin_token: ADMIN.to_owned(),
-        };
+        let config = ApiConfig::new(
+            state_dir.to_owned(),
+            SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            Ipv4Addr::new(127, 99, 255, 0),
+            ADMIN,
+        );
         let running = serve(config, stop.clone()).await.unwrap();
         Self { running, stop, http: reqwest::Client::new() }
     }

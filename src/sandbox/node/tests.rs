@@ -43,12 +43,12 @@ impl Cluster {
         let network = 100 + u8::try_from(base).unwrap() + NEXT.fetch_add(1, Ordering::Relaxed) % 16;
         let home = tempfile::Builder::new().prefix("n").tempdir_in("/tmp").unwrap();
         let stop = CancellationToken::new();
-        let config = ApiConfig {
-            state_dir: home.path().join("sandbox"),
-            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            service_prefix: Ipv4Addr::new(127, network, 255, 0),
-            admin_token: ADMIN.to_owned(),
-        };
+        let config = ApiConfig::new(
+            home.path().join("sandbox"),
+            SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            Ipv4Addr::new(127, network, 255, 0),
+            ADMIN,
+        );
         std::fs::create_dir_all(&config.state_dir).unwrap();
         let api = serve(config, stop.clone()).await.unwrap();
         let mut config = kube::Config::new(format!("http://{}", api.address).parse().unwrap());
@@ -66,8 +66,9 @@ impl Cluster {
 
     async fn start_node(&mut self) {
         let home = Home::at(self.home.path().to_owned()).unwrap();
-        let server = format!("http://{}", self._api.address);
-        let mut config = NodeConfig::new(home, self.network, server);
+        let server = format!("https://{}", self._api.address);
+        let access = Access::new(server, self._api.authority.clone());
+        let mut config = NodeConfig::new(home, self.network, access);
         config.address.set_port(0);
         config.cache = test_cache();
         config.shim = launcher(self.home.path()).shim;
@@ -546,5 +547,34 @@ async fn init_containers_run_first_and_logs_are_followed() {
     assert!(lines.next().await.is_none(), "the stream ends with the container");
     let pod = cluster.until("p", "succeeded", |pod| phase(pod) == "Succeeded").await;
     assert!(pod.status.unwrap().init_container_statuses.unwrap().iter().all(|status| status.ready));
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_answers_the_api_server_and_nobody_without_a_right() {
+    let cluster = Cluster::start().await;
+    let nodes = Api::<Node>::all(cluster.client.clone());
+    let mut node = None;
+    while node.as_ref().is_none_or(|node: &Node| node.status.is_none()) {
+        cluster.check_node();
+        node = nodes.get_opt("sandbox").await.unwrap();
+    }
+    let node = node.unwrap();
+    let proxied = ::http::Request::get("/api/v1/nodes/sandbox/proxy/healthz").body(Vec::new()).unwrap();
+    assert_eq!(cluster.client.request_text(proxied).await.unwrap(), "ok");
+    let port = node.status.unwrap().daemon_endpoints.unwrap().kubelet_endpoint.unwrap().port;
+    let url = format!("http://127.{}.0.2:{port}/healthz", cluster.network);
+    let http = reqwest::Client::new();
+    let code = async |token: Option<&str>| {
+        let request = http.get(&url);
+        let request = match token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        };
+        request.send().await.unwrap().status().as_u16()
+    };
+    assert_eq!(code(None).await, 401);
+    assert_eq!(code(Some("no token")).await, 401);
+    assert_eq!(code(Some(ADMIN)).await, 200);
     cluster.end().await;
 }
