@@ -113,10 +113,10 @@ async fn make_named(call: &Call, mut object: Value, owned: bool) -> Result<Value
     set_server_fields(&mut object, now)?;
     hooks::admit(call, &mut object)?;
     let schema = resource.schema();
-    schema.prune(&mut object);
     if let Some(why) = body::wrong_type(call, &object) {
         return Err(body::cannot_be_handled(call, &why).into());
     }
+    schema.prune(&mut object);
     let errors = if resource.custom.is_some() {
         schema.default(&mut object);
         prepare_custom(call, &mut object);

@@ -383,13 +383,13 @@ fn copy(to: &mut Map<String, Value>, from: &Map<String, Value>, field: &str) {
 fn prepare(call: &Call, edit: &Edit, new: &mut Value, live: &Value) -> Result<(), Failure> {
     let resource = &call.resource;
     let (gvk, schema) = (resource.gvk(), resource.schema());
-    schema.prune(new);
     if let Some(why) = body::wrong_type(call, new) {
         return Err(match edit {
             Edit::Replace(_) | Edit::Apply(_) => body::cannot_be_handled(call, &why),
             _ => body::unreadable_patch(shown(edit, new), &why),
         });
     }
+    schema.prune(new);
     let errors = if resource.custom.is_some() {
         schema.default(new);
         prepare_custom(call, new, live);

@@ -201,7 +201,7 @@ fn bad_applies_are_refused() {
     let status = apply_pod(None, twice, "one", 0)
         .unwrap_err()
         .status(&Gvk::gvk("", "v1", "Pod"), &json!({"metadata": {"name": "p"}}));
-    assert_eq!(status["code"], 400);
+    assert_eq!(status["code"], 500);
     assert!(
         status["message"]
             .as_str()

@@ -252,7 +252,7 @@ fn rules_that_do_not_compile_are_refused() {
         "type": "integer", "x-kubernetes-validations": [{"rule": "self >"}],
     }}});
     let SchemaError::Compile { path, .. } = Schema::from_crd(&schema).unwrap_err();
-    assert_eq!(path, "a.x-kubernetes-validations");
+    assert_eq!(path, ".properties[a].x-kubernetes-validations[0].rule");
 }
 
 #[test]
