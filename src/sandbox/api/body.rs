@@ -11,7 +11,7 @@ use super::call::Call;
 use super::failure::Failure;
 use super::strict::{self, Scan};
 use crate::sandbox::object::FieldError;
-use crate::sandbox::object::schema::unknown_field_warning;
+use crate::sandbox::object::schema::{Schema, unknown_field_warning};
 
 /// Largest body: Kubernetes' own limit.
 const MAX_BYTES: usize = 3 * 1024 * 1024;
@@ -276,7 +276,7 @@ pub fn unreadable_patch(shown: String, why: &str) -> Failure {
 /// knows the kind would fail to read them.
 pub fn wrong_type(call: &Call, object: &Value) -> Option<String> {
     if call.resource.custom.is_some() {
-        return None;
+        return Schema::unreadable_metadata(object);
     }
     call.resource.schema().unreadable(&call.resource.gvk(), object)
 }

@@ -102,6 +102,11 @@ impl Schema {
         decode::problem_of(self, gvk, object)
     }
 
+    /// What of a custom resource's metadata cannot be read.
+    pub fn unreadable_metadata(object: &Value) -> Option<String> {
+        decode::metadata_problem(object)
+    }
+
     /// Checks a custom resource's structure and rules; `old` is the stored object in an update, and what is wrong
     /// in a part that did not change is let pass, as the API server does.
     pub fn validate(&self, object: &Value, old: Option<&Value>) -> Vec<FieldError> {

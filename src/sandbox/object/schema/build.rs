@@ -88,6 +88,7 @@ fn node(schema: &Value, path: &str) -> Result<Node, SchemaError> {
     };
     if flag("x-kubernetes-embedded-resource") {
         object_fields(&mut node);
+        node.embedded = true;
     }
     Ok(node)
 }

@@ -4,7 +4,7 @@ use base64::{DecodeError, Engine};
 use serde_json::Value;
 
 use super::node::MICRO_TIME;
-use super::{Schema, Type, formats, join};
+use super::{Schema, Type, formats, join, kinds};
 use crate::sandbox::object::Gvk;
 
 /// The first field that cannot be read, as the message of a 400.
@@ -17,6 +17,11 @@ pub(super) fn check(schema: &Schema, gvk: &Gvk, object: &Value) -> Result<(), St
             version = gvk.version,
         )),
     }
+}
+
+/// What of a custom resource's metadata cannot be read.
+pub(super) fn metadata_problem(object: &Value) -> Option<String> {
+    problem(&kinds::object_meta()?, object.get("metadata")?, "ObjectMeta", "")
 }
 
 /// The first field that cannot be read, and why.
@@ -32,6 +37,7 @@ fn problem(schema: &Schema, value: &Value, kind: &str, path: &str) -> Option<Str
     };
     match (value, node.kind) {
         (Value::Null, _) => return None,
+        (Value::String(text), _) if node.is_quantity() => return no_quantity(text),
         _ if node.int_or_string => {
             let fits = value.is_string() || Type::Integer.fits(value);
             return (!fits).then(|| mismatch("intstr.IntOrString"));
@@ -41,7 +47,6 @@ fn problem(schema: &Schema, value: &Value, kind: &str, path: &str) -> Option<Str
         (_, Some(wanted)) if !wanted.fits(value) => {
             return Some(mismatch(&go_type(schema, wanted)));
         }
-        (Value::String(text), _) if node.is_quantity() => return no_quantity(text),
         (Value::String(text), _) if node.format.as_deref() == Some("byte") => return undecodable(text),
         (Value::String(text), _) if node.time_form().is_some() => {
             return no_time(text, node.format.as_deref());

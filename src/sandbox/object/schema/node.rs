@@ -86,6 +86,8 @@ pub(crate) struct Node {
     pub(crate) format: Option<String>,
     pub(crate) nullable: bool,
     pub(crate) int_or_string: bool,
+    /// A whole object of some kind.
+    pub(crate) embedded: bool,
     /// Unknown fields are kept.
     pub(crate) open: bool,
     /// Part of a built-in kind.
