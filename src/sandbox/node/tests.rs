@@ -591,14 +591,17 @@ async fn exec(
     let params = AttachParams::default().stdin(input.is_some()).stdout(true).stderr(true);
     let mut process = cluster.api::<Pod>().exec(pod, command.iter().copied(), &params).await.unwrap();
     let status = process.take_status().unwrap();
-    if let Some(input) = input {
-        let mut stdin = process.stdin().unwrap();
-        stdin.write_all(input.as_bytes()).await.unwrap();
-        stdin.shutdown().await.unwrap();
-    }
+    let stdin = process.stdin();
+    let typing = async {
+        if let (Some(input), Some(mut stdin)) = (input, stdin) {
+            stdin.write_all(input.as_bytes()).await.unwrap();
+            stdin.shutdown().await.unwrap();
+        }
+    };
     let (mut stdout, mut stderr) = (process.stdout().unwrap(), process.stderr().unwrap());
     let (mut out, mut err) = (String::new(), String::new());
-    let (one, two) = tokio::join!(stdout.read_to_string(&mut out), stderr.read_to_string(&mut err));
+    let (one, two) = (stdout.read_to_string(&mut out), stderr.read_to_string(&mut err));
+    let (one, two, ()) = tokio::join!(one, two, typing);
     one.unwrap();
     two.unwrap();
     (out, err, serde_json::to_value(status.await).unwrap())
