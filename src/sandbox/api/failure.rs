@@ -142,11 +142,28 @@ impl Failure {
         Self::new(410, "Expired", &message, Value::Null)
     }
 
-    /// 410 for a list that was read in pages too slowly.
-    pub fn continue_expired() -> Self {
+    /// 410 for a list of a version that is gone.
+    pub fn list_expired() -> Self {
+        Self::new(410, "Expired", "The resourceVersion for the provided list is too old.", Value::Null)
+    }
+
+    /// 410 for a list that was read in pages too slowly, with a token that goes on all the same.
+    pub fn continue_expired(token: &str) -> Self {
         let message = "The provided continue parameter is too old to display a consistent list result. You can \
-                       start a new list without the continue parameter.";
-        Self::new(410, "Expired", message, Value::Null)
+                       start a new list without the continue parameter, or use the continue token in this response to \
+                       retrieve the remainder of the results. Continuing with the provided token results in an \
+                       inconsistent list - objects that were created, modified, or deleted between the time the first \
+                       chunk was returned and now may show up in the list.";
+        let mut failure = Self::new(410, "Expired", message, Value::Null);
+        failure.body["metadata"] = json!({"continue": token});
+        failure
+    }
+
+    /// 422 for a watch from a resourceVersion that is none. Kubernetes names the resource here, not the kind.
+    pub fn no_watch_version(resource: &Resource, asked: &str) -> Self {
+        let why = format!("strconv.ParseUint: parsing {asked:?}: invalid syntax");
+        let error = FieldError::invalid("resourceVersion", &json!(asked), &why);
+        Self::from_status(object::invalid(&resource.group, &resource.plural, "", &[error]))
     }
 
     /// 415.

@@ -14,6 +14,10 @@ const OBJECTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("objects"
 const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
 const VERSION: &str = "version";
 
+/// What a new store begins with. Nobody can have seen an earlier version, so that asking for one is asking for history
+/// that is gone, as in a cluster.
+const FIRST_VERSION: u64 = 100;
+
 /// Pages that redb keeps. Everything is read once at start and only written afterwards.
 const CACHE_BYTES: usize = 1024 * 1024;
 /// Most writes in one transaction.
@@ -59,7 +63,8 @@ pub fn open(path: &Path) -> Result<Database, StoreError> {
 pub fn load(database: &Database) -> Result<(u64, Vec<Found>), StoreError> {
     let read = database.begin_read().map_err(redb::Error::from)?;
     let numbers = read.open_table(NUMBERS).map_err(redb::Error::from)?;
-    let version = numbers.get(VERSION).map_err(redb::Error::from)?.map_or(1, |number| number.value());
+    let version =
+        numbers.get(VERSION).map_err(redb::Error::from)?.map_or(FIRST_VERSION, |number| number.value());
     let objects = read.open_table(OBJECTS).map_err(redb::Error::from)?;
     let mut found = Vec::new();
     for entry in objects.iter().map_err(redb::Error::from)? {
