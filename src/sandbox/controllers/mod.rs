@@ -18,6 +18,7 @@ mod nodes;
 mod podgc;
 mod queue;
 mod revision;
+mod root_ca;
 mod run;
 mod scheduler;
 mod selector;

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::super::Config;
 use super::server::{CONFIGS, PODS, Plane, SETS, stateful_set};
 
 fn config(name: &str, owners: &[&Value]) -> Value {
@@ -160,5 +161,24 @@ async fn a_kind_that_changes_its_version_loses_nothing_and_one_that_goes_takes_a
     plane.gone(&format!("{CONFIGS}/child-of-one")).await;
     plane.delete(&path).await;
     plane.gone(&format!("{CONFIGS}/child-of-two")).await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_namespace_is_told_whom_to_trust_and_is_told_again() {
+    let config = Config { root_ca: Some("PEM".to_owned()), ..Config::default() };
+    let plane = Plane::start_with(config).await;
+    plane.post("/api/v1/namespaces", json!({"metadata": {"name": "young"}})).await;
+    let told = |map: &Value| map["data"] == json!({"ca.crt": "PEM"});
+    for space in ["default", "kube-system", "young"] {
+        plane.eventually(&format!("/api/v1/namespaces/{space}/configmaps/kube-root-ca.crt"), told).await;
+    }
+    let path = format!("{CONFIGS}/kube-root-ca.crt");
+    let first = plane.get(&path).await.unwrap();
+    plane.delete(&path).await;
+    let uid = &first["metadata"]["uid"];
+    plane.eventually(&path, |map| told(map) && map["metadata"]["uid"] != *uid).await;
+    plane.merge(&path, json!({"data": {"ca.crt": "another", "more": "x"}})).await;
+    plane.eventually(&path, told).await;
     plane.stop().await;
 }
