@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::auth::{Authenticator, User};
 use super::failure::Failure;
 use super::registry::{Registry, Resource, Subresource};
+use super::relay::NodeToken;
 use super::request::{Form, Query};
 use super::store::{Draft, Record, Store, StoreError, Write, WriteError};
 use crate::sandbox::object::apply::{Writer, default_manager};
@@ -26,6 +27,8 @@ pub struct App {
     pub registry: RwLock<Arc<Registry>>,
     /// Who may call.
     pub auth: Authenticator,
+    /// What this server proves itself with to nodes.
+    pub node_token: NodeToken,
     /// The first address of the /24 that Services live in.
     pub service_prefix: Ipv4Addr,
     /// The last bytes of the Service addresses in use.

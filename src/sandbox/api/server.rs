@@ -23,22 +23,20 @@ use super::call::{App, Call};
 use super::delete::DeleteOptions;
 use super::failure::Failure;
 use super::registry::{Registry, Subresource};
+use super::relay::NodeToken;
 use super::request::{Query, Target, negotiate};
 use super::store::Store;
 use super::tls::{self, Authority, Certificates, Port};
 use super::update::Edit;
 use super::{
-    ApiConfig, ApiError, body, cluster_ip, crd, create, delete, discovery, events, logs, openapi, read,
-    scale, subresource, tokens, update, watch,
+    ApiConfig, ApiError, body, cluster_ip, connect, crd, create, delete, discovery, events, logs, openapi,
+    read, scale, subresource, tokens, update, watch,
 };
 
 /// Namespaces that are always there.
 const NAMESPACES: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
 /// How long requests may take to end once the server stops.
 const DRAIN: Duration = Duration::from_secs(5);
-/// Headers that are about one connection only.
-pub const HOP_HEADERS: [header::HeaderName; 3] =
-    [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE];
 
 /// What runs then.
 pub struct Started {
@@ -105,6 +103,8 @@ fn open(config: &ApiConfig, stop: CancellationToken) -> Result<App, ApiError> {
         store: Store::open(&config.state_dir.join("store.redb"))?,
         registry: RwLock::new(Arc::new(Registry::builtin())),
         auth: Authenticator::new(&key, &config.admin_token),
+        node_token: NodeToken::new()
+            .map_err(|source| ApiError::File { path: "/dev/urandom".into(), source })?,
         service_prefix: config.service_prefix,
         service_ips: Mutex::new(BTreeSet::new()),
         stop,
@@ -174,7 +174,10 @@ async fn dispatch(app: &Arc<App>, request: Request) -> Result<Response, Failure>
     }
     let (parts, body) = request.into_parts();
     let raw_query = parts.uri.query().unwrap_or_default().to_owned();
-    let call = call(app, &path, &raw_query, parts.headers, user)?;
+    let call = call(app, &path, &raw_query, parts.headers.clone(), user)?;
+    if call.subresource.is_some_and(Subresource::connects) {
+        return connect::serve(&call, Request::from_parts(parts, body)).await;
+    }
     // Requests without an effect do not wait for their body.
     let bytes = match parts.method {
         Method::GET => bytes::Bytes::new(),
@@ -218,7 +221,9 @@ fn call(app: &Arc<App>, path: &str, query: &str, headers: HeaderMap, user: User)
     if resource.namespaced != target.namespace.is_some() && (!resource.namespaced || target.name.is_some()) {
         return Err(Failure::no_such_path());
     }
-    let form = if subresource == Some(Subresource::Log) { Default::default() } else { negotiate(&headers)? };
+    // What comes from elsewhere is in whatever form it has.
+    let foreign = subresource.is_some_and(|sub| sub == Subresource::Log || sub.connects());
+    let form = if foreign { Default::default() } else { negotiate(&headers)? };
     Ok(Call {
         app: Arc::clone(app),
         resource: Arc::clone(resource),

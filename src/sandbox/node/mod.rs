@@ -13,6 +13,7 @@ mod context;
 mod ending;
 mod env;
 mod events;
+mod guard;
 mod http;
 mod logs;
 mod paths;

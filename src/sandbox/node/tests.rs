@@ -549,3 +549,32 @@ async fn init_containers_run_first_and_logs_are_followed() {
     assert!(pod.status.unwrap().init_container_statuses.unwrap().iter().all(|status| status.ready));
     cluster.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_answers_the_api_server_and_nobody_without_a_right() {
+    let cluster = Cluster::start().await;
+    let nodes = Api::<Node>::all(cluster.client.clone());
+    let mut node = None;
+    while node.as_ref().is_none_or(|node: &Node| node.status.is_none()) {
+        cluster.check_node();
+        node = nodes.get_opt("sandbox").await.unwrap();
+    }
+    let node = node.unwrap();
+    let proxied = ::http::Request::get("/api/v1/nodes/sandbox/proxy/healthz").body(Vec::new()).unwrap();
+    assert_eq!(cluster.client.request_text(proxied).await.unwrap(), "ok");
+    let port = node.status.unwrap().daemon_endpoints.unwrap().kubelet_endpoint.unwrap().port;
+    let url = format!("http://127.{}.0.2:{port}/healthz", cluster.network);
+    let http = reqwest::Client::new();
+    let code = async |token: Option<&str>| {
+        let request = http.get(&url);
+        let request = match token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        };
+        request.send().await.unwrap().status().as_u16()
+    };
+    assert_eq!(code(None).await, 401);
+    assert_eq!(code(Some("no token")).await, 401);
+    assert_eq!(code(Some(ADMIN)).await, 200);
+    cluster.end().await;
+}
