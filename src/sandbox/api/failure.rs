@@ -62,6 +62,23 @@ impl Failure {
         Self::new(403, "Forbidden", &message, details)
     }
 
+    /// 403 for a caller who may not do that: what the group's resource, or with an empty one a path, is about.
+    pub fn denied(group: &str, resource: &str, name: &str, why: &str) -> Self {
+        let qualified = match (resource, group) {
+            ("", _) => return Self::new(403, "Forbidden", &format!("forbidden: {why}"), json!({})),
+            (resource, "") => resource.to_owned(),
+            (resource, group) => format!("{resource}.{group}"),
+        };
+        let mut details = json!({});
+        for (field, value) in [("name", name), ("group", group), ("kind", resource)] {
+            if !value.is_empty() {
+                details[field] = json!(value);
+            }
+        }
+        let named = if name.is_empty() { qualified } else { format!("{qualified} \"{name}\"") };
+        Self::new(403, "Forbidden", &format!("{named} is forbidden: {why}"), details)
+    }
+
     /// 404 for a path that leads nowhere.
     pub fn no_such_path() -> Self {
         Self::new(404, "NotFound", "the server could not find the requested resource", Value::Null)

@@ -10,18 +10,21 @@ use std::time::{Duration, SystemTime};
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{HeaderMap, Method, StatusCode};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::access_log::{self, AccessLog};
 use super::answer::value_response;
 use super::auth::{Authenticator, User};
 use super::call::{App, Call};
 use super::delete::DeleteOptions;
 use super::failure::Failure;
+use super::gate::{self, Turned};
+use super::rbac::{Attributes, Authorizer, bootstrap};
 use super::registry::{Registry, Subresource};
 use super::relay::NodeToken;
 use super::request::{Query, Target, negotiate};
@@ -30,7 +33,7 @@ use super::tls::{self, Authority, Certificates, Port};
 use super::update::Edit;
 use super::{
     ApiConfig, ApiError, body, cluster_ip, connect, crd, create, delete, discovery, events, logs, openapi,
-    read, scale, subresource, tokens, update, watch,
+    read, reviews, scale, subresource, tokens, update, watch,
 };
 
 /// Namespaces that are always there.
@@ -99,8 +102,11 @@ fn open(config: &ApiConfig, stop: CancellationToken) -> Result<App, ApiError> {
     std::fs::create_dir_all(&config.state_dir)
         .map_err(|source| ApiError::File { path: config.state_dir.clone(), source })?;
     let key = signing_key(&config.state_dir.join("token.key"))?;
+    let store = Store::open(&config.state_dir.join("store.redb"))?;
     Ok(App {
-        store: Store::open(&config.state_dir.join("store.redb"))?,
+        authorizer: Authorizer::new(&store),
+        access_log: AccessLog::default(),
+        store,
         registry: RwLock::new(Arc::new(Registry::builtin())),
         auth: Authenticator::new(&key, &config.admin_token),
         node_token: NodeToken::new()
@@ -146,23 +152,36 @@ async fn prepare(app: &Arc<App>) -> Result<(), Failure> {
             create::make(&call, object, false).await?;
         }
     }
-    Ok(())
+    bootstrap::reconcile(app).await
 }
 
+/// Every request: who asks, whether they may, what they get.
 async fn answer(State(app): State<Arc<App>>, request: Request) -> Response {
-    match dispatch(&app, request).await {
-        Ok(response) => response,
-        Err(failure) => failure.into_response(),
-    }
+    let asked = Attributes::of_request(request.method(), request.uri());
+    let user = match gate::caller(&app, request.headers()) {
+        Ok(user) => user,
+        Err(Turned { user, failure }) => {
+            let response = failure.into_response();
+            let name = user.map(|user| user.username).unwrap_or_default();
+            app.access_log.count(&name, asked, false, response.status());
+            return response;
+        }
+    };
+    let name = user.username.clone();
+    let (allowed, result) = match gate::authorize(&app, &user, &asked) {
+        Ok(()) => (true, dispatch(&app, request, user).await),
+        Err(failure) => (false, Err(failure)),
+    };
+    let response = result.unwrap_or_else(IntoResponse::into_response);
+    app.access_log.count(&name, asked, allowed, response.status());
+    response
 }
 
-async fn dispatch(app: &Arc<App>, request: Request) -> Result<Response, Failure> {
+async fn dispatch(app: &Arc<App>, request: Request, user: User) -> Result<Response, Failure> {
     let path = request.uri().path().to_owned();
-    if let Some(response) = open_path(&path) {
+    if let Some(response) = about_itself(app, &path) {
         return Ok(response);
     }
-    let header = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let user = app.auth.caller(header, &app.store).ok_or_else(Failure::unauthorized)?;
     if request.method() == Method::GET {
         if path.starts_with("/openapi/") {
             negotiate(request.headers())?;
@@ -189,9 +208,10 @@ async fn dispatch(app: &Arc<App>, request: Request) -> Result<Response, Failure>
     on_resource(call, &parts.method, &bytes).await
 }
 
-/// What is answered to anybody.
-fn open_path(path: &str) -> Option<Response> {
+/// What the server says about itself.
+fn about_itself(app: &App, path: &str) -> Option<Response> {
     match path {
+        access_log::PATH => Some(app.access_log.answer()),
         "/healthz" | "/livez" | "/readyz" | "/healthz/ping" | "/livez/ping" | "/readyz/ping" => {
             Some((StatusCode::OK, "ok").into_response())
         }
@@ -240,7 +260,9 @@ fn call(app: &Arc<App>, path: &str, query: &str, headers: HeaderMap, user: User)
 async fn on_resource(mut call: Call, method: &Method, bytes: &[u8]) -> Result<Response, Failure> {
     if call.resource.create_only {
         return match *method {
-            Method::POST if call.name.is_none() => tokens::review(&call, body::decode(&call.headers, bytes)?),
+            Method::POST if call.name.is_none() && call.namespace.is_some() == call.resource.namespaced => {
+                reviews::answer(&call, body::decode(&call.headers, bytes)?)
+            }
             _ => Err(Failure::method_not_allowed()),
         };
     }

@@ -2,6 +2,7 @@
 
 mod behaviour;
 mod replay;
+mod rights;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;

@@ -4,6 +4,7 @@
 //! ([`queue`]). A controller's decision is a pure function over what the caches hold; its edge carries it out.
 
 mod accounts;
+mod aggregation;
 mod cache;
 mod context;
 mod cronjob;

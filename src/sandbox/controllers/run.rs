@@ -16,8 +16,8 @@ use super::context::{Config, Context};
 use super::error::ControllersError;
 use super::queue::{Outcome, Queue, Requests, work};
 use super::{
-    accounts, cronjob, disruption, endpoints, gc, job, namespace, nodes, podgc, root_ca, scheduler,
-    statefulset, volumes,
+    accounts, aggregation, cronjob, disruption, endpoints, gc, job, namespace, nodes, podgc, root_ca,
+    scheduler, statefulset, volumes,
 };
 
 /// Runs all controllers as the sandbox wants them until `stop`.
@@ -52,6 +52,7 @@ pub async fn run_with(
     podgc::start(&context, &mut tasks);
     nodes::start(&context, &mut tasks);
     root_ca::start(&context, &mut tasks);
+    aggregation::start(&context, &mut tasks);
     context.caches.follow(&context.client, &mut tasks);
     tasks.supervise().await
 }

@@ -182,3 +182,25 @@ async fn every_namespace_is_told_whom_to_trust_and_is_told_again() {
     plane.eventually(&path, told).await;
     plane.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_sums_others_up_follows_them() {
+    const ROLES: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
+    let plane = Plane::start().await;
+    let has = |role: &Value, resource: &str| {
+        let rules = role["rules"].as_array();
+        rules.is_some_and(|rules| rules.iter().any(|rule| rule["resources"].to_string().contains(resource)))
+    };
+    for (role, resource) in [("view", "pods"), ("edit", "statefulsets/scale"), ("admin", "rolebindings")] {
+        plane.eventually(&format!("{ROLES}/{role}"), |found| has(found, resource)).await;
+    }
+    let more = json!({
+        "metadata": {"name": "more", "labels": {"rbac.authorization.k8s.io/aggregate-to-view": "true"}},
+        "rules": [{"verbs": ["get"], "apiGroups": ["acme.example"], "resources": ["things"]}],
+    });
+    plane.post(ROLES, more).await;
+    plane.eventually(&format!("{ROLES}/admin"), |role| has(role, "things")).await;
+    plane.delete(&format!("{ROLES}/more")).await;
+    plane.eventually(&format!("{ROLES}/admin"), |role| !has(role, "things")).await;
+    plane.stop().await;
+}
