@@ -16,6 +16,7 @@ mod delete;
 mod discovery;
 mod events;
 mod failure;
+pub mod faults;
 mod filter;
 mod gate;
 mod hooks;

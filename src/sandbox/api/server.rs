@@ -1,6 +1,7 @@
 //! Starting, dispatching requests, stopping.
 
 use std::collections::BTreeSet;
+use std::future::IntoFuture;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -8,12 +9,11 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, SystemTime};
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, Method, StatusCode};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +23,7 @@ use super::auth::{Authenticator, User};
 use super::call::{App, Call};
 use super::delete::DeleteOptions;
 use super::failure::Failure;
+use super::faults::{self, Gate, Peer};
 use super::gate::{self, Turned};
 use super::rbac::{Attributes, Authorizer, bootstrap};
 use super::registry::{Registry, Subresource};
@@ -38,6 +39,8 @@ use super::{
 
 /// Namespaces that are always there.
 const NAMESPACES: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
+/// The Unix socket in the state directory that answers as the port does, but is never subject to faults.
+pub const LOCAL_SOCKET: &str = "api.sock";
 /// How long requests may take to end once the server stops.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -59,22 +62,28 @@ pub async fn start(config: ApiConfig, stop: CancellationToken) -> Result<Started
     let app = Arc::new(open(&config, stop.clone())?);
     prepare(&app).await.map_err(|failure| ApiError::Bootstrap(failure.body().to_string()))?;
     let listen = |source| ApiError::Listen { address: config.address, source };
-    let listener = TcpListener::bind(config.address).await.map_err(listen)?;
-    let address = listener.local_addr().map_err(listen)?;
+    let gate = Gate::bind(config.address, Arc::clone(&app.faults)).await.map_err(listen)?;
+    let address = gate.address();
+    let socket = config.state_dir.join(LOCAL_SOCKET);
+    let local = faults::local(&socket).map_err(|source| ApiError::File { path: socket, source })?;
     let cleaner = tokio::spawn(crd::clean_up(Arc::clone(&app)));
     let expirer = tokio::spawn(events::expire(Arc::clone(&app)));
     let (authority, certificates) = certificates(&config, address)?;
-    let port = Port::new(listener, certificates.server_config()?).map_err(listen)?;
+    let port = Port::new(gate, certificates.server_config()?);
     let renewal = tokio::spawn(certificates.keep_fresh());
     let router = Router::new().fallback(answer).with_state(app);
     let task = tokio::spawn(async move {
-        let serving = axum::serve(port, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+        let locally =
+            axum::serve(local, router.clone()).with_graceful_shutdown(stop.clone().cancelled_owned());
+        let serving = axum::serve(port, router.into_make_service_with_connect_info::<Peer>())
+            .with_graceful_shutdown(stop.clone().cancelled_owned());
+        let serving = async { tokio::try_join!(serving.into_future(), locally.into_future()) };
         let expired = async {
             stop.cancelled().await;
             tokio::time::sleep(DRAIN).await;
         };
         let result = tokio::select! {
-            result = serving => result.map_err(ApiError::Serve),
+            result = serving => result.map(drop).map_err(ApiError::Serve),
             () = expired => Ok(()),
         };
         stop.cancel();
@@ -113,6 +122,7 @@ fn open(config: &ApiConfig, stop: CancellationToken) -> Result<App, ApiError> {
             .map_err(|source| ApiError::File { path: "/dev/urandom".into(), source })?,
         service_prefix: config.service_prefix,
         service_ips: Mutex::new(BTreeSet::new()),
+        faults: Arc::default(),
         stop,
     })
 }
@@ -157,43 +167,75 @@ async fn prepare(app: &Arc<App>) -> Result<(), Failure> {
 
 /// Every request: who asks, whether they may, what they get.
 async fn answer(State(app): State<Arc<App>>, request: Request) -> Response {
+    let peer = request.extensions().get::<ConnectInfo<Peer>>().map(|info| info.0.clone());
+    if request.uri().path() != faults::PATH {
+        app.faults.meet_anybody(peer.as_ref()).await;
+    }
     let asked = Attributes::of_request(request.method(), request.uri());
-    let user = match gate::caller(&app, request.headers()) {
-        Ok(user) => user,
-        Err(Turned { user, failure }) => {
-            let response = failure.into_response();
-            let name = user.map(|user| user.username).unwrap_or_default();
-            app.access_log.count(&name, asked, false, response.status());
-            return response;
+    let (name, allowed, result) = match gate::caller(&app, request.headers()) {
+        Ok(user) => {
+            let name = user.username.clone();
+            let (allowed, result) = admit(&app, request, user, &asked, peer).await;
+            (name, allowed, result)
         }
-    };
-    let name = user.username.clone();
-    let (allowed, result) = match gate::authorize(&app, &user, &asked) {
-        Ok(()) => (true, dispatch(&app, request, user).await),
-        Err(failure) => (false, Err(failure)),
+        Err(Turned { user, failure }) => {
+            (user.map(|user| user.username).unwrap_or_default(), false, Err(failure))
+        }
     };
     let response = result.unwrap_or_else(IntoResponse::into_response);
     app.access_log.count(&name, asked, allowed, response.status());
     response
 }
 
-async fn dispatch(app: &Arc<App>, request: Request, user: User) -> Result<Response, Failure> {
-    let path = request.uri().path().to_owned();
-    if let Some(response) = about_itself(app, &path) {
-        return Ok(response);
+/// Whether somebody who is known may do what they ask, and what comes of it.
+async fn admit(
+    app: &Arc<App>,
+    request: Request,
+    user: User,
+    asked: &Attributes,
+    peer: Option<Peer>,
+) -> (bool, Result<Response, Failure>) {
+    if asked.path == faults::PATH {
+        if !user.is_master() {
+            return (false, Err(asked.forbidden(&user, "")));
+        }
+        return (true, set_faults(app, request).await);
     }
-    if request.method() == Method::GET {
+    if let Some(response) = about_itself(app, &asked.path) {
+        let verdict = gate::authorize(app, &user, asked);
+        return (verdict.is_ok(), verdict.map(|()| response));
+    }
+    let met = facts(&user, request.method(), request.uri());
+    match app.faults.meet(&met, peer.as_ref()).await {
+        Err(failure) => (gate::authorize(app, &user, asked).is_ok(), Err(failure)),
+        Ok(afterwards) => match gate::authorize(app, &user, asked) {
+            Err(failure) => (false, Err(failure)),
+            Ok(()) => (true, afterwards.instead_of(dispatch(app, request, user, peer.is_none()).await)),
+        },
+    }
+}
+
+async fn set_faults(app: &App, request: Request) -> Result<Response, Failure> {
+    let (parts, body) = request.into_parts();
+    let bytes = body::read(body).await?;
+    faults::answer(&app.faults, &parts.method, &parts.headers, &bytes, app.store.version())
+}
+
+async fn dispatch(app: &Arc<App>, request: Request, user: User, exempt: bool) -> Result<Response, Failure> {
+    let path = request.uri().path().to_owned();
+    let (parts, body) = request.into_parts();
+    if parts.method == Method::GET {
         if path.starts_with("/openapi/") {
-            negotiate(request.headers())?;
+            negotiate(&parts.headers)?;
             return openapi::get(app, &path);
         }
-        if let Some(answer) = discovery::get(&app.registry(), &path, request.headers()) {
+        if let Some(answer) = discovery::get(&app.registry(), &path, &parts.headers) {
             return answer;
         }
     }
-    let (parts, body) = request.into_parts();
     let raw_query = parts.uri.query().unwrap_or_default().to_owned();
-    let call = call(app, &path, &raw_query, parts.headers.clone(), user)?;
+    let mut call = call(app, &path, &raw_query, parts.headers.clone(), user)?;
+    call.exempt = exempt;
     if call.subresource.is_some_and(Subresource::connects) {
         return connect::serve(&call, Request::from_parts(parts, body)).await;
     }
@@ -206,6 +248,34 @@ async fn dispatch(app: &Arc<App>, request: Request, user: User) -> Result<Respon
         return on_subresource(call, &parts.method, &raw_query, &bytes).await;
     }
     on_resource(call, &parts.method, &bytes).await
+}
+
+/// What faults are chosen by.
+fn facts(user: &User, method: &Method, uri: &http::Uri) -> faults::Request {
+    let target = Target::parse(uri.path());
+    let named = target.as_ref().is_some_and(|target| target.name.is_some());
+    let verb = match *method {
+        Method::GET if target.is_none() || named => "get",
+        Method::GET => "list",
+        Method::POST => "create",
+        Method::PUT => "update",
+        Method::PATCH => "patch",
+        Method::DELETE if named => "delete",
+        Method::DELETE => "deletecollection",
+        _ => "",
+    };
+    let watches = *method == Method::GET
+        && target.as_ref().is_some_and(|target| target.subresource.is_none())
+        && Query::parse(uri.query().unwrap_or_default()).flag("watch");
+    let target = target.unwrap_or_default();
+    faults::Request {
+        user: user.username.as_str().into(),
+        verb: if watches { "watch" } else { verb },
+        group: target.group.into(),
+        resource: target.plural.into(),
+        subresource: target.subresource.unwrap_or_default().into(),
+        name: target.name.unwrap_or_default(),
+    }
 }
 
 /// What the server says about itself.
@@ -254,6 +324,7 @@ fn call(app: &Arc<App>, path: &str, query: &str, headers: HeaderMap, user: User)
         headers,
         form,
         user,
+        exempt: false,
     })
 }
 
