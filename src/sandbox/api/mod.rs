@@ -22,6 +22,7 @@ mod gate;
 mod hooks;
 mod logs;
 mod openapi;
+mod protobuf;
 mod rbac;
 mod read;
 mod registry;
