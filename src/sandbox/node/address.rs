@@ -59,7 +59,7 @@ impl Pool {
 }
 
 /// FNV-1a: the same in every build, so that a pod keeps its address over restarts.
-fn hash(text: &str) -> u32 {
+pub(super) fn hash(text: &str) -> u32 {
     text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 

@@ -5,6 +5,7 @@
 
 mod address;
 mod backoff;
+mod cgroup;
 mod check;
 mod claims;
 mod container;
