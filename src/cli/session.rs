@@ -74,7 +74,7 @@ impl Session {
             CliError::failed(format!("read the sandbox's kubeconfig {}: {error}", path.display()))
                 .hint("restart it: `dbctl sandbox down`, then `dbctl sandbox up`")
         })?;
-        Self::connect(context, config, Place::Sandbox(home))
+        Self::connect(context, without_tls(config), Place::Sandbox(home))
     }
 
     fn connect(context: &Context, mut config: Config, place: Place) -> Result<Self> {
@@ -90,6 +90,18 @@ impl Session {
         config.read_timeout = Some(READ_TIMEOUT);
         Ok(Self { client: build(config)?, streaming, namespace, place })
     }
+}
+
+/// The sandbox's server speaks both at its port, and what stays on loopback needs no handshake, which would take as long
+/// as all else that a command does.
+fn without_tls(mut config: Config) -> Config {
+    let mut parts = config.cluster_url.clone().into_parts();
+    parts.scheme = Some(http::uri::Scheme::HTTP);
+    if let Ok(url) = http::Uri::from_parts(parts) {
+        config.cluster_url = url;
+        config.root_cert = None;
+    }
+    config
 }
 
 /// Without TLS, the system's root certificates need not be read: that takes longer than all else that a command does.
@@ -208,6 +220,12 @@ mod tests {
             spare_roots(&mut config);
             assert_eq!(config.root_cert.is_some(), spared, "{url}");
         }
+    }
+
+    #[test]
+    fn the_sandbox_is_spoken_to_without_tls() {
+        let config = without_tls(Config::new("https://127.0.0.1:6443".parse().unwrap()));
+        assert_eq!(config.cluster_url, "http://127.0.0.1:6443");
     }
 
     #[test]

@@ -48,12 +48,12 @@ impl Cluster {
             tracing_subscriber::fmt().with_env_filter("dbctl=debug,kube=info").with_test_writer().try_init();
         let state = tempfile::tempdir().unwrap();
         let stop = CancellationToken::new();
-        let config = ApiConfig {
-            state_dir: state.path().to_owned(),
-            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            service_prefix: Ipv4Addr::new(127, 98, 255, 0),
-            admin_token: "admin".to_owned(),
-        };
+        let config = ApiConfig::new(
+            state.path().to_owned(),
+            SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            Ipv4Addr::new(127, 98, 255, 0),
+            "admin",
+        );
         let api = serve(config, stop.clone()).await.unwrap();
         let config: Config = token_config(&format!("http://{}", api.address), "admin").await;
         let client = Client::try_from(config).unwrap();
@@ -364,12 +364,12 @@ async fn an_unreadable_database_does_not_stop_the_others() {
 async fn without_its_definition_it_says_so() {
     let state = tempfile::tempdir().unwrap();
     let stop = CancellationToken::new();
-    let config = ApiConfig {
-        state_dir: state.path().to_owned(),
-        address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-        service_prefix: Ipv4Addr::new(127, 97, 255, 0),
-        admin_token: "admin".to_owned(),
-    };
+    let config = ApiConfig::new(
+        state.path().to_owned(),
+        SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        Ipv4Addr::new(127, 97, 255, 0),
+        "admin",
+    );
     let api = serve(config, stop.clone()).await.unwrap();
     let client = Client::try_from(token_config(&format!("http://{}", api.address), "admin").await).unwrap();
     let ended = run(client, ControllerConfig::default(), stop.clone()).await;

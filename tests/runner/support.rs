@@ -30,12 +30,12 @@ impl ControlPlane {
         let state = tempfile::tempdir().unwrap();
         let stop = CancellationToken::new();
         let token = "test-administrator".to_owned();
-        let config = api::ApiConfig {
-            state_dir: state.path().to_owned(),
-            address: (Ipv4Addr::LOCALHOST, 0).into(),
-            service_prefix: Ipv4Addr::new(127, 254, 255, 0),
-            admin_token: token.clone(),
-        };
+        let config = api::ApiConfig::new(
+            state.path().to_owned(),
+            (Ipv4Addr::LOCALHOST, 0).into(),
+            Ipv4Addr::new(127, 254, 255, 0),
+            &token,
+        );
         let running = api::serve(config, stop.clone()).await.unwrap();
         let url = format!("http://{}", running.address);
         let mut kubeconfig = kube::Config::new(url.parse().unwrap());

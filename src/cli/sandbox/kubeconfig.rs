@@ -4,6 +4,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::json;
 
@@ -39,14 +41,13 @@ pub fn admin_token(state: &Path) -> io::Result<String> {
 ///
 /// # Errors
 /// Where it cannot be written.
-pub fn write(home: &Home, server: SocketAddr, token: &str) -> io::Result<()> {
-    // kubectl sends no bearer token over plain HTTP, but it does send what stands in the URL.
-    let url = format!("http://admin:{token}@{server}");
+pub fn write(home: &Home, server: SocketAddr, authority: &str, token: &str) -> io::Result<()> {
+    let cluster = json!({ "server": format!("https://{server}"), "certificate-authority-data": STANDARD.encode(authority) });
     let config = json!({
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": CONTEXT,
-        "clusters": [{ "name": CONTEXT, "cluster": { "server": url } }],
+        "clusters": [{ "name": CONTEXT, "cluster": cluster }],
         "users": [{ "name": CONTEXT, "user": { "token": token } }],
         "contexts": [{
             "name": CONTEXT,
@@ -98,9 +99,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let home = Home::at(dir.path().to_owned()).unwrap();
         std::fs::create_dir(home.state()).unwrap();
-        write(&home, "127.9.0.1:6443".parse().unwrap(), "t").unwrap();
+        write(&home, "127.9.0.1:6443".parse().unwrap(), "PEM", "t").unwrap();
         let read = kube::config::Kubeconfig::read_from(home.kubeconfig()).unwrap();
         assert_eq!(read.current_context.as_deref(), Some(CONTEXT));
+        let cluster = read.clusters[0].cluster.as_ref().unwrap();
+        assert_eq!(cluster.server.as_deref(), Some("https://127.9.0.1:6443"));
+        assert_eq!(cluster.certificate_authority_data.as_deref(), Some("UEVN"));
         let mode = std::fs::metadata(home.kubeconfig()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }

@@ -26,7 +26,7 @@ use crate::sandbox::api::{ApiConfig, Running, serve};
 use crate::sandbox::controllers;
 use crate::sandbox::daemon::{Claim, Daemon};
 use crate::sandbox::home::Home;
-use crate::sandbox::node::{self, NodeConfig};
+use crate::sandbox::node::{self, Access, NodeConfig};
 
 /// How long the parts may take to be ready.
 const READY_LIMIT: Duration = Duration::from_secs(60);
@@ -83,7 +83,8 @@ async fn sandbox(home: &Home, claim: &Claim) -> Result<()> {
         .map_err(|error| CliError::failed(format!("use the administrator's token: {error}")))?;
     let running = serve_api(home, &held, &token, &stops).await?;
     let (address, began) = (running.address, jiff::Timestamp::now());
-    kubeconfig::write(home, address, &token)
+    let authority = running.authority.clone();
+    kubeconfig::write(home, address, &authority, &token)
         .map_err(|error| CliError::failed(format!("write {}: {error}", home.kubeconfig().display())))?;
     let client = || client(address, &token);
 
@@ -92,7 +93,8 @@ async fn sandbox(home: &Home, claim: &Claim) -> Result<()> {
     let mut parts: Parts = JoinSet::new();
     let starting = async {
         apply_definition(&client()?).await?;
-        start_parts(&mut parts, home, &held, &stops, &client)?;
+        let access = Access::new(format!("https://{address}"), authority);
+        start_parts(&mut parts, home, &held, access, &stops, &client)?;
         await_ready(&client()?, &mut parts).await?;
         let _ = tokio::time::timeout(SETTLE_LIMIT, settled(&client()?, began)).await;
         Ok(())
@@ -120,12 +122,7 @@ async fn sandbox(home: &Home, claim: &Claim) -> Result<()> {
 }
 
 async fn serve_api(home: &Home, held: &Held, token: &str, stops: &Stops) -> Result<Running> {
-    let config = ApiConfig {
-        state_dir: home.state(),
-        address: held.network.api(),
-        service_prefix: held.network.services(),
-        admin_token: token.to_owned(),
-    };
+    let config = ApiConfig::new(home.state(), held.network.api(), held.network.services(), token);
     serve(config, stops.api.clone()).await.map_err(CliError::failed)
 }
 
@@ -157,12 +154,12 @@ fn start_parts(
     parts: &mut Parts,
     home: &Home,
     held: &Held,
+    access: Access,
     stops: &Stops,
     client: &impl Fn() -> Result<Client>,
 ) -> Result<()> {
     spawn(parts, "Kubernetes controllers", controllers::run(client()?, stops.controllers.clone()));
-    let config =
-        NodeConfig::new(home.clone(), held.network.network, format!("http://{}", held.network.api()));
+    let config = NodeConfig::new(home.clone(), held.network.network, access);
     spawn(parts, "node", node::run(client()?, config, stops.node.clone()));
     let config = ControllerConfig { namespace: None, image: DEFAULT_IMAGE.to_owned() };
     spawn(parts, "database controller", controller::run(client()?, config, stops.controllers.clone()));

@@ -89,7 +89,7 @@ async fn show(context: &Context, home: &Home, record: &Record) -> Result<()> {
     );
     let _ = writeln!(page, "version    dbctl {}{}", record.version, build_note(record));
     let _ = writeln!(page, "home       {}", home.root().display());
-    let _ = writeln!(page, "api        http://{}", record.server);
+    let _ = writeln!(page, "api        https://{}", record.server);
     let _ = writeln!(page, "kubeconfig {}", home.kubeconfig().display());
     let _ = writeln!(page, "pods       {} of {} running", running.count(), pods.items.len());
     let names: Vec<_> = databases

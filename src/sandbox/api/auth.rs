@@ -4,7 +4,7 @@
 //! were made for, so that a token dies with either.
 
 use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use ring::hmac;
 use serde::{Deserialize, Serialize};
@@ -97,19 +97,13 @@ impl Authenticator {
         Self { key, admin }
     }
 
-    /// The caller that an `Authorization` header names: by a bearer token, or by a token as the password. kubectl sends
-    /// no token over plain HTTP, but it does send what stands in the server's URL: `http://admin:TOKEN@127.0.0.1:6443`.
+    /// The caller that an `Authorization` header names by a bearer token.
     pub fn caller(&self, header: Option<&str>, store: &Store) -> Option<User> {
         let (scheme, credentials) = header?.split_once(' ')?;
-        let credentials = credentials.trim();
-        if scheme.eq_ignore_ascii_case("bearer") {
-            return self.user_of(credentials, ISSUER, store);
-        }
-        if !scheme.eq_ignore_ascii_case("basic") {
+        if !scheme.eq_ignore_ascii_case("bearer") {
             return None;
         }
-        let decoded = String::from_utf8(STANDARD.decode(credentials).ok()?).ok()?;
-        self.user_of(decoded.split_once(':')?.1, ISSUER, store)
+        self.user_of(credentials.trim(), ISSUER, store)
     }
 
     /// The user that a token stands for, if it is meant for that audience.

@@ -1,6 +1,6 @@
 //! A Kubernetes-compatible API server for one machine.
 //!
-//! Plain HTTP on loopback, every write on disk before it is answered. What objects mean is
+//! HTTP and HTTPS at one port, every write on disk before it is answered. What objects mean is
 //! [`crate::sandbox::object`]'s; this module stores them, serves them and tells watchers.
 
 mod answer;
@@ -25,6 +25,7 @@ mod scale;
 mod server;
 mod store;
 mod subresource;
+mod tls;
 mod tokens;
 mod update;
 mod watch;
@@ -36,6 +37,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub use store::StoreError;
+pub use tls::TlsError;
 
 /// What the API server needs to know.
 #[derive(Clone, Debug)]
@@ -46,9 +48,17 @@ pub struct ApiConfig {
     pub address: SocketAddr,
     /// The /24 that Services get their addresses from.
     pub service_prefix: Ipv4Addr,
-    /// The administrator's token: sent as a bearer token, or as the password in the server's URL, which is what kubectl
-    /// needs, since it sends no bearer token over plain HTTP.
+    /// The administrator's bearer token.
     pub admin_token: String,
+    /// Names and addresses, beside its own and those every cluster has, by which clients may call it over TLS.
+    pub names: Vec<String>,
+}
+
+impl ApiConfig {
+    /// A server without further names.
+    pub fn new(state_dir: PathBuf, address: SocketAddr, service_prefix: Ipv4Addr, admin_token: &str) -> Self {
+        Self { state_dir, address, service_prefix, admin_token: admin_token.to_owned(), names: Vec::new() }
+    }
 }
 
 /// Why the API server cannot run.
@@ -76,6 +86,9 @@ pub enum ApiError {
         /// What is wrong.
         source: std::io::Error,
     },
+    /// It has no certificates.
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
     /// It could not go on.
     #[error("serve the API: {0}")]
     Serve(std::io::Error),
@@ -89,6 +102,8 @@ pub enum ApiError {
 pub struct Running {
     /// Where it listens.
     pub address: SocketAddr,
+    /// The certificate of the authority that its clients trust, as PEM.
+    pub authority: String,
     task: JoinHandle<Result<(), ApiError>>,
 }
 
@@ -107,8 +122,8 @@ impl Running {
 /// # Errors
 /// Where its files or its address cannot be used.
 pub async fn serve(config: ApiConfig, stop: CancellationToken) -> Result<Running, ApiError> {
-    let (address, task) = server::start(config, stop).await?;
-    Ok(Running { address, task })
+    let server::Started { address, authority, task } = server::start(config, stop).await?;
+    Ok(Running { address, authority, task })
 }
 
 #[cfg(test)]

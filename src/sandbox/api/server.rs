@@ -1,16 +1,15 @@
 //! Starting, dispatching requests, stopping.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, RwLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use axum::serve::ListenerExt;
 use http::{HeaderMap, Method, StatusCode, header};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::{Value, json};
@@ -26,6 +25,7 @@ use super::failure::Failure;
 use super::registry::{Registry, Subresource};
 use super::request::{Query, Target, negotiate};
 use super::store::Store;
+use super::tls::{self, Authority, Certificates, Port};
 use super::update::Edit;
 use super::{
     ApiConfig, ApiError, body, cluster_ip, crd, create, delete, discovery, events, logs, openapi, read,
@@ -40,14 +40,21 @@ const DRAIN: Duration = Duration::from_secs(5);
 pub const HOP_HEADERS: [header::HeaderName; 3] =
     [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE];
 
+/// What runs then.
+pub struct Started {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The certificate of its authority, as PEM.
+    pub authority: String,
+    /// What ends when it has stopped.
+    pub task: JoinHandle<Result<(), ApiError>>,
+}
+
 /// Starts to serve.
 ///
 /// # Errors
 /// Where the files or the address cannot be used.
-pub async fn start(
-    config: ApiConfig,
-    stop: CancellationToken,
-) -> Result<(SocketAddr, JoinHandle<Result<(), ApiError>>), ApiError> {
+pub async fn start(config: ApiConfig, stop: CancellationToken) -> Result<Started, ApiError> {
     let app = Arc::new(open(&config, stop.clone())?);
     prepare(&app).await.map_err(|failure| ApiError::Bootstrap(failure.body().to_string()))?;
     let listen = |source| ApiError::Listen { address: config.address, source };
@@ -55,13 +62,12 @@ pub async fn start(
     let address = listener.local_addr().map_err(listen)?;
     let cleaner = tokio::spawn(crd::clean_up(Arc::clone(&app)));
     let expirer = tokio::spawn(events::expire(Arc::clone(&app)));
+    let (authority, certificates) = certificates(&config, address)?;
+    let port = Port::new(listener, certificates.server_config()?).map_err(listen)?;
+    let renewal = tokio::spawn(certificates.keep_fresh());
     let router = Router::new().fallback(answer).with_state(app);
-    let listener = listener.tap_io(|stream| {
-        // A watch event is small and must not wait for the next one.
-        let _ = stream.set_nodelay(true);
-    });
     let task = tokio::spawn(async move {
-        let serving = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+        let serving = axum::serve(port, router).with_graceful_shutdown(stop.clone().cancelled_owned());
         let expired = async {
             stop.cancelled().await;
             tokio::time::sleep(DRAIN).await;
@@ -71,11 +77,24 @@ pub async fn start(
             () = expired => Ok(()),
         };
         stop.cancel();
+        renewal.abort();
         cleaner.await?;
         expirer.await?;
         result
     });
-    Ok((address, task))
+    Ok(Started { address, authority, task })
+}
+
+/// The authority's certificate, and the server's for every way to name this server.
+fn certificates(config: &ApiConfig, address: SocketAddr) -> Result<(String, Arc<Certificates>), ApiError> {
+    let now = SystemTime::now();
+    let authority = Authority::open(&config.state_dir.join("ca.json"), now)?;
+    let certificate = authority.certificate.clone();
+    // The first address of the range is that of the `kubernetes` Service.
+    let [a, b, c, _] = config.service_prefix.octets();
+    let service = IpAddr::from([a, b, c, 1]);
+    let names = tls::names([address.ip(), service], &config.names);
+    Ok((certificate, Arc::new(Certificates::new(authority, names, now)?)))
 }
 
 fn open(config: &ApiConfig, stop: CancellationToken) -> Result<App, ApiError> {

@@ -22,12 +22,12 @@ struct Server {
 impl Server {
     async fn start(state_dir: &Path) -> Self {
         let stop = CancellationToken::new();
-        let config = ApiConfig {
-            state_dir: state_dir.to_owned(),
-            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            service_prefix: Ipv4Addr::new(127, 99, 255, 0),
-            admin_token: ADMIN.to_owned(),
-        };
+        let config = ApiConfig::new(
+            state_dir.to_owned(),
+            SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            Ipv4Addr::new(127, 99, 255, 0),
+            ADMIN,
+        );
         let running = serve(config, stop.clone()).await.unwrap();
         Self { running, stop, http: reqwest::Client::new() }
     }

@@ -3,6 +3,7 @@
 //! Pods have no mount or network namespace. Each has a loopback address of its own, which its programs are told in
 //! `LISTEN_ADDRESS`, and directories for its volumes, to which paths in arguments and environment are translated.
 
+mod access;
 mod address;
 mod backoff;
 mod cgroup;
@@ -46,6 +47,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::sandbox::home::Home;
+pub use access::Access;
 use context::Context;
 pub use setup::sweep;
 pub use shim::shim_main;
@@ -71,15 +73,15 @@ pub struct NodeConfig {
     pub network: u8,
     /// Where it tells logs: 127.X.0.2:10250; port 0 takes any.
     pub address: SocketAddr,
-    /// The API server's URL, as pods are told it.
-    pub server: String,
+    /// How pods reach the API server.
+    pub access: Access,
     /// The shim's command line; empty means the copy of this program that pods get too.
     pub shim: Vec<String>,
 }
 
 impl NodeConfig {
     /// The one node of a sandbox.
-    pub fn new(home: Home, network: u8, server: String) -> Self {
+    pub fn new(home: Home, network: u8, access: Access) -> Self {
         Self {
             name: "sandbox".to_owned(),
             zone: "local".to_owned(),
@@ -87,7 +89,7 @@ impl NodeConfig {
             home,
             network,
             address: SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, network, 0, 2)), KUBELET_PORT),
-            server,
+            access,
             shim: Vec::new(),
         }
     }

@@ -335,14 +335,17 @@ fn write_credentials(context: &Context, run: &Run, token: &str) -> Result<(), St
     let file = kubeconfig_file(&context.pod_directory(&run.uid));
     let directory = file.parent().unwrap_or(&file);
     make(directory, 0o700, context)?;
-    let config = token::kubeconfig(&context.config.server, &run.namespace, token);
+    let (access, authority) = (&context.config.access, directory.join("ca.crt"));
+    let config = token::kubeconfig(access, &authority, &run.namespace, token);
     let put = |name: &str, bytes: &[u8]| -> std::io::Result<()> {
         let mut fresh = tempfile::NamedTempFile::new_in(directory)?;
         std::io::Write::write_all(&mut fresh, bytes)?;
         context.identity.own(fresh.path())?;
         fresh.persist(directory.join(name)).map(drop).map_err(|error| error.error)
     };
-    put("kubeconfig", &config)
+    // As in a cluster's mount.
+    put("ca.crt", access.authority.as_deref().unwrap_or_default().as_bytes())
+        .and_then(|()| put("kubeconfig", &config))
         .and_then(|()| put("token", token.as_bytes()))
         .and_then(|()| put("namespace", run.namespace.as_bytes()))
         .map_err(|error| format!("write {}: {error}", file.display()))

@@ -43,12 +43,12 @@ impl Cluster {
         let network = 100 + u8::try_from(base).unwrap() + NEXT.fetch_add(1, Ordering::Relaxed) % 16;
         let home = tempfile::Builder::new().prefix("n").tempdir_in("/tmp").unwrap();
         let stop = CancellationToken::new();
-        let config = ApiConfig {
-            state_dir: home.path().join("sandbox"),
-            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            service_prefix: Ipv4Addr::new(127, network, 255, 0),
-            admin_token: ADMIN.to_owned(),
-        };
+        let config = ApiConfig::new(
+            home.path().join("sandbox"),
+            SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            Ipv4Addr::new(127, network, 255, 0),
+            ADMIN,
+        );
         std::fs::create_dir_all(&config.state_dir).unwrap();
         let api = serve(config, stop.clone()).await.unwrap();
         let mut config = kube::Config::new(format!("http://{}", api.address).parse().unwrap());
@@ -66,8 +66,9 @@ impl Cluster {
 
     async fn start_node(&mut self) {
         let home = Home::at(self.home.path().to_owned()).unwrap();
-        let server = format!("http://{}", self._api.address);
-        let mut config = NodeConfig::new(home, self.network, server);
+        let server = format!("https://{}", self._api.address);
+        let access = Access::new(server, self._api.authority.clone());
+        let mut config = NodeConfig::new(home, self.network, access);
         config.address.set_port(0);
         config.cache = test_cache();
         config.shim = launcher(self.home.path()).shim;

@@ -1,5 +1,6 @@
 //! A pod's credentials for the API server: in place of the service account's mount, a kubeconfig file.
 
+use std::path::Path;
 use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
@@ -8,6 +9,8 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
+
+use super::Access;
 
 /// Clients read a kubeconfig once (Patroni among them), so a token should outlast its pod.
 const LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -57,12 +60,23 @@ fn refresh_in(now: Timestamp, expires: Option<Timestamp>) -> Duration {
     (left * 4 / 5).max(Duration::from_secs(10))
 }
 
-/// The kubeconfig for a token. JSON is YAML, and needs no quoting rules.
-pub(super) fn kubeconfig(server: &str, namespace: &str, token: &str) -> Vec<u8> {
+/// The kubeconfig for a token, with the file that holds the authority's certificate. JSON is YAML, and needs no quoting
+/// rules.
+pub(super) fn kubeconfig(access: &Access, authority: &Path, namespace: &str, token: &str) -> Vec<u8> {
+    let mut cluster = json!({ "server": access.server });
+    if access.authority.is_some() {
+        cluster["certificate-authority"] = json!(authority);
+    }
+    if let Some(name) = &access.tls_server_name {
+        cluster["tls-server-name"] = json!(name);
+    }
+    if access.insecure {
+        cluster["insecure-skip-tls-verify"] = json!(true);
+    }
     let config = json!({
         "apiVersion": "v1",
         "kind": "Config",
-        "clusters": [{"name": "sandbox", "cluster": {"server": server}}],
+        "clusters": [{"name": "sandbox", "cluster": cluster}],
         "users": [{"name": "pod", "user": {"token": token}}],
         "contexts": [{"name": "pod", "context": {"cluster": "sandbox", "user": "pod", "namespace": namespace}}],
         "current-context": "pod",
@@ -76,15 +90,16 @@ mod tests {
 
     #[test]
     fn clients_can_read_the_kubeconfig() {
-        let bytes = kubeconfig("http://127.5.0.1:6443", "ns", "abc");
+        let access = Access::new("https://127.5.0.1:6443".to_owned(), "PEM".to_owned());
+        let bytes = kubeconfig(&access, Path::new("/pod/ca.crt"), "ns", "abc");
         let config = kube::config::Kubeconfig::from_yaml(std::str::from_utf8(&bytes).unwrap()).unwrap();
         assert_eq!(config.current_context.as_deref(), Some("pod"));
         let context = config.contexts[0].context.as_ref().unwrap();
         assert_eq!(context.namespace.as_deref(), Some("ns"));
-        assert_eq!(
-            config.clusters[0].cluster.as_ref().unwrap().server.as_deref(),
-            Some("http://127.5.0.1:6443")
-        );
+        let cluster = config.clusters[0].cluster.as_ref().unwrap();
+        assert_eq!(cluster.server.as_deref(), Some("https://127.5.0.1:6443"));
+        assert_eq!(cluster.certificate_authority.as_deref(), Some("/pod/ca.crt"));
+        assert_eq!((cluster.tls_server_name.as_deref(), cluster.insecure_skip_tls_verify), (None, None));
     }
 
     #[test]

@@ -9,6 +9,8 @@ use kube::api::{ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchPar
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::{finalizer, watcher};
 use kube::{Api, Client, Config, Resource, ResourceExt};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -422,17 +424,47 @@ async fn only_health_and_version_are_open() {
     ] {
         assert_eq!(server.http.get(server.url(path)).send().await.unwrap().status(), expected, "{path}");
     }
-    for (password, expected) in [(ADMIN, 200), ("wrong", 401)] {
-        let request = server.http.get(server.url("/api")).basic_auth("admin", Some(password));
-        assert_eq!(request.send().await.unwrap().status(), expected);
-    }
-    // kube is not confused by credentials in the URL.
-    let url = server.url("").replace("//", "//admin:wrong@");
-    let mut config = Config::new(url.parse().unwrap());
-    config.auth_info.token = Some(ADMIN.to_owned().into());
-    let maps: Api<ConfigMap> = Api::default_namespaced(Client::try_from(config).unwrap());
-    maps.list(&ListParams::default()).await.unwrap();
+    let request = server.http.get(server.url("/api")).basic_auth("admin", Some(ADMIN));
+    assert_eq!(request.send().await.unwrap().status(), 401, "a password is no credential");
     server.stop().await;
+}
+
+#[tokio::test]
+async fn the_port_speaks_tls_by_the_authority_that_is_kept() {
+    let (dir, server) = server().await;
+    let authority = server.running.authority.clone();
+    let trusting = |server: &Server, authority: &str, token: Option<&str>| {
+        let url = format!("https://{}", server.running.address);
+        let mut config = Config::new(url.parse().unwrap());
+        let der = CertificateDer::from_pem_slice(authority.as_bytes()).unwrap();
+        config.root_cert = Some(vec![der.to_vec()]);
+        config.auth_info.token = token.map(|token| token.to_owned().into());
+        Client::try_from(config).unwrap()
+    };
+    let list = async |client: Client| {
+        let maps: Api<ConfigMap> = Api::default_namespaced(client);
+        maps.list(&ListParams::default()).await
+    };
+    list(trusting(&server, &authority, Some(ADMIN))).await.unwrap();
+    let refused = list(trusting(&server, &authority, None)).await.unwrap_err();
+    assert!(matches!(refused, kube::Error::Api(status) if status.code == 401));
+    // A client that says nothing, and one that speaks TLS badly, keep nobody waiting.
+    let silent = tokio::net::TcpStream::connect(server.running.address).await.unwrap();
+    let mut broken = tokio::net::TcpStream::connect(server.running.address).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut broken, &[22, 0, 0]).await.unwrap();
+    list(trusting(&server, &authority, Some(ADMIN))).await.unwrap();
+    drop((silent, broken));
+    server.stop().await;
+
+    let again = Server::start(dir.path()).await;
+    assert_eq!(again.running.authority, authority);
+    list(trusting(&again, &authority, Some(ADMIN))).await.unwrap();
+    again.stop().await;
+
+    let elsewhere = tempfile::tempdir().unwrap();
+    let other = Server::start(elsewhere.path()).await;
+    assert!(list(trusting(&other, &authority, Some(ADMIN))).await.is_err(), "another server's authority");
+    other.stop().await;
 }
 
 #[tokio::test]

@@ -28,12 +28,8 @@ pub(super) struct Plane {
 
 async fn serve(state: &TempDir, address: SocketAddr) -> (Running, CancellationToken) {
     let stop = CancellationToken::new();
-    let config = ApiConfig {
-        state_dir: state.path().to_owned(),
-        address,
-        service_prefix: Ipv4Addr::new(127, 98, 255, 0),
-        admin_token: ADMIN.to_owned(),
-    };
+    let services = Ipv4Addr::new(127, 98, 255, 0);
+    let config = ApiConfig::new(state.path().to_owned(), address, services, ADMIN);
     (api::serve(config, stop.clone()).await.unwrap(), stop)
 }
 
