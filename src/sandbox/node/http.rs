@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::context::Context;
+use super::faults::http as faults;
 use super::logs::{Follower, Select, limit};
 use super::run::Run;
 
@@ -60,6 +61,8 @@ pub(super) async fn serve(
 ) -> std::io::Result<()> {
     let router = Router::new()
         .route("/containerLogs/{namespace}/{pod}/{container}", get(container_logs))
+        .route("/faults", get(faults::list))
+        .route("/faults/{namespace}/{pod}", get(faults::get).put(faults::replace).delete(faults::clear))
         .route("/healthz", get(|| async { "ok" }))
         .with_state((context, stop.clone()));
     axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await

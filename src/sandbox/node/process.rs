@@ -9,6 +9,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::mpsc;
 
+use super::cgroup::Group;
 use super::shim::tree::Mark;
 use super::shim::{Order, Report, Spec};
 
@@ -16,6 +17,9 @@ use super::shim::{Order, Report, Spec};
 pub const HOME_MARK: &str = "DBCTL_SANDBOX_HOME";
 /// Marks every process of one container.
 pub const CONTAINER_MARK: &str = "DBCTL_SANDBOX_CONTAINER";
+
+/// Marks every process of one pod: in the environment of its containers and of their shims.
+pub const POD_MARK: &str = "DBCTL_SANDBOX_POD";
 
 /// How long a killed container may take to disappear before its processes are hunted without its shim.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
@@ -66,6 +70,8 @@ pub struct Process {
     mark: Mark,
     /// Its last report, kept while the shim itself ends: whoever waits may be interrupted in between.
     last: Option<Report>,
+    /// Its control group, killed with it.
+    group: Option<Group>,
 }
 
 /// Gives orders to a container, from anywhere.
@@ -93,9 +99,16 @@ impl Launcher {
     ) -> Result<Process, ProcessError> {
         let home = self.home.to_string_lossy().into_owned();
         let marks = [(HOME_MARK.to_owned(), home), (CONTAINER_MARK.to_owned(), id.to_owned())];
+        let pod = spec.env.iter().find(|(name, _)| name == POD_MARK).cloned();
         spec.env.extend(marks.clone());
         let mut command = Command::new(self.shim.first().map(String::as_str).unwrap_or_default());
-        command.args(self.shim.iter().skip(1)).env_clear().envs(marks).current_dir("/").process_group(0);
+        command
+            .args(self.shim.iter().skip(1))
+            .env_clear()
+            .envs(marks)
+            .envs(pod)
+            .current_dir("/")
+            .process_group(0);
         let mut shim =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn()?;
         let (Some(mut stdin), Some(stdout)) = (shim.stdin.take(), shim.stdout.take()) else {
@@ -111,7 +124,7 @@ impl Launcher {
         let mut lines = BufReader::new(stdout).lines();
         match next(&mut lines).await? {
             Some(Report::Started { at, .. }) => {
-                Ok(Process { started: at, orders, lines, shim, mark, last: None })
+                Ok(Process { started: at, orders, lines, shim, mark, last: None, group: None })
             }
             Some(Report::Failed { message }) => {
                 let _ = shim.wait().await;
@@ -146,6 +159,11 @@ async fn next(lines: &mut Lines<BufReader<ChildStdout>>) -> std::io::Result<Opti
 }
 
 impl Process {
+    /// Has its control group killed wherever it is.
+    pub(super) fn guard(&mut self, group: Group) {
+        self.group = Some(group);
+    }
+
     /// A way to give it orders while somebody waits for it.
     pub fn orders(&self) -> Orders {
         Orders(self.orders.clone())
@@ -161,6 +179,7 @@ impl Process {
             return Exit { code, signal, at, output };
         }
         // The shim itself was killed: its container is without a keeper, and is hunted by its mark.
+        self.kill_group().await;
         self.hunt().await;
         let killed = rustix::process::Signal::KILL.as_raw();
         Exit { code: 128 + killed, signal: Some(killed), at: Timestamp::now(), output: String::new() }
@@ -169,6 +188,7 @@ impl Process {
     /// Kills it and waits until nothing of it is left.
     pub async fn kill(&mut self) -> Exit {
         self.orders().give(Order::Kill);
+        self.kill_group().await;
         match tokio::time::timeout(KILL_PATIENCE, self.wait()).await {
             Ok(exit) => exit,
             Err(_) => {
@@ -176,6 +196,14 @@ impl Process {
                 let _ = self.shim.start_kill();
                 self.wait().await
             }
+        }
+    }
+
+    /// Also what is frozen, which a signal alone may not reach.
+    async fn kill_group(&self) {
+        let Some(group) = self.group.clone() else { return };
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || group.kill()).await {
+            tracing::warn!(%error, "failed to kill a control group");
         }
     }
 

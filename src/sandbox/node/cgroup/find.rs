@@ -98,7 +98,8 @@ mod tests {
         let found = hierarchies(mountinfo, "0::/user.slice/user-1.slice\n");
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].version, Version::Two);
-        let expected = ["/sys/fs/cgroup", "/sys/fs/cgroup/user.slice", "/sys/fs/cgroup/user.slice/user-1.slice"];
+        let expected =
+            ["/sys/fs/cgroup", "/sys/fs/cgroup/user.slice", "/sys/fs/cgroup/user.slice/user-1.slice"];
         assert_eq!(paths(&found[0]), expected);
     }
 
@@ -112,7 +113,8 @@ mod tests {
                          6 0 0:2 / /again rw - cgroup cgroup rw,memory\n";
         let own = "4:memory:/a\n3:blkio:/\n2:cpu,cpuacct:/\n1:devices:/\n0::/\n";
         let found = hierarchies(mountinfo, own);
-        let names: Vec<_> = found.iter().map(|mounted| mounted.controllers.iter().cloned().collect::<Vec<_>>()).collect();
+        let names: Vec<_> =
+            found.iter().map(|mounted| mounted.controllers.iter().cloned().collect::<Vec<_>>()).collect();
         assert_eq!(names, [vec![], vec!["cpu".to_owned()], vec!["memory".to_owned()], vec!["io".to_owned()]]);
         assert_eq!(paths(&found[2]), ["/cg/memory", "/cg/memory/a"]);
         assert_eq!(paths(&found[3]), ["/cg/b k"]);

@@ -98,6 +98,11 @@ impl Cgroups {
         Ok(group)
     }
 
+    /// The group of a pod, whether it is there or not.
+    pub fn of_pod(&self, uid: &str) -> Group {
+        self.below(&pod_name(uid))
+    }
+
     /// Makes the group of one start of a container; that of its pod must be there.
     pub fn container(&self, uid: &str, id: &str, limits: &Limits) -> Result<Group, CgroupError> {
         let group = self.make(&format!("{}/{id}", pod_name(uid)), false)?;
@@ -201,8 +206,7 @@ pub(super) fn sweep(state: &Path) -> Result<(), CgroupError> {
         if !directory.is_dir() {
             continue;
         }
-        let version =
-            if directory.join("cgroup.events").exists() { Version::Two } else { Version::One };
+        let version = if directory.join("cgroup.events").exists() { Version::Two } else { Version::One };
         let freezer = directory.join("freezer.state").exists().then(|| "freezer".to_owned());
         let controllers = freezer.into_iter().collect();
         let place = Place { version, controllers, directory: directory.clone() };

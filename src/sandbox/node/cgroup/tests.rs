@@ -33,8 +33,11 @@ fn limits(limits: serde_json::Value) -> Limits {
 
 /// A shell that moves itself into the group before it does what the script says.
 fn shell(group: &Group, script: &str) -> Child {
-    let enter: Vec<String> =
-        group.directories().iter().map(|place| format!("echo $$ > {}/cgroup.procs;", place.display())).collect();
+    let enter: Vec<String> = group
+        .directories()
+        .iter()
+        .map(|place| format!("echo $$ > {}/cgroup.procs;", place.display()))
+        .collect();
     Command::new("sh").args(["-c", &format!("{} {script}", enter.join(" "))]).spawn().unwrap()
 }
 
@@ -100,7 +103,8 @@ fn cpu_time_is_limited() {
     cgroups.pod("p").unwrap();
     let group = cgroups.container("p", "c", &limits(json!({"cpu": "50m"}))).unwrap();
     let mut child = shell(&group, "while :; do :; done");
-    let place = group.places.iter().find(|place| place.controllers.contains("cpu")).unwrap().directory.clone();
+    let place =
+        group.places.iter().find(|place| place.controllers.contains("cpu")).unwrap().directory.clone();
     let throttled = || {
         let stat = std::fs::read_to_string(place.join("cpu.stat")).unwrap();
         stat.lines().find_map(|line| line.strip_prefix("nr_throttled ")?.parse::<u64>().ok()).unwrap()

@@ -8,7 +8,9 @@
 //! It is told by lines on its standard input (first a [`Spec`] as JSON, since arguments can be read by everybody, then
 //! [`Order`]s) and answers with [`Report`]s, a line each, on its standard output.
 
+mod enter;
 mod log;
+pub(super) use enter::Enter;
 pub(super) use log::set_aside;
 pub(crate) mod tree;
 
@@ -39,6 +41,9 @@ pub struct Spec {
     pub ids: Option<(u32, u32)>,
     /// The log file, in CRI format; without one the last output is part of the report.
     pub log: Option<PathBuf>,
+    /// Where on this machine it runs.
+    #[serde(default)]
+    pub enter: Enter,
 }
 
 /// What a running shim is told.
@@ -121,7 +126,9 @@ fn run() -> Result<(), ShimError> {
     let spec: Spec = serde_json::from_str(&line)?;
     let sink = Sink::open(spec.log.as_deref()).map_err(|error| ShimError::Io("open the log", error))?;
     let (events, inbox) = channel();
-    let (main, readers) = match start(&spec, &sink) {
+    let started =
+        spec.enter.around(|| start(&spec, &sink)).map_err(|(what, error)| ShimError::Io(what, error))?;
+    let (main, readers) = match started {
         Ok(started) => started,
         Err(error) => {
             let program = spec.command.first().map(String::as_str).unwrap_or_default();

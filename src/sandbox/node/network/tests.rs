@@ -1,0 +1,1 @@
+//! Networks for real, where this machine and this user can make them.
