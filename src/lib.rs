@@ -6,6 +6,7 @@ pub mod agent;
 pub mod api;
 pub mod cli;
 pub mod controller;
+pub mod install;
 pub mod patroni;
 pub mod plan;
 pub mod sandbox;

@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
+use super::database::DESTINATION;
 use super::hba::hba_problem;
 use super::{
     Backup, DatabaseSpec, DatabaseStatus, OWNED_PARAMETERS, PgVersion, Quantity, REPLICAS_MAX, RestoreFrom,
@@ -21,8 +22,7 @@ pub struct Violation {
     pub message: String,
 }
 
-static DESTINATION: LazyLock<Option<Regex>> =
-    LazyLock::new(|| Regex::new(r"^(s3|gs|az)://[^/\s]+(/\S*)?$|^file:///\S+$").ok());
+static DESTINATION_FORM: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(DESTINATION).ok());
 
 static PARAMETER: LazyLock<Option<Regex>> =
     LazyLock::new(|| Regex::new(r"^[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)?$").ok());
@@ -72,6 +72,7 @@ pub fn check_spec(name: &str, spec: &DatabaseSpec) -> Vec<Violation> {
         );
         checks.require(value.len() <= 1024, &field, "is too long: at most 1024 characters");
     }
+    check_commit(&mut checks, spec);
     for (index, line) in spec.hba.iter().enumerate() {
         let good = !line.trim().is_empty() && line.len() <= 1024 && !line.contains(['\n', '\r']);
         let field = format!("spec.hba[{index}]");
@@ -87,6 +88,28 @@ pub fn check_spec(name: &str, spec: &DatabaseSpec) -> Vec<Violation> {
         check_restore(&mut checks, from);
     }
     checks.0
+}
+
+/// What makes a commit wait for a standby, in PostgreSQL's spellings of it.
+const WAITING_COMMITS: [&str; 6] = ["on", "true", "yes", "1", "remote_write", "remote_apply"];
+
+/// With `off` or `local`, a commit is acknowledged before any standby has it, whatever Patroni asks for.
+fn check_commit(checks: &mut Checks, spec: &DatabaseSpec) {
+    if !spec.synchronous || spec.replicas < 2 {
+        return;
+    }
+    let given = spec.parameters.iter().filter(|(name, _)| name.eq_ignore_ascii_case("synchronous_commit"));
+    for (name, value) in given {
+        let waits = WAITING_COMMITS.iter().any(|known| known.eq_ignore_ascii_case(value));
+        checks.require(
+            waits,
+            &format!("spec.parameters.{name}"),
+            format!(
+                "{value:?} is not allowed while spec.synchronous is true: on, remote_write or remote_apply; with less, a \
+                 failover loses commits that were acknowledged, which synchronous: false allows"
+            ),
+        );
+    }
 }
 
 /// No cluster fits into less: whoever asks for it forgot the unit.
@@ -105,7 +128,7 @@ fn check_size(checks: &mut Checks, size: &Quantity) {
 }
 
 fn check_destination(checks: &mut Checks, field: &str, destination: &str) {
-    let good = DESTINATION.as_ref().is_some_and(|form| form.is_match(destination));
+    let good = DESTINATION_FORM.as_ref().is_some_and(|form| form.is_match(destination));
     checks.require(
         good,
         field,
@@ -229,6 +252,9 @@ mod tests {
             json!({ "replicas": 9, "parameters": { "work_mem": "64MB" }, "hba": ["host all all 10.0.0.0/8 reject"] }),
             json!({ "backup": { "enabled": true, "schedule": "0 3 * * *", "destination": "s3://b/p", "timeZone": "Europe/Berlin" } }),
             json!({ "backup": { "enabled": false } }),
+            json!({ "replicas": 1, "parameters": { "synchronous_commit": "off" } }),
+            json!({ "replicas": 3, "parameters": { "synchronous_commit": "Remote_Apply" } }),
+            json!({ "replicas": 3, "synchronous": false, "parameters": { "synchronous_commit": "local" } }),
             json!({ "restoreFrom": { "database": "orders-db", "targetTime": "2026-11-22T03:00:00Z" } }),
         ] {
             assert_eq!(check_spec("orders-db", &spec(value.clone())), vec![], "{value}");
@@ -248,6 +274,14 @@ mod tests {
             (json!({ "parameters": { "Archive_Command": "x" } }), "spec.parameters.Archive_Command"),
             (json!({ "parameters": { "work_mem": "1MB'\nfsync = off" } }), "spec.parameters.work_mem"),
             (json!({ "parameters": { "a = 1": "" } }), "spec.parameters.a = 1"),
+            (
+                json!({ "replicas": 2, "parameters": { "synchronous_commit": "off" } }),
+                "spec.parameters.synchronous_commit",
+            ),
+            (
+                json!({ "replicas": 3, "parameters": { "Synchronous_Commit": "LOCAL" } }),
+                "spec.parameters.Synchronous_Commit",
+            ),
             (json!({ "hba": ["a\nb"] }), "spec.hba[0]"),
             (json!({ "hba": ["# fine", "garbage"] }), "spec.hba[1]"),
             (json!({ "backup": { "enabled": true, "schedule": "0 3 * * *" } }), "spec.backup.destination"),

@@ -51,6 +51,7 @@ pub mod reason {
     pub const NAME_TAKEN: &str = "NameTaken";
     pub const NO_ENDPOINT: &str = "NoEndpoint";
     pub const NO_LEADER: &str = "NoLeader";
+    pub const OTHER_MAJOR: &str = "OtherMajor";
     pub const PODS_OUTDATED: &str = "PodsOutdated";
     pub const PODS_UP_TO_DATE: &str = "PodsUpToDate";
     pub const PRIMARY_ACCEPTS_WRITES: &str = "PrimaryAcceptsWrites";

@@ -9,6 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{DatabaseStatus, PgVersion, Quantity};
 
+/// The form of a backup destination.
+pub(super) const DESTINATION: &str = r"^(s3|gs|az)://[^/\s]+(/\S*)?$|^file:///\S+$";
+/// The form of a cron schedule. Whether it is one is checked by those who can; a pattern keeps out what is none at all.
+const SCHEDULE: &str = r"^(@(yearly|annually|monthly|weekly|daily|midnight|hourly)|\S+( +\S+){4})$";
+
 /// The largest number of members, the limit of what one primary should feed directly.
 pub const REPLICAS_MAX: i32 = 9;
 
@@ -48,7 +53,11 @@ pub const REPLICAS_MAX: i32 = 9;
         .message("spec.version cannot go back to an older major version than the running one")
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = ("has(self.restoreFrom) == has(oldSelf.restoreFrom)", "restoreFrom cannot be added or removed after creation"))]
+#[x_kube(
+    validation = ("has(self.restoreFrom) == has(oldSelf.restoreFrom)", "restoreFrom cannot be added or removed after creation"),
+    validation = kube::core::Rule::new("!self.synchronous || self.replicas < 2 || !has(self.parameters) || !('synchronous_commit' in self.parameters) || self.parameters['synchronous_commit'].matches('^(?i)(on|true|yes|1|remote_write|remote_apply)$')")
+        .message("parameters.synchronous_commit may be on, remote_write or remote_apply while synchronous is true: with less, a failover loses commits that were acknowledged; set synchronous to false to allow that")
+)]
 pub struct DatabaseSpec {
     /// Number of members: one primary, the others replicas.
     #[serde(default = "one")]
@@ -70,7 +79,8 @@ pub struct DatabaseSpec {
     pub deletion_policy: DeletionPolicy,
 
     /// Whether a failover may lose no acknowledged commit (Patroni's quorum synchronous mode, with two or more
-    /// members); false trades that for latency.
+    /// members); false trades that for latency. While it is true, the parameter synchronous_commit may be on,
+    /// remote_write or remote_apply.
     #[serde(default = "yes")]
     pub synchronous: bool,
 
@@ -123,7 +133,7 @@ pub struct Backup {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(max = 100),
-        regex(pattern = r"^(@(yearly|annually|monthly|weekly|daily|midnight|hourly)|\S+( +\S+){4})$")
+        regex(pattern = SCHEDULE)
     )]
     pub schedule: Option<String>,
     /// How many good base backups are kept.
@@ -132,7 +142,7 @@ pub struct Backup {
     pub retention: i32,
     /// Where backups go: s3://, gs://, az:// or file://.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 1024), regex(pattern = r"^(s3|gs|az)://[^/\s]+(/\S*)?$|^file:///\S+$"))]
+    #[schemars(length(max = 1024), regex(pattern = DESTINATION))]
     pub destination: Option<String>,
     /// Secret with the destination's credentials (`AWS_ACCESS_KEY_ID`, …).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -146,7 +156,7 @@ pub struct Backup {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(max = 100),
-        regex(pattern = r"^(@(yearly|annually|monthly|weekly|daily|midnight|hourly)|\S+( +\S+){4})$")
+        regex(pattern = SCHEDULE)
     )]
     pub verify: Option<String>,
 }
@@ -200,7 +210,7 @@ pub struct Placement {
 pub struct RestoreFrom {
     /// A backup destination: s3://, gs://, az:// or file://.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 1024), regex(pattern = r"^(s3|gs|az)://[^/\s]+(/\S*)?$|^file:///\S+$"))]
+    #[schemars(length(max = 1024), regex(pattern = DESTINATION))]
     pub destination: Option<String>,
     /// A Database in the same namespace, whose destination is used.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -5,60 +5,77 @@ use std::fmt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::KubeSchema;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
+// What is stored and cannot be read, because a hand or another version wrote it, counts as not said: the next pass says it
+// anew, and the Database stays readable.
 /// Observed state.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DatabaseStatus {
     /// The `metadata.generation` that this status answers.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "readable", skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// One word for where the database stands.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "readable", skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
     /// The member that holds the leader lock.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "readable", skip_serializing_if = "Option::is_none")]
     pub primary: Option<String>,
     /// Members that exist.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "readable")]
     pub replicas: i32,
     /// Members that are ready.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "readable")]
     pub ready_replicas: i32,
     /// Ready members of those asked for, for example `2/3`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "readable", skip_serializing_if = "Option::is_none")]
     pub ready: Option<String>,
     /// Label selector of the members' pods, as text: what the scale subresource needs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "readable", skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
     /// The PostgreSQL release that all members run.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "readable", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 8))]
     pub version: Option<String>,
     /// When the newest good base backup ended.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "readable", skip_serializing_if = "Option::is_none")]
     pub last_backup_time: Option<Time>,
     /// Base backups, newest first.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "readable_items", skip_serializing_if = "Vec::is_empty")]
     pub backups: Vec<StoredBackup>,
     /// The members.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "readable_items", skip_serializing_if = "Vec::is_empty")]
     pub instances: Vec<Instance>,
     /// A version change under way.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "readable", skip_serializing_if = "Option::is_none")]
     pub upgrade: Option<UpgradeProgress>,
     /// The newest change of primary.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "readable", skip_serializing_if = "Option::is_none")]
     pub last_failover: Option<Failover>,
     /// The last ten requests and their outcomes, newest first.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "readable_items", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10))]
     pub operations: Vec<Operation>,
     /// Ready, Writable, BackupsHealthy, StorageHealthy and UpToDate.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "readable_items", skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
+}
+
+/// The value, or none where it is no such value.
+fn readable<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(from: D) -> Result<T, D::Error> {
+    let value = Value::deserialize(from)?;
+    Ok(serde_json::from_value(value).unwrap_or_default())
+}
+
+/// The items that can be read.
+fn readable_items<'de, D: Deserializer<'de>, T: DeserializeOwned>(from: D) -> Result<Vec<T>, D::Error> {
+    let value = Value::deserialize(from)?;
+    let Value::Array(items) = value else { return Ok(Vec::new()) };
+    Ok(items.into_iter().filter_map(|item| serde_json::from_value(item).ok()).collect())
 }
 
 /// One word for where a database stands.
@@ -206,4 +223,41 @@ pub enum OperationPhase {
     Rejected,
     /// Begun and not done.
     Failed,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_cannot_be_read_counts_as_not_said() {
+        let whole = json!({
+            "observedGeneration": 3, "phase": "Running", "primary": "db-0", "replicas": 2, "readyReplicas": 2, "ready": "2/2",
+            "version": "16.15", "lastBackupTime": "2026-11-22T03:00:00Z",
+            "instances": [{ "name": "db-0" }, { "name": "db-1", "lagBytes": 5 }],
+            "operations": [{ "id": "1", "kind": "backup", "phase": "Running" }],
+            "conditions": [{ "type": "Ready", "status": "True", "reason": "R", "message": "", "lastTransitionTime": "2026-11-22T03:00:00Z" }],
+        });
+        let good: DatabaseStatus = serde_json::from_value(whole.clone()).unwrap();
+        assert_eq!((good.instances.len(), good.conditions.len(), good.operations.len()), (2, 1, 1));
+        assert_eq!(serde_json::to_value(&good).unwrap(), whole);
+        // Each field by itself, and the others stay.
+        for field in whole.as_object().unwrap().keys() {
+            for bad in [json!("x"), json!({ "a": [1] }), json!(-7.5), json!(null), json!([{ "phase": 5 }, 3])]
+            {
+                let mut status = whole.clone();
+                status[field] = bad;
+                let read: DatabaseStatus = serde_json::from_value(status).unwrap();
+                let others = serde_json::to_value(&read).unwrap();
+                for (other, value) in whole.as_object().unwrap() {
+                    assert!(other == field || &others[other] == value, "{field}: {other}");
+                }
+            }
+        }
+        let mixed = json!({ "instances": [{ "name": 5 }, { "name": "db-1" }], "conditions": "none", "phase": "Dancing" });
+        let read: DatabaseStatus = serde_json::from_value(mixed).unwrap();
+        assert_eq!(read.instances.iter().map(|i| i.name.as_str()).collect::<Vec<_>>(), ["db-1"]);
+        assert_eq!((read.phase, read.conditions.len()), (None, 0));
+    }
 }

@@ -4,6 +4,7 @@
 mod act;
 mod backoff;
 mod cache;
+mod known;
 mod noise;
 mod observe;
 mod random;

@@ -1,12 +1,14 @@
 //! Reads what a plan needs to know.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use kube::Client;
 
 use super::cache::{Cache, Key};
+use super::known::Known;
 use super::resource::{namespaced, plain};
 use crate::api::{Database, Names};
 use crate::patroni::{self, TTL_SECONDS};
@@ -24,11 +26,12 @@ const LOOKUPS: usize = 8;
 pub async fn observe(
     client: &Client,
     cache: &Cache,
+    known: &Known,
     patroni: &patroni::Client,
     key: &Key,
     database: &Database,
 ) -> Result<Observed, kube::Error> {
-    let (namespace, name) = key;
+    let name = &key.1;
     let mut observed = Observed::default();
     for ((kind, object_name), entry) in cache.of(key) {
         if kind == Kind::ConfigMap && object_name == Names(name).leader() {
@@ -37,16 +40,24 @@ pub async fn observe(
         }
         observed.insert(kind, entry.object);
     }
-    look_up_missing(client, namespace, database, &mut observed).await?;
+    if database.metadata.deletion_timestamp.is_some() {
+        // The last look decides whether anything is left to remove.
+        known.forget(key);
+    }
+    for secret in known.of(key, Instant::now()) {
+        observed.insert(Kind::Secret, secret);
+    }
+    look_up_missing(client, known, key, database, &mut observed).await?;
     ask_holder(patroni, name, &mut observed).await;
     Ok(observed)
 }
 
 /// Objects of a needed name that no label showed: somebody else's, or our own that the watch has yet to tell of. Once
-/// everything is there this reads nothing.
+/// everything is there this reads nothing but, now and then, whether the Secrets still are.
 async fn look_up_missing(
     client: &Client,
-    namespace: &str,
+    known: &Known,
+    key: &Key,
     database: &Database,
     observed: &mut Observed,
 ) -> Result<(), kube::Error> {
@@ -55,8 +66,8 @@ async fn look_up_missing(
         .filter(|(kind, name)| observed.get(*kind, name).is_none())
         .collect();
     let lookups = missing.into_iter().map(|(kind, name)| async move {
-        let api = namespaced(client, namespace, kind);
-        // A Secret's content is nobody's business here.
+        let api = namespaced(client, &key.0, kind);
+        // A Secret's content is not needed here.
         let found = if kind == Kind::Secret {
             api.get_metadata_opt(&name).await?.and_then(|object| serde_json::to_value(object).ok())
         } else {
@@ -66,6 +77,10 @@ async fn look_up_missing(
     });
     let found: Vec<_> = stream::iter(lookups).buffer_unordered(LOOKUPS).try_collect().await?;
     for (kind, object) in found.into_iter().flatten() {
+        let object = Arc::new(object);
+        if kind == Kind::Secret {
+            known.found(key, object.clone(), Instant::now());
+        }
         observed.insert(kind, object);
     }
     Ok(())

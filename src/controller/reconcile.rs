@@ -14,6 +14,7 @@ use kube::{Client, Resource, ResourceExt};
 use super::act::{ActError, Actor, Switchover, publish};
 use super::backoff::Backoff;
 use super::cache::{Cache, Key};
+use super::known::Known;
 use super::observe::observe;
 use super::random::jittered;
 use crate::api::{Database, FINALIZER};
@@ -43,6 +44,8 @@ pub struct Shared {
     pub client: Client,
     /// The watched objects.
     pub cache: Arc<Cache>,
+    /// What is looked up by name instead.
+    pub known: Known,
     /// Patroni.
     pub patroni: patroni::Client,
     /// Events that may repeat.
@@ -73,7 +76,7 @@ pub async fn reconcile(guarded: Arc<Guarded>, shared: Arc<Shared>) -> Result<con
 }
 
 async fn pass(database: &Database, key: &Key, shared: &Arc<Shared>) -> Result<Option<Duration>, PassError> {
-    let observed = observe(&shared.client, &shared.cache, &shared.patroni, key, database)
+    let observed = observe(&shared.client, &shared.cache, &shared.known, &shared.patroni, key, database)
         .await
         .map_err(|error| PassError::Observe(Box::new(error)))?;
     let Plan { actions, requeue, .. } = plan(database, &observed, &shared.settings, jiff::Timestamp::now());
@@ -150,7 +153,7 @@ async fn unreadable(
         return Ok(None);
     }
     let Some(stand_in) = stand_in(&invalid.metadata) else { return Ok(None) };
-    let observed = observe(&shared.client, &shared.cache, &shared.patroni, key, &stand_in)
+    let observed = observe(&shared.client, &shared.cache, &shared.known, &shared.patroni, key, &stand_in)
         .await
         .map_err(|error| PassError::Observe(Box::new(error)))?;
     let actions = plan_unreadable(&stand_in, &observed, &shared.settings);

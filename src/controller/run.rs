@@ -6,8 +6,7 @@ use std::sync::Arc;
 use futures::channel::mpsc::{UnboundedSender, unbounded};
 use futures::future::{BoxFuture, FutureExt, join_all};
 use futures::{Stream, StreamExt, TryStreamExt, stream};
-use k8s_openapi::api::core::v1::Secret;
-use kube::api::{Api, ListParams, PartialObjectMeta};
+use kube::api::{Api, ListParams};
 use kube::runtime::controller::{self, applier};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::{self, ObjectRef};
@@ -19,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
 use super::cache::{Cache, Key, keep};
+use super::known::Known;
 use super::reconcile::{Guarded, Shared, after_error, reconcile};
 use super::resource::{plain, scoped};
 use crate::api::{FIELD_MANAGER, LABEL_DATABASE};
@@ -78,6 +78,7 @@ pub async fn run(
     let shared = Arc::new(Shared {
         client: client.clone(),
         cache: Arc::default(),
+        known: Known::default(),
         patroni: patroni::Client::new()?,
         recorder: Recorder::new(client.clone(), reporter.clone()),
         reporter,
@@ -138,15 +139,15 @@ async fn check_definition(client: &Client, namespace: Option<&str>) -> Result<()
 
 type Watches = (Vec<BoxFuture<'static, ()>>, Vec<watch::Receiver<bool>>);
 
-/// One watch for each kind, of the objects that carry a Database's label.
+/// One watch for each kind, of the objects that carry a Database's label. Secrets are looked up by name.
 fn watches(
     client: &Client,
     namespace: Option<&str>,
     cache: &Arc<Cache>,
     passes: &UnboundedSender<Key>,
 ) -> Watches {
-    Kind::ALL
-        .into_iter()
+    let watched = Kind::ALL.into_iter().filter(|kind| *kind != Kind::Secret);
+    watched
         .map(|kind| {
             let (complete, completed) = watch::channel(false);
             let (cache, passes) = (cache.clone(), passes.clone());
@@ -162,23 +163,7 @@ fn events(
     kind: Kind,
 ) -> impl Stream<Item = Result<watcher::Event<Value>, watcher::Error>> + Send + use<> {
     let config = watcher::Config::default().labels(LABEL_DATABASE);
-    if kind == Kind::Secret {
-        let api: Api<PartialObjectMeta<Secret>> = match namespace {
-            Some(namespace) => Api::namespaced(client.clone(), namespace),
-            None => Api::all(client.clone()),
-        };
-        let events = watcher(api, config).default_backoff().map_ok(|event| {
-            map(event, |mut object| {
-                object.metadata.managed_fields = None;
-                serde_json::to_value(&object).unwrap_or_default()
-            })
-        });
-        return events.boxed();
-    }
-    watcher(scoped(client, namespace, kind), config)
-        .default_backoff()
-        .map_ok(|event| map(event, plain))
-        .boxed()
+    watcher(scoped(client, namespace, kind), config).default_backoff().map_ok(|event| map(event, plain))
 }
 
 fn map<A, B>(event: watcher::Event<A>, with: impl FnOnce(A) -> B) -> watcher::Event<B> {

@@ -2,8 +2,8 @@
 
 use super::context::Context;
 use super::ownership::{Owner, taken, volumes};
-use super::{Kind, scale, secrets};
-use crate::api::{Phase, check_spec, reason};
+use super::{Kind, release, scale, secrets};
+use crate::api::{FINALIZER, Phase, check_spec, reason};
 
 /// Why nothing is made or changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +29,7 @@ pub fn blocked(cx: &Context<'_>) -> Option<Blocked> {
     invalid(cx)
         .or_else(|| restore(cx))
         .or_else(|| name_taken(cx))
+        .or_else(|| other_major(cx))
         .or_else(|| secret_missing(cx))
         .or_else(|| history_missing(cx))
 }
@@ -74,6 +75,25 @@ fn name_taken(cx: &Context<'_>) -> Option<Blocked> {
             ),
         ),
     }
+}
+
+/// What an earlier Database of this name left cannot be read by another major version. One that has been made already goes
+/// on with the release that its data is of.
+fn other_major(cx: &Context<'_>) -> Option<Blocked> {
+    let made = cx.database.metadata.finalizers.iter().flatten().any(|name| name == FINALIZER);
+    let wanted = cx.spec().version;
+    let recorded = release::recorded(cx).filter(|recorded| recorded.major() != wanted.major())?;
+    if made || volumes(cx).next().is_none() {
+        return None;
+    }
+    let major = recorded.major();
+    Blocked::failed(
+        reason::OTHER_MAJOR,
+        format!(
+            "the volumes that an earlier Database of this name left hold data of PostgreSQL {recorded}, which {wanted} cannot \
+             read: set spec.version to a release of {major}, or delete what was left if nothing in it is needed"
+        ),
+    )
 }
 
 fn secret_missing(cx: &Context<'_>) -> Option<Blocked> {

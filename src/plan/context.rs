@@ -62,8 +62,9 @@ impl<'a> Context<'a> {
             "kind": "Database",
             "name": self.names.0,
             "uid": self.uid,
+            // Not blockOwnerDeletion: a deletion in the foreground would take the members' Role before the members stop, and
+            // some clusters let only those who may change a Database's finalizers set it.
             "controller": true,
-            "blockOwnerDeletion": true,
         }]);
         if let (Some(object), Value::Object(rest)) = (object.as_object_mut(), rest) {
             object.extend(rest);

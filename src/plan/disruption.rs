@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::context::Context;
-use super::object::{owners, uid_of};
+use super::object::uid_of;
 use super::ownership::{Owner, owner};
 use super::{Action, Kind};
 
@@ -17,7 +17,7 @@ pub fn plan(cx: &Context<'_>) -> Option<Action> {
         return cx.apply_action(Kind::PodDisruptionBudget, cx.owned(Kind::PodDisruptionBudget, &name, rest));
     }
     let live = cx.observed.get(Kind::PodDisruptionBudget, &name)?;
-    let ours = !owners(live).is_empty() && owner(cx, Kind::PodDisruptionBudget, live) == Owner::Ours;
+    let ours = matches!(owner(cx, Kind::PodDisruptionBudget, live), Owner::Ours | Owner::Orphaned);
     ours.then(|| Action::Delete {
         kind: Kind::PodDisruptionBudget,
         uid: uid_of(live).map(str::to_owned),

@@ -10,13 +10,15 @@ use super::{Action, Kind};
 use crate::api::PgVersion;
 
 /// The release that pods are made for: the spec's, unless the volumes hold another major's data, which needs an upgrade
-/// first. The live StatefulSet knows which one that is.
+/// first. The live StatefulSet knows which one that is; where it was lost, what is noted beside the data does.
 pub fn version(cx: &Context<'_>) -> PgVersion {
     let wanted = cx.spec().version;
     let live: Option<PgVersion> = cx.view.stateful_set.and_then(|set| {
         at(set, "/spec/template/metadata/labels")?.get(LABEL_VERSION)?.as_str()?.parse().ok()
     });
-    live.filter(|live| live.major() != wanted.major()).unwrap_or(wanted)
+    live.or_else(|| super::release::recorded(cx))
+        .filter(|live| live.major() != wanted.major())
+        .unwrap_or(wanted)
 }
 
 /// The StatefulSet's write, if one is needed.

@@ -2,8 +2,10 @@
 
 use serde_json::Value;
 
+use super::compare::APPLIED;
 use super::context::Context;
 use super::object::{label, owners, uid_of};
+use super::text::at;
 use super::{Kind, Observed};
 use crate::api::{FIELD_MANAGER, LABEL_DATABASE, Names};
 
@@ -15,6 +17,8 @@ const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 pub enum Owner {
     /// This Database's.
     Ours,
+    /// A deleted Database's of the same name, left without an owner by `--cascade=orphan`: this one takes it up.
+    Orphaned,
     /// A deleted Database's of the same name: the garbage collector has still to remove it.
     Former,
     /// Somebody else's.
@@ -50,8 +54,7 @@ pub fn needed(name: &str, members: i32) -> Vec<(Kind, String)> {
 
 /// Whose that object is.
 pub fn owner(cx: &Context<'_>, kind: Kind, object: &Value) -> Owner {
-    let labelled = label(object, LABEL_DATABASE) == Some(cx.names.0)
-        && label(object, LABEL_MANAGED_BY) == Some(FIELD_MANAGER);
+    let labelled = is_labelled(cx, object);
     match kind {
         // They outlive the Database, so only their labels tell.
         Kind::Secret | Kind::PersistentVolumeClaim => by_label(labelled),
@@ -85,8 +88,21 @@ fn database_owner(cx: &Context<'_>, object: &Value) -> Owner {
     match owners(object).iter().find(named) {
         Some(owner) if owner["uid"] == cx.uid => Owner::Ours,
         Some(_) => Owner::Former,
+        None if is_orphan(cx, object) => Owner::Orphaned,
         None => Owner::Foreign,
     }
+}
+
+/// Made by dbctl for a Database of this name, by its own mark and labels, and nobody's any more.
+fn is_orphan(cx: &Context<'_>, object: &Value) -> bool {
+    let marked =
+        at(object, "/metadata/annotations").is_some_and(|annotations| annotations.get(APPLIED).is_some());
+    marked && is_labelled(cx, object) && owners(object).is_empty()
+}
+
+fn is_labelled(cx: &Context<'_>, object: &Value) -> bool {
+    label(object, LABEL_DATABASE) == Some(cx.names.0)
+        && label(object, LABEL_MANAGED_BY) == Some(FIELD_MANAGER)
 }
 
 /// The first object of a needed name that is not this Database's own.
@@ -94,7 +110,7 @@ pub fn taken(cx: &Context<'_>, members: i32) -> Option<(Owner, Kind, String)> {
     let found = needed(cx.names.0, members).into_iter().filter_map(|(kind, name)| {
         let object = cx.observed.get(kind, &name)?;
         match owner(cx, kind, object) {
-            Owner::Ours => None,
+            Owner::Ours | Owner::Orphaned => None,
             other => Some((other, kind, name)),
         }
     });

@@ -329,6 +329,8 @@ fn data_of_another_major_is_said_to_be_that_and_no_version_is_claimed() {
     let mut world = World::settled(json!({ "version": "18.6" }));
     world.delete();
     world.settle();
+    // As an earlier dbctl left it, which noted no release beside the data.
+    world.change(Kind::ConfigMap, "db-config", json!({ "metadata": { "annotations": { RELEASE: null } } }));
     world.recreate(json!({ "version": "16.15" }));
     world.pass(usize::MAX);
     world.step();
@@ -346,9 +348,95 @@ fn data_of_another_major_is_said_to_be_that_and_no_version_is_claimed() {
 }
 
 #[test]
+fn data_of_another_major_is_refused_before_anything_is_made() {
+    let mut world = World::settled(json!({ "version": "16.15" }));
+    let noted =
+        |world: &World| world.get(Kind::ConfigMap, "db-config")["metadata"]["annotations"][RELEASE].clone();
+    assert_eq!(noted(&world), "16.15");
+    world.delete();
+    world.settle();
+    world.recreate(json!({ "version": "17.2" }));
+    let plan = world.plan();
+    assert_eq!(names(&plan.actions), ["status", "event OtherMajor"]);
+    let ready = condition(&plan.status, "Ready");
+    assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", reason::OTHER_MAJOR));
+    assert!(
+        ready.message.contains("16.15") && ready.message.contains("a release of 16"),
+        "{}",
+        ready.message
+    );
+    world.settle();
+    assert!(world.observed.get(Kind::StatefulSet, "db").is_none());
+    // Another release of the same major reads it, and is noted.
+    world.edit(json!({ "version": "16.16" }));
+    world.settle();
+    assert_eq!((says(&world, "Ready").0.as_str(), noted(&world)), ("True", json!("16.16")));
+    // Of a database that is there, the release goes on, whatever is asked for and lost.
+    world.edit(json!({ "version": "17.2" }));
+    world.observed.remove(Kind::StatefulSet, "db");
+    world.settle();
+    assert_eq!(
+        world.get(Kind::StatefulSet, "db")["spec"]["template"]["metadata"]["labels"][LABEL_VERSION],
+        "16.16"
+    );
+    assert_eq!(says(&world, "UpToDate"), is("False", reason::UPGRADE_NEEDED));
+    // Where no volume is left, there is nothing to read.
+    let mut world = World::settled(json!({ "version": "16.15", "replicas": 1 }));
+    world.delete();
+    world.settle();
+    world.observed.remove(Kind::PersistentVolumeClaim, "data-db-0");
+    world.recreate(json!({ "version": "17.2", "replicas": 1 }));
+    assert_ne!(says(&world, "Ready").1, reason::OTHER_MAJOR);
+}
+
+#[test]
+fn what_was_orphaned_goes_on_and_is_taken_up_again() {
+    for policy in ["Retain", "Delete"] {
+        let mut world = World::settled(json!({ "deletionPolicy": policy }));
+        world.orphan();
+        assert_eq!(names(&world.plan().actions), ["remove finalizer"]);
+        let before = world.observed.clone();
+        world.pass(usize::MAX);
+        assert!(world.database.is_none());
+        assert!(Kind::ALL.into_iter().all(|kind| before.all(kind).eq(world.observed.all(kind))), "{policy}");
+
+        world.recreate(json!({}));
+        assert_ne!(says(&world, "Ready").1, reason::NAME_TAKEN);
+        world.settle();
+        assert_eq!(says(&world, "Ready"), is("True", reason::ALL_MEMBERS_READY));
+        let owner = &world.get(Kind::StatefulSet, "db")["metadata"]["ownerReferences"][0];
+        assert_eq!(owner["uid"], "uid-2");
+        for (kind, name) in needed("db", 3) {
+            let same = at(world.get(kind, &name), "/metadata/uid")
+                == at(before.get(kind, &name).unwrap(), "/metadata/uid");
+            assert!(same, "{kind} {name} was made anew");
+        }
+    }
+}
+
+/// Each part of the proof is needed.
+#[test]
+fn an_object_without_owner_is_an_orphan_only_by_name_labels_and_mark() {
+    for taken in [
+        json!({ "metadata": { "annotations": { APPLIED: null } } }),
+        json!({ "metadata": { "labels": { "app.kubernetes.io/managed-by": "helm" } } }),
+        json!({ "metadata": { "labels": { "db.example.com/database": "other" } } }),
+        json!({ "metadata": { "ownerReferences": [{ "kind": "Shop", "name": "db", "uid": "7", "controller": true }] } }),
+    ] {
+        let mut world = World::settled(json!({}));
+        world.orphan();
+        world.pass(usize::MAX);
+        world.recreate(json!({}));
+        world.change(Kind::Service, "db", taken.clone());
+        assert_eq!(says(&world, "Ready"), is("False", reason::NAME_TAKEN), "{taken}");
+    }
+}
+
+#[test]
 fn pods_of_anothers_stateful_set_are_not_deleted() {
     let mut world = World::settled(json!({ "replicas": 1 }));
-    world.change(Kind::StatefulSet, "db", json!({ "metadata": { "ownerReferences": null } }));
+    let theirs = json!({ "metadata": { "ownerReferences": null, "annotations": { APPLIED: null } } });
+    world.change(Kind::StatefulSet, "db", theirs);
     assert_eq!(says(&world, "Ready"), is("False", reason::NAME_TAKEN));
     world.delete();
     assert_eq!(names(&world.plan().actions)[0], "remove finalizer");

@@ -70,6 +70,31 @@ impl World {
         self.database.as_mut().unwrap().metadata.deletion_timestamp = Some(Time(self.now));
     }
 
+    /// `kubectl delete --cascade=orphan`, up to where the Database itself is still there.
+    pub fn orphan(&mut self) {
+        self.delete();
+        let finalizers = &mut self.database.as_mut().unwrap().metadata.finalizers;
+        finalizers.get_or_insert_default().push("orphan".to_owned());
+        assert_eq!(
+            self.plan()
+                .actions
+                .iter()
+                .filter(|action| !matches!(action, Action::PatchStatus(_) | Action::PublishEvent(_)))
+                .count(),
+            0
+        );
+        for kind in Kind::ALL {
+            let owned =
+                self.observed.all(kind).filter(|o| owners(o).iter().any(|owner| owner["kind"] == "Database"));
+            let owned: Vec<String> = owned.map(|object| name_of(object).to_owned()).collect();
+            for name in owned {
+                self.change(kind, &name, json!({ "metadata": { "ownerReferences": null } }));
+            }
+        }
+        let finalizers = &mut self.database.as_mut().unwrap().metadata.finalizers;
+        finalizers.get_or_insert_default().retain(|name| name != "orphan");
+    }
+
     /// A new Database of the same name.
     pub fn recreate(&mut self, spec: Value) {
         assert!(self.database.is_none());
@@ -160,7 +185,11 @@ impl World {
         let old = self.observed.get(apply.kind, &name).cloned();
         assert_eq!(old.as_ref().and_then(uid_of), apply.uid.as_deref());
         let mut object = apply.body.clone();
-        if let Some(old) = &old {
+        if let Some(old) = old.as_ref().filter(|_| Names("db").patroni_objects().contains(&name)) {
+            // Patroni wrote the rest.
+            let ours = std::mem::replace(&mut object, old.clone());
+            json_patch::merge(&mut object, &ours);
+        } else if let Some(old) = &old {
             for kept in ["/metadata/uid", "/status", "/metadata/generation"] {
                 if let Some(value) = at(old, kept) {
                     let (parent, key) = kept.rsplit_once('/').unwrap();

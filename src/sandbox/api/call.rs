@@ -11,7 +11,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::auth::{Authenticator, User};
 use super::failure::Failure;
+use super::faults::Faults;
 use super::registry::{Registry, Resource, Subresource};
+use super::relay::NodeToken;
 use super::request::{Form, Query};
 use super::store::{Draft, Record, Store, StoreError, Write, WriteError};
 use crate::sandbox::object::apply::{Writer, default_manager};
@@ -26,10 +28,14 @@ pub struct App {
     pub registry: RwLock<Arc<Registry>>,
     /// Who may call.
     pub auth: Authenticator,
+    /// What this server proves itself with to nodes.
+    pub node_token: NodeToken,
     /// The first address of the /24 that Services live in.
     pub service_prefix: Ipv4Addr,
     /// The last bytes of the Service addresses in use.
     pub service_ips: Mutex<BTreeSet<u8>>,
+    /// What goes wrong on demand.
+    pub faults: Arc<Faults>,
     /// Cancelled when the server stops.
     pub stop: CancellationToken,
 }
@@ -63,6 +69,7 @@ impl App {
             headers: HeaderMap::new(),
             form: Form::Object,
             user: User::system("system:apiserver"),
+            exempt: true,
         }
     }
 }
@@ -88,6 +95,8 @@ pub struct Call {
     pub form: Form,
     /// Who asks.
     pub user: User,
+    /// Whether faults reach it.
+    pub exempt: bool,
 }
 
 impl Call {

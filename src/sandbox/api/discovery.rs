@@ -29,6 +29,8 @@ impl Subresource {
             Self::Binding | Self::Eviction | Self::Token => &["create"],
             Self::Log => &["get"],
             Self::Finalize => &["update"],
+            Self::Exec | Self::Attach | Self::PortForward => &["create", "get"],
+            Self::Proxy => &["create", "delete", "get", "patch", "update"],
         }
     }
 
@@ -40,6 +42,14 @@ impl Subresource {
             Self::Binding => ("", "v1", "Binding"),
             Self::Eviction => ("policy", "v1", "Eviction"),
             Self::Token => ("authentication.k8s.io", "v1", "TokenRequest"),
+            Self::Exec => ("", "v1", "PodExecOptions"),
+            Self::Attach => ("", "v1", "PodAttachOptions"),
+            Self::PortForward => ("", "v1", "PodPortForwardOptions"),
+            Self::Proxy => match &*resource.kind {
+                "Node" => ("", "v1", "NodeProxyOptions"),
+                "Service" => ("", "v1", "ServiceProxyOptions"),
+                _ => ("", "v1", "PodProxyOptions"),
+            },
         }
     }
 }

@@ -3,14 +3,12 @@
 use axum::body::Body;
 use axum::response::Response;
 use http::{HeaderValue, Request, header};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper_util::rt::TokioIo;
+use http_body_util::{BodyExt, Limited};
 use serde_json::Value;
-use tokio::net::TcpStream;
 
 use super::call::Call;
 use super::failure::Failure;
-use super::server::HOP_HEADERS;
+use super::relay::relay;
 
 /// Longest text of a node's refusal that is passed on.
 const MAX_REFUSAL: usize = 64 * 1024;
@@ -25,7 +23,8 @@ pub async fn get(call: &Call, raw_query: &str) -> Result<Response, Failure> {
     let (namespace, name) = (call.namespace.as_deref().unwrap_or_default(), call.name()?);
     let path = format!("/containerLogs/{namespace}/{name}/{container}?{raw_query}");
     let address = node_address(call, &pod)?;
-    let mut response = fetch(&address, &path)
+    let request = Request::new(Body::empty());
+    let mut response = relay(&address, &path, request, call.app.node_token.header(), &call.app.stop)
         .await
         .map_err(|error| Failure::unavailable(format!("failed to get the log from {address}: {error}")))?;
     if !response.status().is_success() {
@@ -35,14 +34,15 @@ pub async fn get(call: &Call, raw_query: &str) -> Result<Response, Failure> {
             text.map(|body| String::from_utf8_lossy(&body.to_bytes()).into_owned()).unwrap_or_default();
         return Err(Failure::from_node(code, text.trim()));
     }
-    for header in HOP_HEADERS {
-        response.headers_mut().remove(header);
-    }
     response.headers_mut().entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static("text/plain"));
-    Ok(response.map(Body::new))
+    Ok(response)
 }
 
-fn container(call: &Call, pod: &Value) -> Result<String, Failure> {
+/// The container that is meant: the one that is named, or the only one.
+///
+/// # Errors
+/// 400 where it is not there, or there are several.
+pub fn container(call: &Call, pod: &Value) -> Result<String, Failure> {
     let names = |field: &str| -> Vec<&str> {
         let list = pod.pointer(&format!("/spec/{field}")).and_then(Value::as_array);
         list.into_iter().flatten().filter_map(|container| container["name"].as_str()).collect()
@@ -74,33 +74,20 @@ pub fn node_address(call: &Call, pod: &Value) -> Result<String, Failure> {
     }
     let nodes = call.app.builtin("", "nodes")?;
     let record = call.app.store.get(&nodes.storage, node).ok_or_else(|| Failure::not_found(&nodes, node))?;
-    let found = nodes.load(&record)?;
-    let addresses = found.pointer("/status/addresses").and_then(Value::as_array);
+    kubelet(&nodes.load(&record)?, node)
+}
+
+/// Where the kubelet of a node answers.
+///
+/// # Errors
+/// 503 where it has not said so.
+pub fn kubelet(node: &Value, name: &str) -> Result<String, Failure> {
+    let addresses = node.pointer("/status/addresses").and_then(Value::as_array);
     let address = addresses.into_iter().flatten().find(|address| address["type"] == "InternalIP");
     let address = address.and_then(|address| address["address"].as_str());
-    let port = found.pointer("/status/daemonEndpoints/kubeletEndpoint/Port").and_then(Value::as_u64);
+    let port = node.pointer("/status/daemonEndpoints/kubeletEndpoint/Port").and_then(Value::as_u64);
     match (address, port) {
         (Some(address), Some(port)) => Ok(format!("{address}:{port}")),
-        _ => Err(Failure::unavailable(format!("node {node} has no address"))),
+        _ => Err(Failure::unavailable(format!("node {name} has no address"))),
     }
-}
-
-#[derive(Debug, thiserror::Error)]
-enum FetchError {
-    #[error(transparent)]
-    Connect(#[from] std::io::Error),
-    #[error(transparent)]
-    Http(#[from] hyper::Error),
-    #[error(transparent)]
-    Request(#[from] http::Error),
-}
-
-async fn fetch(address: &str, path: &str) -> Result<http::Response<hyper::body::Incoming>, FetchError> {
-    let stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    // It ends when the response has been read or dropped.
-    tokio::spawn(connection);
-    let request = Request::get(path).header(header::HOST, address).body(Empty::<bytes::Bytes>::new())?;
-    Ok(sender.send_request(request).await?)
 }

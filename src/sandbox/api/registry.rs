@@ -29,6 +29,14 @@ pub enum Subresource {
     Log,
     /// A namespace's finalizers.
     Finalize,
+    /// A command in a pod.
+    Exec,
+    /// A pod's main process.
+    Attach,
+    /// A pod's ports, as streams.
+    PortForward,
+    /// What answers HTTP behind an object.
+    Proxy,
 }
 
 impl Subresource {
@@ -42,7 +50,16 @@ impl Subresource {
             Self::Token => "token",
             Self::Log => "log",
             Self::Finalize => "finalize",
+            Self::Exec => "exec",
+            Self::Attach => "attach",
+            Self::PortForward => "portforward",
+            Self::Proxy => "proxy",
         }
+    }
+
+    /// Whether a request for it is passed on as a connection, and never read here.
+    pub fn connects(self) -> bool {
+        matches!(self, Self::Exec | Self::Attach | Self::PortForward | Self::Proxy)
     }
 }
 

@@ -25,6 +25,8 @@ pub struct Target {
     pub name: Option<String>,
     /// What is asked of the object.
     pub subresource: Option<String>,
+    /// What follows `proxy`, as it was sent: the path at whoever is asked in the end.
+    pub tail: String,
 }
 
 impl Target {
@@ -34,11 +36,16 @@ impl Target {
             path.trim_matches('/').split('/').map(|part| percent_decode_str(part).decode_utf8_lossy());
         let parts: Vec<String> = decoded.map(Into::into).collect();
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
-        match parts.as_slice() {
+        let (parts, tail) = match proxied(&parts) {
+            Some(count) => (&parts[..count], tail(path, count)),
+            None => (parts.as_slice(), String::new()),
+        };
+        let target = match parts {
             ["api", version, rest @ ..] => Self::read("", version, rest),
             ["apis", group, version, rest @ ..] => Self::read(group, version, rest),
             _ => None,
-        }
+        };
+        target.map(|target| Self { tail, ..target })
     }
 
     fn read(group: &str, version: &str, rest: &[&str]) -> Option<Self> {
@@ -65,8 +72,24 @@ impl Target {
             namespace,
             name: name.map(str::to_owned),
             subresource: subresource.map(str::to_owned),
+            tail: String::new(),
         })
     }
+}
+
+/// How many parts of a path lead to a `proxy` subresource, where it does.
+fn proxied(parts: &[&str]) -> Option<usize> {
+    match parts {
+        ["api", _, "nodes", _, "proxy", ..] => Some(5),
+        ["api", _, "namespaces", _, "pods" | "services", _, "proxy", ..] => Some(7),
+        _ => None,
+    }
+}
+
+/// What follows the first parts of a path, undecoded.
+fn tail(path: &str, count: usize) -> String {
+    let rest = path.trim_start_matches('/').splitn(count + 1, '/').nth(count);
+    rest.map(|rest| format!("/{rest}")).unwrap_or_default()
 }
 
 /// The query string's parameters.
@@ -196,13 +219,18 @@ mod tests {
             ("/apis/apps/v1", ""),
             ("/api/v1/namespaces/a/pods/b/log/more", ""),
             ("/api/v1/namespaces/a/pods/b%2Fc", ""),
+            ("/api/v1/nodes/n/proxy/faults/a/b/", "/v1 nodes - n proxy /faults/a/b/"),
+            ("/api/v1/nodes/n/proxy", "/v1 nodes - n proxy"),
+            ("/api/v1/namespaces/a/pods/b:80/proxy/x%2Fy", "/v1 pods a b:80 proxy /x%2Fy"),
             ("/healthz", ""),
         ];
         for (path, expected) in cases {
             let found = Target::parse(path).map_or_else(String::new, |target| {
                 let rest = [target.namespace, target.name, target.subresource]
                     .map(|part| part.unwrap_or("-".into()));
-                format!("{}/{} {} {}", target.group, target.version, target.plural, rest.join(" "))
+                let text =
+                    format!("{}/{} {} {}", target.group, target.version, target.plural, rest.join(" "));
+                format!("{text} {}", target.tail).trim_end().to_owned()
             });
             assert_eq!(found, expected, "{path}");
         }

@@ -1,4 +1,4 @@
-//! What the API server asks a node: the logs of its containers.
+//! What the API server asks a node: the logs of its containers, and ways into them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::context::Context;
 use super::faults::http as faults;
+use super::guard::{self, Guard};
 use super::logs::{Follower, Select, limit};
 use super::run::Run;
 
@@ -64,6 +66,7 @@ pub(super) async fn serve(
         .route("/faults", get(faults::list))
         .route("/faults/{namespace}/{pod}", get(faults::get).put(faults::replace).delete(faults::clear))
         .route("/healthz", get(|| async { "ok" }))
+        .layer(from_fn_with_state(Guard::new(context.client.clone(), &context.config.name), guard::check))
         .with_state((context, stop.clone()));
     axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
 }

@@ -17,6 +17,7 @@ mod env;
 mod events;
 mod faults;
 mod frontier;
+mod guard;
 mod http;
 mod logs;
 mod network;

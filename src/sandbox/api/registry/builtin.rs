@@ -30,7 +30,7 @@ impl Kind {
     }
 }
 
-use Subresource::{Binding, Eviction, Finalize, Log, Scale, Status, Token};
+use Subresource::{Attach, Binding, Eviction, Exec, Finalize, Log, PortForward, Proxy, Scale, Status, Token};
 
 const GROUPS: &[(&str, &[Kind])] = &[
     (
@@ -40,13 +40,22 @@ const GROUPS: &[(&str, &[Kind])] = &[
             kind("endpoints", "Endpoints", true).short(&["ep"]),
             kind("events", "Event", true).short(&["ev"]),
             kind("namespaces", "Namespace", false).short(&["ns"]).sub(&[Finalize, Status]),
-            kind("nodes", "Node", false).short(&["no"]).sub(&[Status]),
+            kind("nodes", "Node", false).short(&["no"]).sub(&[Proxy, Status]),
             kind("persistentvolumeclaims", "PersistentVolumeClaim", true).short(&["pvc"]).sub(&[Status]),
             kind("persistentvolumes", "PersistentVolume", false).short(&["pv"]).sub(&[Status]),
-            kind("pods", "Pod", true).short(&["po"]).all().sub(&[Binding, Eviction, Log, Status]),
+            kind("pods", "Pod", true).short(&["po"]).all().sub(&[
+                Attach,
+                Binding,
+                Eviction,
+                Exec,
+                Log,
+                PortForward,
+                Proxy,
+                Status,
+            ]),
             kind("secrets", "Secret", true),
             kind("serviceaccounts", "ServiceAccount", true).short(&["sa"]).sub(&[Token]),
-            kind("services", "Service", true).short(&["svc"]).all().sub(&[Status]),
+            kind("services", "Service", true).short(&["svc"]).all().sub(&[Proxy, Status]),
         ],
     ),
     (

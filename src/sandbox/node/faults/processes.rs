@@ -99,7 +99,7 @@ fn shims(run: &Run) -> BTreeSet<i32> {
 
 /// Sends SIGSTOP until everything below stands still. Twice: a process that began while it was looked at is seen by the
 /// second look, and nothing begins where everything stands.
-fn stop(shims: &BTreeSet<i32>) -> Result<usize, String> {
+pub(super) fn stop(shims: &BTreeSet<i32>) -> Result<usize, String> {
     let mut still = 0;
     let mut count = 0;
     until(|| {
@@ -114,7 +114,7 @@ fn stop(shims: &BTreeSet<i32>) -> Result<usize, String> {
     Ok(count)
 }
 
-fn resume(shims: &BTreeSet<i32>) {
+pub(super) fn resume(shims: &BTreeSet<i32>) {
     for pid in tree::alive_below(shims).into_keys() {
         signal(pid, Signal::CONT);
     }

@@ -2,8 +2,6 @@
 
 mod ip;
 mod plan;
-#[cfg(test)]
-mod tests;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -190,4 +188,14 @@ pub(super) fn sweep(home: &Home) -> Result<(), NetworkError> {
         }
     }
     Ok(())
+}
+
+/// What there is of a home's networks.
+#[cfg(test)]
+pub(super) fn left(home: &Home) -> Vec<String> {
+    let mark = mark(home);
+    let prefix = plan::prefix(&mark);
+    let mut found: Vec<String> = ip::namespaces().filter(|name| name.starts_with(&prefix)).collect();
+    found.extend(Some(plan::link(&mark)).filter(|link| Path::new("/sys/class/net").join(link).exists()));
+    found
 }

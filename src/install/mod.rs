@@ -1,0 +1,6 @@
+//! What an installation of dbctl in a cluster consists of, as plain objects: `manifests/` is generated from it, and the
+//! sandbox's own controller runs with it.
+
+mod rbac;
+
+pub use rbac::{ACCOUNT, NAMESPACE, RULES, Rule, Scope, rbac, rbac_yaml};

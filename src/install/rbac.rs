@@ -1,0 +1,179 @@
+//! What the controller may do at the Kubernetes API.
+//!
+//! The table holds what the controller's own calls need, and what it grants to members' pods in their Role: an API server
+//! lets nobody grant what they do not hold, unless they may `escalate` or `bind`, which amounts to everything.
+
+use serde_json::{Value, json};
+
+use crate::api::{FIELD_MANAGER, GROUP};
+
+/// Where the controller runs.
+pub const NAMESPACE: &str = "dbctl-system";
+/// The controller's ServiceAccount, and the name of its roles and bindings.
+pub const ACCOUNT: &str = "dbctl-controller";
+
+/// Verbs on one resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// API group; empty for the core one.
+    pub group: &'static str,
+    /// The resource, with its subresource where it is about one.
+    pub resource: &'static str,
+    /// The verbs, never `*`.
+    pub verbs: &'static [&'static str],
+}
+
+const fn rule(group: &'static str, resource: &'static str, verbs: &'static [&'static str]) -> Rule {
+    Rule { group, resource, verbs }
+}
+
+/// Everything that the controller may do. Each verb is used; a test runs it with nothing else and counts.
+///
+/// Objects of a Database are found by a watch on its label (`list`, `watch`) and, before anything is made, by name (`get`),
+/// since one of that name may be somebody else's. An apply of what is not there yet needs both `create` and `patch`.
+pub const RULES: &[Rule] = &[
+    // The finalizer is part of the object itself.
+    rule(GROUP, "databases", &["list", "watch", "patch"]),
+    rule(GROUP, "databases/status", &["patch"]),
+    // Each database's ServiceAccount, Role and RoleBinding; the garbage collector removes them.
+    rule("", "serviceaccounts", &["get", "list", "watch", "create", "patch"]),
+    rule("rbac.authorization.k8s.io", "roles", &["get", "list", "watch", "create", "patch"]),
+    rule("rbac.authorization.k8s.io", "rolebindings", &["get", "list", "watch", "create", "patch"]),
+    rule("", "services", &["get", "list", "watch", "create", "patch"]),
+    rule("discovery.k8s.io", "endpointslices", &["list", "watch"]),
+    rule("apps", "statefulsets", &["get", "list", "watch", "create", "patch", "delete"]),
+    rule("policy", "poddisruptionbudgets", &["get", "list", "watch", "create", "patch", "delete"]),
+    // `patch` is for Patroni, which keeps the role label; `delete` for pods that somebody cut off from their StatefulSet.
+    rule("", "pods", &["get", "list", "watch", "patch", "delete"]),
+    // What outlives a Database goes by the controller's hand, where the deletion policy says so.
+    rule("", "configmaps", &["get", "list", "watch", "create", "patch", "delete"]),
+    rule("", "persistentvolumeclaims", &["get", "list", "watch", "delete"]),
+    // Neither `list` nor `watch`: they would show the content of every Secret there is, and RBAC knows no labels to narrow
+    // them by. Names it knows, but only as a list of whole ones, and a Database's name is the user's choice. So a Secret is
+    // read by the name that dbctl gives it, and one whose name is not known cannot be.
+    rule("", "secrets", &["get", "create", "delete"]),
+    rule("events.k8s.io", "events", &["create", "patch"]),
+];
+
+/// Which Databases the controller works for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope<'a> {
+    /// Those of every namespace.
+    Cluster,
+    /// Those of one namespace.
+    Namespace(&'a str),
+}
+
+/// The controller's ServiceAccount, its role, and the binding of the two. Nothing of a cluster's own scope is needed, so
+/// a Role for one namespace has the same rules.
+pub fn rbac(namespace: &str, scope: Scope<'_>) -> Vec<Value> {
+    let metadata = |namespace: Option<&str>| {
+        let mut metadata = json!({ "name": ACCOUNT, "labels": labels() });
+        if let Some(namespace) = namespace {
+            metadata["namespace"] = json!(namespace);
+        }
+        metadata
+    };
+    let (prefix, place) = match scope {
+        Scope::Cluster => ("Cluster", None),
+        Scope::Namespace(place) => ("", Some(place)),
+    };
+    let role = format!("{prefix}Role");
+    let group = "rbac.authorization.k8s.io";
+    vec![
+        json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata(Some(namespace)) }),
+        json!({ "apiVersion": format!("{group}/v1"), "kind": role, "metadata": metadata(place), "rules": rules() }),
+        json!({
+            "apiVersion": format!("{group}/v1"),
+            "kind": format!("{role}Binding"),
+            "metadata": metadata(place),
+            "roleRef": { "apiGroup": group, "kind": role, "name": ACCOUNT },
+            "subjects": [{ "kind": "ServiceAccount", "name": ACCOUNT, "namespace": namespace }],
+        }),
+    ]
+}
+
+fn rules() -> Vec<Value> {
+    let rule =
+        |rule: &Rule| json!({ "apiGroups": [rule.group], "resources": [rule.resource], "verbs": rule.verbs });
+    RULES.iter().map(rule).collect()
+}
+
+fn labels() -> Value {
+    json!({
+        "app.kubernetes.io/name": FIELD_MANAGER,
+        "app.kubernetes.io/component": "controller",
+        "app.kubernetes.io/managed-by": FIELD_MANAGER,
+    })
+}
+
+/// The objects as `manifests/rbac.yaml` holds them.
+///
+/// # Errors
+/// Where they cannot be written as YAML.
+pub fn rbac_yaml(namespace: &str, scope: Scope<'_>) -> Result<String, serde_yaml::Error> {
+    let mut text = format!(
+        "# What dbctl's controller may do. Generated: `dbctl generate rbac`; -n NAMESPACE is where it runs, --watch NAMESPACE\n\
+         # narrows it to one namespace. The namespace must exist: kubectl create namespace {namespace}\n"
+    );
+    for object in rbac(namespace, scope) {
+        text.push_str("---\n");
+        text.push_str(&serde_yaml::to_string(&object)?);
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::Names;
+
+    #[test]
+    fn the_manifest_has_not_drifted() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/manifests/rbac.yaml");
+        let committed = std::fs::read_to_string(path).unwrap_or_default();
+        let wanted = rbac_yaml(NAMESPACE, Scope::Cluster).unwrap();
+        assert!(committed == wanted, "run `cargo run -- generate rbac > manifests/rbac.yaml`");
+    }
+
+    #[test]
+    fn nothing_is_wild_and_nothing_runs_in_pods() {
+        for rule in RULES {
+            assert!(rule.verbs.iter().all(|verb| *verb != "*" && *verb != "escalate" && *verb != "bind"));
+            assert!(rule.resource != "*" && rule.group != "*" && rule.resource != "pods/exec");
+        }
+    }
+
+    /// The API server's own check, which a Role that grants more would not pass.
+    #[test]
+    fn the_controller_holds_all_that_it_grants() {
+        for granted in crate::plan::rules(Names("db")).as_array().unwrap() {
+            for verb in granted["verbs"].as_array().unwrap() {
+                let held = RULES.iter().any(|rule| {
+                    json!([rule.group]) == granted["apiGroups"]
+                        && json!([rule.resource]) == granted["resources"]
+                        && rule.verbs.contains(&verb.as_str().unwrap())
+                });
+                assert!(held, "{verb} {granted}");
+            }
+        }
+    }
+
+    #[test]
+    fn one_namespace_needs_no_cluster_role() {
+        let kinds = |scope| -> Vec<String> {
+            rbac("ops", scope)
+                .iter()
+                .map(|o| format!("{} {}", o["kind"], o["metadata"]["namespace"]))
+                .collect()
+        };
+        assert_eq!(
+            kinds(Scope::Cluster),
+            [r#""ServiceAccount" "ops""#, r#""ClusterRole" null"#, r#""ClusterRoleBinding" null"#]
+        );
+        assert_eq!(
+            kinds(Scope::Namespace("shop")),
+            [r#""ServiceAccount" "ops""#, r#""Role" "shop""#, r#""RoleBinding" "shop""#]
+        );
+    }
+}

@@ -1,0 +1,136 @@
+//! Subresources that are connections to elsewhere: into a pod through its node, or to whatever answers HTTP.
+
+use axum::extract::Request;
+use axum::response::Response;
+use http::Method;
+use serde_json::Value;
+
+use super::call::Call;
+use super::failure::Failure;
+use super::logs::{container, node_address};
+use super::registry::Subresource;
+use super::relay::{RelayError, relay};
+use super::request::Target;
+
+/// Answers a request for a subresource that connects.
+///
+/// # Errors
+/// 4xx for what cannot be meant, 503 where nobody answers.
+pub async fn serve(call: &Call, request: Request) -> Result<Response, Failure> {
+    match call.subresource {
+        Some(Subresource::Exec) => into_container(call, request, "exec").await,
+        Some(Subresource::Attach) => into_container(call, request, "attach").await,
+        Some(Subresource::PortForward) => port_forward(call, request).await,
+        Some(Subresource::Proxy) => proxy(call, request).await,
+        _ => Err(Failure::method_not_allowed()),
+    }
+}
+
+/// `pods/NAME/exec` and `attach`.
+async fn into_container(call: &Call, request: Request, verb: &str) -> Result<Response, Failure> {
+    check_method(request.method())?;
+    let (_, pod) = call.live()?;
+    let container = container(call, &pod)?;
+    check_phase(call, &pod)?;
+    let query = kubelet_query(request.uri().query().unwrap_or_default())?;
+    let (namespace, name) = (call.namespace.as_deref().unwrap_or_default(), call.name()?);
+    let path = format!("/{verb}/{namespace}/{name}/{container}?{query}");
+    to_node(call, &node_address(call, &pod)?, &path, request).await
+}
+
+async fn port_forward(call: &Call, request: Request) -> Result<Response, Failure> {
+    check_method(request.method())?;
+    let (_, pod) = call.live()?;
+    let ports = form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes());
+    let ports: Vec<String> =
+        ports.filter(|(name, _)| name == "ports").map(|(_, value)| value.into_owned()).collect();
+    let query = form_urlencoded::Serializer::new(String::new())
+        .extend_pairs(ports.iter().map(|port| ("port", port)))
+        .finish();
+    let (namespace, name) = (call.namespace.as_deref().unwrap_or_default(), call.name()?);
+    let path = format!("/portForward/{namespace}/{name}?{query}");
+    to_node(call, &node_address(call, &pod)?, &path, request).await
+}
+
+fn check_method(method: &Method) -> Result<(), Failure> {
+    if matches!(*method, Method::GET | Method::POST) { Ok(()) } else { Err(Failure::method_not_allowed()) }
+}
+
+/// Nothing runs in a pod that has ended.
+fn check_phase(call: &Call, pod: &Value) -> Result<(), Failure> {
+    let phase = pod.pointer("/status/phase").and_then(Value::as_str).unwrap_or_default();
+    if matches!(phase, "Succeeded" | "Failed") {
+        let message =
+            format!("cannot exec or attach to a container in a completed pod; current phase is {phase}");
+        return Err(Failure::bad_request(message));
+    }
+    call.name().map(drop)
+}
+
+/// The options as kubelets name them.
+fn kubelet_query(query: &str) -> Result<String, Failure> {
+    let is_true = |value: &str| matches!(value, "1" | "t" | "T" | "true" | "True" | "TRUE");
+    let mut wanted = form_urlencoded::Serializer::new(String::new());
+    let mut streams = 0;
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        let kubelets = match &*name {
+            "stdin" => "input",
+            "stdout" => "output",
+            "stderr" => "error",
+            "tty" => "tty",
+            "command" => {
+                wanted.append_pair("command", &value);
+                continue;
+            }
+            _ => continue,
+        };
+        if is_true(&value) {
+            streams += usize::from(kubelets != "tty");
+            wanted.append_pair(kubelets, "1");
+        }
+    }
+    if streams == 0 {
+        return Err(Failure::bad_request("you must specify at least 1 of stdin, stdout, stderr"));
+    }
+    Ok(wanted.finish())
+}
+
+/// `nodes/NAME/proxy`, `pods/NAME/proxy` and `services/NAME/proxy`.
+async fn proxy(call: &Call, request: Request) -> Result<Response, Failure> {
+    let tail = Target::parse(request.uri().path()).map(|target| target.tail).unwrap_or_default();
+    let path = if tail.is_empty() { "/".to_owned() } else { tail };
+    let path = match request.uri().query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path,
+    };
+    match &*call.resource.plural {
+        "nodes" => {
+            let (_, node) = call.live()?;
+            let address = super::logs::kubelet(&node, call.name()?)?;
+            to_node(call, &address, &path, request).await
+        }
+        _ => Err(Failure::no_such_path()),
+    }
+}
+
+async fn to_node(call: &Call, address: &str, path: &str, request: Request) -> Result<Response, Failure> {
+    let token = call.app.node_token.header();
+    relay(address, path, request, token, &call.app.stop).await.map_err(|error| unreachable(&error))
+}
+
+fn unreachable(error: &RelayError) -> Failure {
+    Failure::unavailable(format!("error trying to reach service: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_renamed_for_kubelets() {
+        let query =
+            kubelet_query("command=sh&command=-c&command=a+b&stdin=true&stdout=1&stderr=false&tty=true");
+        assert_eq!(query.unwrap(), "command=sh&command=-c&command=a+b&input=1&output=1&tty=1");
+        assert!(kubelet_query("command=true&tty=true").is_err());
+    }
+}

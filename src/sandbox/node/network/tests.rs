@@ -1,1 +1,0 @@
-//! Networks for real, where this machine and this user can make them.
