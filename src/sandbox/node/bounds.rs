@@ -270,8 +270,9 @@ fn unmount(point: &Path) -> Result<(), BoundsError> {
 pub(super) fn sweep(volumes: &Path) -> Result<(), BoundsError> {
     let Ok(real) = volumes.canonicalize() else { return Ok(()) };
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let below = mounted(&mounts).into_iter().filter(|(point, _)| point.starts_with(&real) && *point != real);
-    below.map(|(point, _)| unmount(&point)).collect()
+    let mut below =
+        mounted(&mounts).into_iter().filter(|(point, _)| point.starts_with(&real) && *point != real);
+    below.try_for_each(|(point, _)| unmount(&point))
 }
 
 fn command(tool: &'static str) -> Command {

@@ -21,6 +21,7 @@ use super::context::Context;
 use super::ending;
 use super::env::{Scope, expand, variables};
 use super::events::Kind;
+use super::exec::Live;
 use super::faults;
 use super::paths::Mounts;
 use super::probing::{self, Unhealthy};
@@ -368,7 +369,11 @@ impl Runner {
             spec: Arc::new(prepared.spec),
             mounts: prepared.mounts,
         };
+        let live =
+            Live { door: process.door(), spec: Arc::clone(&target.spec), mounts: Arc::clone(&target.mounts) };
+        self.run.set_live(self.name(), Some(live));
         let exit = self.stay(&mut process, &target, stop).await;
+        self.run.set_live(self.name(), None);
         let message = ending::message(&self.container, &prepared.message, &log, exit.code);
         // As runtimes tell it: that the kernel killed something in there, and that the container ended so.
         let starved = exit.code == OUT_OF_MEMORY && group.is_some_and(|group| group.memory_kills() > 0);

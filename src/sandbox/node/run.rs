@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::cgroup::Group;
+use super::exec::Live;
 use super::faults::State;
 use super::frontier::Frontier;
 use super::status::{Facts, waiting};
@@ -48,6 +49,8 @@ pub(super) struct Run {
     pub frontier: OnceLock<Result<Frontier, String>>,
     /// Its volumes that it can write to, by their names.
     volumes: Mutex<BTreeMap<String, Place>>,
+    /// The containers that run, by name.
+    live: Mutex<BTreeMap<String, Live>>,
 }
 
 /// A volume that a pod can write to.
@@ -77,6 +80,7 @@ impl Run {
             faults: tokio::sync::Mutex::default(),
             frontier: OnceLock::new(),
             volumes: Mutex::default(),
+            live: Mutex::default(),
         }
     }
 
@@ -139,6 +143,20 @@ impl Run {
     /// Waits until a container is not frozen: whatever is started in one that is would stand still too.
     pub async fn thawed(&self, container: &str) {
         let _ = self.frozen.subscribe().wait_for(|frozen| !frozen.contains(container)).await;
+    }
+
+    /// The way into a container, while it runs.
+    pub fn live(&self, container: &str) -> Option<Live> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner).get(container).cloned()
+    }
+
+    /// A container runs now, or does not any more.
+    pub fn set_live(&self, container: &str, live: Option<Live>) {
+        let mut all = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        match live {
+            Some(live) => drop(all.insert(container.to_owned(), live)),
+            None => drop(all.remove(container)),
+        }
     }
 
     /// A container's log of its nth start.
