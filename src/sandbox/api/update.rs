@@ -11,9 +11,10 @@ use super::body::{self, finalizers, meta, metadata_mut};
 use super::call::{Call, Refused};
 use super::create::{self, stamp};
 use super::failure::Failure;
+use super::rbac::Attributes;
 use super::registry::Subresource;
 use super::store::{Record, WriteError};
-use super::{cluster_ip, hooks, node_port};
+use super::{cluster_ip, gate, hooks, node_port};
 use crate::sandbox::object::apply::{ApplyError, apply, track_update};
 use crate::sandbox::object::{builtin, error, patch};
 
@@ -126,6 +127,7 @@ async fn change(call: &Call, edit: &Edit) -> Result<Outcome, Failure> {
                 }
             }
             (Err(_), Edit::Replace(object)) if may_create(call) && !exists(call)? => {
+                authorize_making(call)?;
                 let mut object = object.clone();
                 if let Some(metadata) = metadata_mut(&mut object) {
                     metadata.remove("resourceVersion");
@@ -204,6 +206,18 @@ fn check_name(call: &Call, edit: &Edit, object: &Value) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Who makes an object by applying it, or by a PUT, must be allowed to make it.
+fn authorize_making(call: &Call) -> Result<(), Failure> {
+    let asked = Attributes::resource(
+        "create",
+        &call.resource.group,
+        &call.resource.plural,
+        call.namespace.as_deref().unwrap_or_default(),
+        call.name()?,
+    );
+    gate::authorize(&call.app, &call.user, &asked)
+}
+
 /// Applies to what is not there: makes it.
 async fn create_applied(call: &Call, applied: &Value) -> Result<Outcome, Refused> {
     if !meta(applied, "uid").is_empty() {
@@ -213,6 +227,7 @@ async fn create_applied(call: &Call, applied: &Value) -> Result<Outcome, Refused
         );
         return Err(Failure::conflict(&call.resource, call.name()?, &why).into());
     }
+    authorize_making(call)?;
     let object = apply_over(call, None, applied)?;
     let warnings = call.repeated_keys()?;
     let object = create::make(call, object, true).await?;
@@ -415,7 +430,7 @@ fn prepare(call: &Call, edit: &Edit, new: &mut Value, live: &Value) -> Result<()
         }
     };
     if errors.is_empty() {
-        hooks::check(call, new)
+        hooks::check(call, Some(live), new)
     } else {
         Err(Failure::invalid(resource, call.name()?, &errors))
     }
