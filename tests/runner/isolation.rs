@@ -51,7 +51,8 @@ fn left(sandbox: &Sandbox, before: &[String]) -> Vec<String> {
 
 /// The machine's namespaces and links.
 fn machine() -> Vec<String> {
-    let names = ["/run/netns", "/sys/class/net"].map(|directory| std::fs::read_dir(directory).into_iter().flatten());
+    let names =
+        ["/run/netns", "/sys/class/net"].map(|directory| std::fs::read_dir(directory).into_iter().flatten());
     names.into_iter().flatten().map(|entry| entry.unwrap().path().display().to_string()).collect()
 }
 
@@ -65,7 +66,11 @@ fn a_primary_that_is_cut_off_frozen_or_killed_is_replaced_and_comes_back() {
     let before = machine();
     sandbox.run(&["sandbox", "up", "--network=namespaces", "--volumes=bounded"]).ok();
     let refused = sandbox.run(&["sandbox", "up", "--network=loopback"]);
-    assert!(refused.code != 0 && refused.stderr.contains("made with --network=namespaces"), "{}", refused.transcript());
+    assert!(
+        refused.code != 0 && refused.stderr.contains("made with --network=namespaces"),
+        "{}",
+        refused.transcript()
+    );
     sandbox.run(&["create", "db", "--replicas", "2", "--storage", "1Gi", "--wait"]).ok();
     sandbox.sql("db", "create table t (n int); insert into t values (1)");
     ready(&sandbox);
@@ -89,6 +94,14 @@ fn a_primary_that_is_cut_off_frozen_or_killed_is_replaced_and_comes_back() {
         let answer = sandbox.run(&["connect", "db", "--", "-XAtqc", "select count(*) >= 3 from t"]);
         if answer.stdout.trim() == "t" { Ok(()) } else { Err(answer.transcript()) }
     });
+
+    // What a killed sandbox left is in nobody's way.
+    let answer = sandbox.run(&["sandbox", "status", "-o", "json"]).ok();
+    let about: Value = serde_json::from_str(&answer.stdout).unwrap();
+    let pid = rustix::process::Pid::from_raw(about["pid"].as_i64().unwrap().try_into().unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    ready(&sandbox);
+    assert_eq!(sandbox.sql("db", "select count(*) >= 3 from t"), "t");
     sandbox.run(&["sandbox", "down"]).ok();
     assert_eq!(left(&sandbox, &before), Vec::<String>::new());
 }

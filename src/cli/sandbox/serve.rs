@@ -97,6 +97,10 @@ async fn sandbox(home: &Home, claim: &Claim, wishes: Wishes) -> Result<()> {
     stop_on_signal(&told)?;
     let stops = Stops::default();
     let state = home.state();
+    // What a killed run left would pass for somebody else's.
+    let left = home.clone();
+    let swept = tokio::task::spawn_blocking(move || node::sweep(&left)).await;
+    swept.map_err(CliError::failed)?.map_err(CliError::failed)?;
     let held = network::hold(&state, wishes).map_err(CliError::failed)?;
     let token = kubeconfig::admin_token(&state)
         .map_err(|error| CliError::failed(format!("use the administrator's token: {error}")))?;
