@@ -215,7 +215,10 @@ fn authorize_making(call: &Call) -> Result<(), Failure> {
         call.namespace.as_deref().unwrap_or_default(),
         call.name()?,
     );
-    gate::authorize(&call.app, &call.user, &asked)
+    let verdict = gate::authorize(&call.app, &call.user, &asked);
+    let code = if verdict.is_ok() { StatusCode::CREATED } else { StatusCode::FORBIDDEN };
+    call.app.access_log.count(&call.user.username, asked, verdict.is_ok(), code);
+    verdict
 }
 
 /// Applies to what is not there: makes it.
