@@ -1,6 +1,7 @@
 //! `dbctl sandbox`, and the one process that a sandbox is.
 
 mod down;
+mod fault;
 mod kubeconfig;
 mod logs;
 mod network;
@@ -73,6 +74,7 @@ enum Command {
         #[arg(short, long)]
         yes: bool,
     },
+    Fault(Box<fault::FaultArgs>),
     /// Be the sandbox's process
     #[command(hide = true)]
     Run {
@@ -112,6 +114,7 @@ fn manage(context: &Context, home: &Home, command: Command) -> Result<()> {
         Command::Kubeconfig { raw } => kubeconfig::run(context, home, raw),
         Command::Logs { follow, tail } => logs::run(context, home, follow, tail),
         Command::Reset { yes } => reset::run(context, home, yes),
+        Command::Fault(args) => super::single(fault::run(context, home, *args)),
         Command::Run { .. } | Command::Shim => Ok(()),
     }
 }

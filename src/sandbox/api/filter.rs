@@ -1,7 +1,5 @@
 //! Which objects a list or a watch is about.
 
-use std::collections::BTreeMap;
-
 use serde_json::{Value, json};
 
 use super::failure::Failure;
@@ -52,12 +50,8 @@ impl Filter {
         if !key.starts_with(&self.prefix) || (self.exact && key != self.prefix) {
             return Ok(false);
         }
-        if let Some(labels) = &self.labels {
-            let own: BTreeMap<String, String> =
-                record.labels().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-            if !labels.matches(&own) {
-                return Ok(false);
-            }
+        if self.labels.as_ref().is_some_and(|labels| !labels.matches_by(|key| record.label(key))) {
+            return Ok(false);
         }
         let Some(fields) = &self.fields else { return Ok(true) };
         if self.key_only {
