@@ -5,6 +5,7 @@
 mod cli;
 mod conformance;
 mod journeys;
+mod kills;
 mod kubectl;
 mod recording;
 mod support;
