@@ -74,7 +74,7 @@ async fn write_until_it_dies(client: Client, writer: usize, ledger: Ledger, stop
             }
             (true, Some(_)) => {
                 let mut next = map(&name, number);
-                next.metadata.resource_version = told.map(|told| told.version.to_string());
+                next.metadata.resource_version = told.as_ref().map(|told| told.version.to_string());
                 maps.replace(&name, &PostParams::default(), &next).await.map(|made| version(&made))
             }
         };

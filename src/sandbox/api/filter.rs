@@ -93,8 +93,8 @@ impl<'de> Visitor<'de> for Pick<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Self::Value, A::Error> {
         let mut picked = Map::new();
         while let Some(name) = fields.next_key::<String>()? {
-            let below = |path: &&'_ str| path.strip_prefix(name.as_str())?.strip_prefix('.');
-            let deeper: Vec<&str> = self.0.iter().filter_map(|path| below(path)).collect();
+            let deeper = self.0.iter().filter_map(|path| path.strip_prefix(name.as_str())?.strip_prefix('.'));
+            let deeper: Vec<&str> = deeper.collect();
             if self.0.contains(&name.as_str()) {
                 let value = fields.next_value()?;
                 picked.insert(name, value);
