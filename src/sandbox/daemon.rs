@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::api::LOCAL_SOCKET;
 use super::home::Home;
 use super::process::{self, Lock};
+use super::rotate;
 
 /// How long a start may take: on a loaded machine the store of many objects is read first.
 const START_LIMIT: Duration = Duration::from_secs(90);
@@ -27,8 +28,6 @@ const CLAIM_LIMIT: Duration = Duration::from_secs(5);
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 /// How long an answer may take before the process counts as not ready; it is asked again then.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
-/// A log beyond this size is set aside at the next start.
-const LOG_LIMIT: u64 = 16 << 20;
 /// How much of the log an error shows.
 const LOG_TAIL_LINES: usize = 12;
 
@@ -292,11 +291,29 @@ impl Daemon {
     fn rotate_log(&self) -> Result<u64, DaemonError> {
         let path = self.log_path();
         let size = std::fs::metadata(&path).map_or(0, |meta| meta.len());
-        if size <= LOG_LIMIT {
+        if size <= rotate::FULL {
             return Ok(size);
         }
-        std::fs::rename(&path, path.with_extension("log.1")).map_err(at(&path))?;
+        rotate::rotate(&path).map_err(at(&path))?;
         Ok(0)
+    }
+
+    /// Sets this very process's log aside once it is full, and goes on with a new one: for the process whose output it
+    /// is, and nobody else.
+    ///
+    /// # Errors
+    /// Where a file cannot be renamed or made; what is logged goes on where it did.
+    pub fn rotate_own_log(&self) -> Result<(), DaemonError> {
+        if self.rotate_log()? > 0 {
+            return Ok(());
+        }
+        let path = self.log_path();
+        let turn = || -> io::Result<()> {
+            let file = OpenOptions::new().create(true).append(true).open(&path)?;
+            rustix::stdio::dup2_stdout(&file)?;
+            Ok(rustix::stdio::dup2_stderr(&file)?)
+        };
+        turn().map_err(at(&path))
     }
 
     fn spawn(&self, command: &impl Fn() -> io::Result<Command>) -> Result<Child, DaemonError> {

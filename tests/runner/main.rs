@@ -4,6 +4,7 @@
 
 mod cli;
 mod conformance;
+mod isolation;
 mod journeys;
 mod kills;
 mod kubectl;
