@@ -4,9 +4,10 @@
 //! when the process ends in any way. `daemon.json` is there once it is ready, and names the process that wrote it.
 
 use std::fs::OpenOptions;
-use std::io::{self, Read as _, Seek, SeekFrom, Write as _};
+use std::io::{self, Seek, SeekFrom};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, UNIX_EPOCH};
@@ -14,6 +15,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
+use super::api::LOCAL_SOCKET;
 use super::home::Home;
 use super::process::{self, Lock};
 use super::rotate;
@@ -82,18 +84,28 @@ pub struct Record {
 
 impl Record {
     /// Whether the process answers a request. That its socket takes a connection says nothing: the kernel does that
-    /// for a while after the process was killed.
-    fn answers(&self) -> bool {
-        let ask = || -> io::Result<bool> {
-            let mut stream = TcpStream::connect_timeout(&self.server, ANSWER_LIMIT)?;
+    /// for a while after the process was killed. Its Unix socket answers through every fault that it was asked to have.
+    fn answers(&self, socket: &Path) -> bool {
+        let locally = || -> io::Result<bool> {
+            let stream = UnixStream::connect(socket)?;
             stream.set_read_timeout(Some(ANSWER_LIMIT))?;
-            write!(stream, "GET /readyz HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.server)?;
-            let mut start = [0; 5];
-            stream.read_exact(&mut start)?;
-            Ok(&start == b"HTTP/")
+            is_http(stream)
         };
-        ask().unwrap_or(false)
+        let by_network = || -> io::Result<bool> {
+            let stream = TcpStream::connect_timeout(&self.server, ANSWER_LIMIT)?;
+            stream.set_read_timeout(Some(ANSWER_LIMIT))?;
+            is_http(stream)
+        };
+        locally().or_else(|_| by_network()).unwrap_or(false)
     }
+}
+
+/// Whether a request is answered.
+fn is_http(mut stream: impl io::Read + io::Write) -> io::Result<bool> {
+    write!(stream, "GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let mut start = [0; 5];
+    stream.read_exact(&mut start)?;
+    Ok(&start == b"HTTP/")
 }
 
 /// Size and modification time of a program's file.
@@ -206,7 +218,11 @@ impl Daemon {
         let record = std::fs::read(self.record_path())
             .ok()
             .and_then(|text| serde_json::from_slice::<Record>(&text).ok())
-            .filter(|record| Some(record.pid) == holder && process::exists(record.pid) && record.answers());
+            .filter(|record| {
+                Some(record.pid) == holder
+                    && process::exists(record.pid)
+                    && record.answers(&self.home.state().join(LOCAL_SOCKET))
+            });
         Ok(record.map_or(State::Starting, State::Ready))
     }
 
@@ -411,7 +427,7 @@ mod tests {
         claim.ready(address).unwrap();
         let answering = std::thread::spawn(move || {
             let (mut stream, _) = server.accept().unwrap();
-            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+            io::Write::write_all(&mut stream, b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
             server
         });
         let State::Ready(record) = daemon.state().unwrap() else { panic!("not ready") };

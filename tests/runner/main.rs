@@ -6,6 +6,7 @@ mod cli;
 mod conformance;
 mod isolation;
 mod journeys;
+mod kills;
 mod kubectl;
 mod recording;
 mod support;
