@@ -1,6 +1,7 @@
 //! `dbctl sandbox`, and the one process that a sandbox is.
 
 mod down;
+mod identity;
 mod kubeconfig;
 mod logs;
 mod network;
