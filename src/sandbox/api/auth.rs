@@ -30,14 +30,12 @@ pub struct User {
 impl User {
     /// A part of the server itself, or its administrator.
     pub fn system(name: &str) -> Self {
-        Self {
-            username: name.to_owned(),
-            uid: None,
-            groups: vec!["system:masters".into(), AUTHENTICATED.into()],
-        }
+        Self { username: name.to_owned(), uid: None, groups: vec![MASTERS.into(), AUTHENTICATED.into()] }
     }
 }
 
+/// The group of those who may do everything.
+pub const MASTERS: &str = "system:masters";
 const AUTHENTICATED: &str = "system:authenticated";
 
 /// A named object that a token depends on.

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::auth::{Authenticator, User};
 use super::failure::Failure;
+use super::faults::Faults;
 use super::registry::{Registry, Resource, Subresource};
 use super::relay::NodeToken;
 use super::request::{Form, Query};
@@ -33,6 +34,8 @@ pub struct App {
     pub service_prefix: Ipv4Addr,
     /// The last bytes of the Service addresses in use.
     pub service_ips: Mutex<BTreeSet<u8>>,
+    /// What goes wrong on demand.
+    pub faults: Arc<Faults>,
     /// Cancelled when the server stops.
     pub stop: CancellationToken,
 }
@@ -66,6 +69,7 @@ impl App {
             headers: HeaderMap::new(),
             form: Form::Object,
             user: User::system("system:apiserver"),
+            exempt: true,
         }
     }
 }
@@ -91,6 +95,8 @@ pub struct Call {
     pub form: Form,
     /// Who asks.
     pub user: User,
+    /// Whether faults reach it.
+    pub exempt: bool,
 }
 
 impl Call {

@@ -8,6 +8,10 @@ use super::registry::Resource;
 use super::store::{StoreError, TooOld, WriteError};
 use crate::sandbox::object::{self, FieldError, error::status};
 
+/// Why a write is refused that builds on an object as it was.
+const MODIFIED: &str =
+    "the object has been modified; please apply your changes to the latest version and try again";
+
 /// A refusal, with its HTTP status code and `Status` body.
 #[derive(Clone, Debug)]
 pub struct Failure {
@@ -60,6 +64,13 @@ impl Failure {
             details["causes"] = causes;
         }
         Self::new(403, "Forbidden", &message, details)
+    }
+
+    /// 403 for a path that is no resource.
+    pub fn forbidden_path(user: &str, method: &http::Method, path: &str) -> Self {
+        let verb = method.as_str().to_lowercase();
+        let message = format!("forbidden: User \"{user}\" cannot {verb} path \"{path}\"");
+        Self::new(403, "Forbidden", &message, json!({}))
     }
 
     /// 404 for a path that leads nowhere.
@@ -117,9 +128,7 @@ impl Failure {
 
     /// 409 for a resourceVersion that is not the object's any more.
     pub fn stale(resource: &Resource, name: &str) -> Self {
-        let why =
-            "the object has been modified; please apply your changes to the latest version and try again";
-        Self::conflict(resource, name, why)
+        Self::conflict(resource, name, MODIFIED)
     }
 
     /// 410 for a resourceVersion that history does not reach back to.
@@ -176,6 +185,39 @@ impl Failure {
             _ => "InternalError",
         };
         Self::new(code, reason, message, Value::Null)
+    }
+
+    /// 409 as a write gets that others were quicker than, for whatever a path names.
+    pub fn outrun(group: &str, resource: &str, name: &str) -> Self {
+        let qualified = if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") };
+        let message = format!("Operation cannot be fulfilled on {qualified} \"{name}\": {MODIFIED}");
+        let mut details = json!({"name": name, "kind": resource});
+        if !group.is_empty() {
+            details["group"] = json!(group);
+        }
+        Self::new(409, "Conflict", &message, details)
+    }
+
+    /// 429 for a client that is to come back.
+    pub fn overloaded(seconds: u32) -> Self {
+        let message = "the server has received too many requests and has asked us to try again later";
+        Self::new(429, "TooManyRequests", message, json!({})).retry_after(Some(seconds))
+    }
+
+    /// 504 for what took too long.
+    pub fn timeout() -> Self {
+        let message = "Timeout: request did not complete within the allotted duration";
+        Self::new(504, "Timeout", message, json!({}))
+    }
+
+    /// The same, with the time after which the client may come back.
+    #[must_use]
+    pub fn retry_after(mut self, seconds: Option<u32>) -> Self {
+        if let Some(seconds) = seconds {
+            self.body["details"]["retryAfterSeconds"] = seconds.into();
+            self.retry_after = Some(seconds);
+        }
+        self
     }
 
     /// 503 for something else that does not answer.

@@ -15,6 +15,7 @@ mod delete;
 mod discovery;
 mod events;
 mod failure;
+pub mod faults;
 mod filter;
 mod hooks;
 mod logs;

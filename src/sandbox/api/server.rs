@@ -1,6 +1,7 @@
 //! Starting, dispatching requests, stopping.
 
 use std::collections::BTreeSet;
+use std::future::IntoFuture;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -8,20 +9,20 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, SystemTime};
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, Method, StatusCode, header};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::answer::value_response;
-use super::auth::{Authenticator, User};
+use super::auth::{Authenticator, MASTERS, User};
 use super::call::{App, Call};
 use super::delete::DeleteOptions;
 use super::failure::Failure;
+use super::faults::{self, Gate, Peer};
 use super::registry::{Registry, Subresource};
 use super::relay::NodeToken;
 use super::request::{Query, Target, negotiate};
@@ -35,6 +36,8 @@ use super::{
 
 /// Namespaces that are always there.
 const NAMESPACES: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
+/// The Unix socket in the state directory that answers as the port does, but is never subject to faults.
+pub const LOCAL_SOCKET: &str = "api.sock";
 /// How long requests may take to end once the server stops.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -56,22 +59,28 @@ pub async fn start(config: ApiConfig, stop: CancellationToken) -> Result<Started
     let app = Arc::new(open(&config, stop.clone())?);
     prepare(&app).await.map_err(|failure| ApiError::Bootstrap(failure.body().to_string()))?;
     let listen = |source| ApiError::Listen { address: config.address, source };
-    let listener = TcpListener::bind(config.address).await.map_err(listen)?;
-    let address = listener.local_addr().map_err(listen)?;
+    let gate = Gate::bind(config.address, Arc::clone(&app.faults)).await.map_err(listen)?;
+    let address = gate.address();
+    let socket = config.state_dir.join(LOCAL_SOCKET);
+    let local = faults::local(&socket).map_err(|source| ApiError::File { path: socket, source })?;
     let cleaner = tokio::spawn(crd::clean_up(Arc::clone(&app)));
     let expirer = tokio::spawn(events::expire(Arc::clone(&app)));
     let (authority, certificates) = certificates(&config, address)?;
-    let port = Port::new(listener, certificates.server_config()?).map_err(listen)?;
+    let port = Port::new(gate, certificates.server_config()?);
     let renewal = tokio::spawn(certificates.keep_fresh());
     let router = Router::new().fallback(answer).with_state(app);
     let task = tokio::spawn(async move {
-        let serving = axum::serve(port, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+        let locally =
+            axum::serve(local, router.clone()).with_graceful_shutdown(stop.clone().cancelled_owned());
+        let serving = axum::serve(port, router.into_make_service_with_connect_info::<Peer>())
+            .with_graceful_shutdown(stop.clone().cancelled_owned());
+        let serving = async { tokio::try_join!(serving.into_future(), locally.into_future()) };
         let expired = async {
             stop.cancelled().await;
             tokio::time::sleep(DRAIN).await;
         };
         let result = tokio::select! {
-            result = serving => result.map_err(ApiError::Serve),
+            result = serving => result.map(drop).map_err(ApiError::Serve),
             () = expired => Ok(()),
         };
         stop.cancel();
@@ -107,6 +116,7 @@ fn open(config: &ApiConfig, stop: CancellationToken) -> Result<App, ApiError> {
             .map_err(|source| ApiError::File { path: "/dev/urandom".into(), source })?,
         service_prefix: config.service_prefix,
         service_ips: Mutex::new(BTreeSet::new()),
+        faults: Arc::default(),
         stop,
     })
 }
@@ -158,23 +168,37 @@ async fn answer(State(app): State<Arc<App>>, request: Request) -> Response {
 
 async fn dispatch(app: &Arc<App>, request: Request) -> Result<Response, Failure> {
     let path = request.uri().path().to_owned();
+    let peer = request.extensions().get::<ConnectInfo<Peer>>().map(|info| info.0.clone());
+    if path != faults::PATH {
+        app.faults.meet_anybody(peer.as_ref()).await;
+    }
     if let Some(response) = open_path(&path) {
         return Ok(response);
     }
     let header = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let user = app.auth.caller(header, &app.store).ok_or_else(Failure::unauthorized)?;
-    if request.method() == Method::GET {
+    let (parts, body) = request.into_parts();
+    if path == faults::PATH {
+        if !user.groups.iter().any(|group| group == MASTERS) {
+            return Err(Failure::forbidden_path(&user.username, &parts.method, &path));
+        }
+        let bytes = body::read(body).await?;
+        return faults::answer(&app.faults, &parts.method, &parts.headers, &bytes, app.store.version());
+    }
+    let met = facts(&user, &parts.method, &parts.uri);
+    let afterwards = app.faults.meet(&met, peer.as_ref()).await?;
+    if parts.method == Method::GET {
         if path.starts_with("/openapi/") {
-            negotiate(request.headers())?;
+            negotiate(&parts.headers)?;
             return openapi::get(app, &path);
         }
-        if let Some(answer) = discovery::get(&app.registry(), &path, request.headers()) {
+        if let Some(answer) = discovery::get(&app.registry(), &path, &parts.headers) {
             return answer;
         }
     }
-    let (parts, body) = request.into_parts();
     let raw_query = parts.uri.query().unwrap_or_default().to_owned();
-    let call = call(app, &path, &raw_query, parts.headers.clone(), user)?;
+    let mut call = call(app, &path, &raw_query, parts.headers.clone(), user)?;
+    call.exempt = peer.is_none();
     if call.subresource.is_some_and(Subresource::connects) {
         return connect::serve(&call, Request::from_parts(parts, body)).await;
     }
@@ -183,10 +207,40 @@ async fn dispatch(app: &Arc<App>, request: Request) -> Result<Response, Failure>
         Method::GET => bytes::Bytes::new(),
         _ => body::read(body).await?,
     };
-    if call.subresource.is_some() {
-        return on_subresource(call, &parts.method, &raw_query, &bytes).await;
+    let answer = if call.subresource.is_some() {
+        on_subresource(call, &parts.method, &raw_query, &bytes).await
+    } else {
+        on_resource(call, &parts.method, &bytes).await
+    };
+    afterwards.instead_of(answer)
+}
+
+/// What faults are chosen by.
+fn facts(user: &User, method: &Method, uri: &http::Uri) -> faults::Request {
+    let target = Target::parse(uri.path());
+    let named = target.as_ref().is_some_and(|target| target.name.is_some());
+    let verb = match *method {
+        Method::GET if target.is_none() || named => "get",
+        Method::GET => "list",
+        Method::POST => "create",
+        Method::PUT => "update",
+        Method::PATCH => "patch",
+        Method::DELETE if named => "delete",
+        Method::DELETE => "deletecollection",
+        _ => "",
+    };
+    let watches = *method == Method::GET
+        && target.as_ref().is_some_and(|target| target.subresource.is_none())
+        && Query::parse(uri.query().unwrap_or_default()).flag("watch");
+    let target = target.unwrap_or_default();
+    faults::Request {
+        user: user.username.as_str().into(),
+        verb: if watches { "watch" } else { verb },
+        group: target.group.into(),
+        resource: target.plural.into(),
+        subresource: target.subresource.unwrap_or_default().into(),
+        name: target.name.unwrap_or_default(),
     }
-    on_resource(call, &parts.method, &bytes).await
 }
 
 /// What is answered to anybody.
@@ -234,6 +288,7 @@ fn call(app: &Arc<App>, path: &str, query: &str, headers: HeaderMap, user: User)
         headers,
         form,
         user,
+        exempt: false,
     })
 }
 

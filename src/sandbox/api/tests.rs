@@ -1,6 +1,7 @@
 //! The server over HTTP: the recorded scenarios that need no controller, and what the recordings do not touch.
 
 mod behaviour;
+mod faults;
 mod replay;
 
 use std::net::{Ipv4Addr, SocketAddr};

@@ -1,5 +1,6 @@
 //! Watches: what is there, then every change, one JSON document per chunk.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,9 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::call::Call;
 use super::failure::Failure;
+use super::faults::{self, Strike, WatchFaults};
 use super::filter::Filter;
 use super::request::Form;
-use super::store::{Change, Record, StoreError};
+use super::store::{Change, Record, StoreError, TooOld};
 use crate::sandbox::object::FieldError;
 
 /// How long a watch lasts whose client does not say: within the half hour to an hour of a real API server.
@@ -41,6 +43,7 @@ struct Watch {
     bookmarks: Option<Interval>,
     deadline: Instant,
     gone: CancellationToken,
+    faults: WatchFaults,
     ended: bool,
 }
 
@@ -52,7 +55,7 @@ pub fn open(call: Call) -> Result<Response, Failure> {
     let watch = Watch::new(call)?;
     let stream = futures::stream::unfold(watch, |mut watch| async move {
         let document = watch.next().await?;
-        Some((Ok::<_, std::convert::Infallible>(document), watch))
+        Some((document, watch))
     });
     let mut response = Response::new(Body::from_stream(stream));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -120,20 +123,42 @@ impl Watch {
             }),
             deadline: now + timeout,
             gone: custom.map(|custom| custom.gone.clone()).unwrap_or_default(),
+            faults: call.watch_faults(if from_state { None } else { asked }),
             ended: false,
             filter,
             call,
         })
     }
 
-    /// The next document; none when the watch has ended.
-    async fn next(&mut self) -> Option<Bytes> {
+    /// The next document; none when the watch has ended, an error when its connection is to break.
+    async fn next(&mut self) -> Option<io::Result<Bytes>> {
         loop {
+            match self.faults.now() {
+                Some(Strike::Drop) if !self.ended => {
+                    self.ended = true;
+                    return Some(Err(io::ErrorKind::ConnectionReset.into()));
+                }
+                Some(Strike::Expire) if !self.ended => {
+                    let oldest = self.call.app.store.version() + 1;
+                    return Some(Ok(self.fail(&Failure::too_old(self.cursor, TooOld { oldest }))));
+                }
+                _ => {}
+            }
+            if self.faults.stalled() {
+                tokio::select! {
+                    () = self.call.app.stop.cancelled() => return None,
+                    () = self.faults.stirs() => {
+                        // What happened meanwhile is told even where the watch's time is over.
+                        self.stale = true;
+                        continue;
+                    }
+                }
+            }
             match self.ready() {
-                Ok(Some(document)) => return Some(document),
+                Ok(Some(document)) => return Some(Ok(document)),
                 Ok(None) if self.ended => return None,
                 Ok(None) => {}
-                Err(error) => return Some(self.fail(&error.into())),
+                Err(error) => return Some(Ok(self.fail(&error.into()))),
             }
             if !self.wait().await {
                 return None;
@@ -187,6 +212,7 @@ impl Watch {
             () = self.call.app.stop.cancelled() => return false,
             () = self.gone.cancelled() => return false,
             () = sleep_until(self.deadline) => return false,
+            () = self.faults.stirs() => return true,
             _ = tick => self.bookmark_due = true,
             changed = self.changed.changed() => {
                 if changed.is_err() {
@@ -243,6 +269,24 @@ impl Watch {
     fn fail(&mut self, failure: &Failure) -> Bytes {
         self.ended = true;
         document("ERROR", failure.body())
+    }
+}
+
+impl Call {
+    /// The faults of a watch, which resumes from a version or begins with what is there.
+    fn watch_faults(&self, resumes: Option<u64>) -> WatchFaults {
+        if self.exempt {
+            return self.app.faults.of_exempt_watch();
+        }
+        let request = faults::Request {
+            user: self.user.username.as_str().into(),
+            verb: "watch",
+            group: (*self.resource.group).into(),
+            resource: (*self.resource.plural).into(),
+            subresource: Box::default(),
+            name: self.name.clone().unwrap_or_default(),
+        };
+        self.app.faults.of_watch(request, resumes)
     }
 }
 

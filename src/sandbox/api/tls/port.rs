@@ -5,52 +5,55 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::serve::Listener;
+use axum::extract::connect_info::Connected;
+use axum::serve::{IncomingStream, Listener};
 use rustls::ServerConfig;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 
+use crate::sandbox::api::faults::{Gate, Line, Peer};
+
 /// How long a client may take to begin, which a handshake is part of.
 const BEGIN_LIMIT: Duration = Duration::from_secs(30);
-/// How long accepting pauses when the process is out of file descriptors, or the like.
-const PAUSE: Duration = Duration::from_millis(100);
 /// What a TLS client says first: the record type of a handshake.
 const HANDSHAKE: u8 = 22;
 
 /// A connection that can be served.
-pub type Connection = Either<TcpStream, Box<TlsStream<TcpStream>>>;
+pub type Connection = Either<Line, Box<TlsStream<Line>>>;
 
 /// A port of both. Handshakes happen beside each other: a slow client keeps nobody waiting.
 #[derive(Debug)]
 pub struct Port {
     address: SocketAddr,
-    ready: mpsc::Receiver<(Connection, SocketAddr)>,
+    ready: mpsc::Receiver<(Connection, Peer)>,
     _accepting: JoinSet<()>,
 }
 
 impl Port {
-    /// Takes connections from a listener.
-    ///
-    /// # Errors
-    /// Where the listener has no address.
-    pub fn new(listener: TcpListener, config: ServerConfig) -> io::Result<Self> {
-        let address = listener.local_addr()?;
+    /// Takes connections from a gate.
+    pub fn new(gate: Gate, config: ServerConfig) -> Self {
+        let address = gate.address();
         let (sender, ready) = mpsc::channel(64);
         let mut accepting = JoinSet::new();
-        accepting.spawn(accept(listener, TlsAcceptor::from(Arc::new(config)), sender));
-        Ok(Self { address, ready, _accepting: accepting })
+        accepting.spawn(accept(gate, TlsAcceptor::from(Arc::new(config)), sender));
+        Self { address, ready, _accepting: accepting }
+    }
+}
+
+impl Connected<IncomingStream<'_, Port>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, Port>) -> Self {
+        stream.remote_addr().clone()
     }
 }
 
 impl Listener for Port {
     type Io = Connection;
-    type Addr = SocketAddr;
+    type Addr = Peer;
 
-    async fn accept(&mut self) -> (Connection, SocketAddr) {
+    async fn accept(&mut self) -> (Connection, Peer) {
         match self.ready.recv().await {
             Some(next) => next,
             // Only where the accepting task broke: there is nothing to serve any more.
@@ -58,45 +61,35 @@ impl Listener for Port {
         }
     }
 
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.address)
+    fn local_addr(&self) -> io::Result<Peer> {
+        Ok(Peer::nobody(self.address))
     }
 }
 
-async fn accept(listener: TcpListener, tls: TlsAcceptor, ready: mpsc::Sender<(Connection, SocketAddr)>) {
+async fn accept(mut gate: Gate, tls: TlsAcceptor, ready: mpsc::Sender<(Connection, Peer)>) {
     let mut beginning = JoinSet::new();
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let (line, peer) = tokio::select! {
+            accepted = gate.accept() => accepted,
             Some(_) = beginning.join_next() => continue,
         };
-        match accepted {
-            Ok((stream, peer)) => {
-                // A watch event is small and must not wait for the next one.
-                let _ = stream.set_nodelay(true);
-                let (tls, ready) = (tls.clone(), ready.clone());
-                beginning.spawn(async move {
-                    match tokio::time::timeout(BEGIN_LIMIT, begin(stream, &tls)).await {
-                        Ok(Ok(Some(connection))) => drop(ready.send((connection, peer)).await),
-                        Ok(Err(error)) => tracing::debug!(%error, %peer, "a handshake failed"),
-                        Ok(Ok(None)) | Err(_) => {}
-                    }
-                });
+        let (tls, ready) = (tls.clone(), ready.clone());
+        beginning.spawn(async move {
+            match tokio::time::timeout(BEGIN_LIMIT, begin(line, &tls)).await {
+                Ok(Ok(Some(connection))) => drop(ready.send((connection, peer)).await),
+                Ok(Err(error)) => tracing::debug!(%error, peer = %peer.address, "a handshake failed"),
+                Ok(Ok(None)) | Err(_) => {}
             }
-            Err(error) => {
-                tracing::debug!(%error, "a connection was not accepted");
-                tokio::time::sleep(PAUSE).await;
-            }
-        }
+        });
     }
 }
 
 /// Waits for the first byte, and speaks as it asks; none for a client that says nothing.
-async fn begin(stream: TcpStream, tls: &TlsAcceptor) -> io::Result<Option<Connection>> {
+async fn begin(mut line: Line, tls: &TlsAcceptor) -> io::Result<Option<Connection>> {
     let mut first = [0];
-    Ok(match stream.peek(&mut first).await? {
+    Ok(match line.peek(&mut first).await? {
         0 => None,
-        _ if first[0] == HANDSHAKE => Some(Either::Right(Box::new(tls.accept(stream).await?))),
-        _ => Some(Either::Left(stream)),
+        _ if first[0] == HANDSHAKE => Some(Either::Right(Box::new(tls.accept(line).await?))),
+        _ => Some(Either::Left(line)),
     })
 }
