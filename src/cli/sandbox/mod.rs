@@ -5,12 +5,14 @@ mod identity;
 mod kubeconfig;
 mod logs;
 mod network;
+mod parts;
 mod reset;
 mod serve;
 pub mod software;
 pub mod start;
 mod status;
 
+use std::net::Ipv4Addr;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -74,6 +76,27 @@ enum Command {
         #[arg(short, long)]
         yes: bool,
     },
+    /// Run the sandbox's node alone, for any API server
+    ///
+    /// Pods that are placed on it run as processes of this machine. It needs an administrator's kubeconfig. Its files are
+    /// in DBCTL_HOME, which no other part uses at the same time.
+    Node {
+        /// Name of its Node object
+        #[arg(long, value_name = "NAME", default_value = "sandbox")]
+        name: String,
+    },
+    /// Run the sandbox's controllers alone, for any API server that has none
+    ///
+    /// They are what of Kubernetes' own a database relies on: StatefulSets, Services' endpoints, volumes, garbage
+    /// collection, scheduling. It needs an administrator's kubeconfig.
+    Controllers,
+    /// Run the sandbox's API server alone
+    #[command(hide = true)]
+    Api {
+        /// The /24 that Services get their addresses from [default: one of the loopback]
+        #[arg(long, value_name = "ADDRESS")]
+        services: Option<Ipv4Addr>,
+    },
     /// Be the sandbox's process
     #[command(hide = true)]
     Run {
@@ -95,12 +118,19 @@ pub fn run(context: &Context, args: SandboxArgs) -> Result<ExitCode> {
         Command::Shim => return Ok(crate::sandbox::node::shim_main()),
         command => command,
     };
+    if let Command::Controllers = command {
+        parts::controllers(context)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let home = Home::locate().map_err(CliError::failed)?;
-    if let Command::Run { background } = command {
-        serve::run(context, &home, background)?;
-    } else {
-        super::log_to_stderr(context, &super::COMMAND_LOG);
-        manage(context, &home, command)?;
+    match command {
+        Command::Run { background } => serve::run(context, &home, background)?,
+        Command::Node { name } => parts::node(context, &home, &name)?,
+        Command::Api { services } => parts::api(context, &home, services)?,
+        command => {
+            super::log_to_stderr(context, &super::COMMAND_LOG);
+            manage(context, &home, command)?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -113,6 +143,10 @@ fn manage(context: &Context, home: &Home, command: Command) -> Result<()> {
         Command::Kubeconfig { raw } => kubeconfig::run(context, home, raw),
         Command::Logs { follow, tail } => logs::run(context, home, follow, tail),
         Command::Reset { yes } => reset::run(context, home, yes),
-        Command::Run { .. } | Command::Shim => Ok(()),
+        Command::Run { .. }
+        | Command::Node { .. }
+        | Command::Controllers
+        | Command::Api { .. }
+        | Command::Shim => Ok(()),
     }
 }
