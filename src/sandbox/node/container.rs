@@ -20,6 +20,7 @@ use super::context::Context;
 use super::ending;
 use super::env::{Scope, expand, variables};
 use super::events::Kind;
+use super::exec::Live;
 use super::paths::Mounts;
 use super::probing::{self, Unhealthy};
 use super::process::{Exit, Process, ProcessError};
@@ -310,7 +311,11 @@ impl Runner {
             spec: Arc::new(prepared.spec),
             mounts: prepared.mounts,
         };
+        let live =
+            Live { door: process.door(), spec: Arc::clone(&target.spec), mounts: Arc::clone(&target.mounts) };
+        self.run.set_live(self.name(), Some(live));
         let exit = self.stay(&mut process, &target, stop).await;
+        self.run.set_live(self.name(), None);
         let message = ending::message(&self.container, &prepared.message, &log, exit.code);
         self.ended(&id, Some(started), &exit, None, message);
         Ended { code: exit.code, ran: begun.elapsed() }

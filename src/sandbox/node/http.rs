@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{any, get};
 use bytes::Bytes;
 use http::StatusCode;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
@@ -17,6 +17,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::context::Context;
+use super::exec::exec;
+use super::forward::port_forward;
 use super::guard::{self, Guard};
 use super::logs::{Follower, Select, limit};
 use super::run::Run;
@@ -62,13 +64,16 @@ pub(super) async fn serve(
 ) -> std::io::Result<()> {
     let router = Router::new()
         .route("/containerLogs/{namespace}/{pod}/{container}", get(container_logs))
+        .route("/exec/{namespace}/{pod}/{container}", any(exec))
+        .route("/portForward/{namespace}/{pod}", any(port_forward))
         .route("/healthz", get(|| async { "ok" }))
         .layer(from_fn_with_state(Guard::new(context.client.clone(), &context.config.name), guard::check))
         .with_state((context, stop.clone()));
     axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 
-type Shared = (Arc<Context>, CancellationToken);
+/// What all handlers get.
+pub(super) type Shared = (Arc<Context>, CancellationToken);
 
 async fn container_logs(
     State((context, stop)): State<Shared>,

@@ -1,14 +1,17 @@
 //! The daemon's side of a shim.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::net::UnixStream;
+use tokio::process::{Child, ChildStdout, Command};
 use tokio::sync::mpsc;
 
+use super::execution::{Door, Execs, pass};
 use super::shim::tree::Mark;
 use super::shim::{Order, Report, Spec};
 
@@ -60,22 +63,26 @@ pub struct Launcher {
 pub struct Process {
     /// When it was.
     pub started: Timestamp,
-    orders: mpsc::UnboundedSender<Order>,
-    lines: Lines<BufReader<ChildStdout>>,
+    orders: mpsc::UnboundedSender<Message>,
+    reports: mpsc::UnboundedReceiver<Report>,
+    door: Door,
     shim: Child,
     mark: Mark,
     /// Its last report, kept while the shim itself ends: whoever waits may be interrupted in between.
     last: Option<Report>,
 }
 
+/// An order, with the open files that go along.
+pub(super) type Message = (Order, Vec<OwnedFd>);
+
 /// Gives orders to a container, from anywhere.
 #[derive(Clone, Debug)]
-pub struct Orders(mpsc::UnboundedSender<Order>);
+pub struct Orders(mpsc::UnboundedSender<Message>);
 
 impl Orders {
     /// Gives an order; a container that has ended ignores it.
     pub fn give(&self, order: Order) {
-        let _ = self.0.send(order);
+        let _ = self.0.send((order, Vec::new()));
     }
 }
 
@@ -95,10 +102,21 @@ impl Launcher {
         let marks = [(HOME_MARK.to_owned(), home), (CONTAINER_MARK.to_owned(), id.to_owned())];
         spec.env.extend(marks.clone());
         let mut command = Command::new(self.shim.first().map(String::as_str).unwrap_or_default());
-        command.args(self.shim.iter().skip(1)).env_clear().envs(marks).current_dir("/").process_group(0);
-        let mut shim =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn()?;
-        let (Some(mut stdin), Some(stdout)) = (shim.stdin.take(), shim.stdout.take()) else {
+        command
+            .args(self.shim.iter().skip(1))
+            .env_clear()
+            .envs(marks.clone())
+            .current_dir("/")
+            .process_group(0);
+        // A socket, since open files go through it too.
+        let (mut stdin, far) = UnixStream::pair()?;
+        let far = far.into_std()?;
+        far.set_nonblocking(false)?;
+        command.stdin(Stdio::from(OwnedFd::from(far))).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        let mut shim = command.spawn()?;
+        // It holds the other end of the socket.
+        drop(command);
+        let Some(stdout) = shim.stdout.take() else {
             return Err(std::io::Error::other("no pipes").into());
         };
         let mut line = serde_json::to_vec(&spec).map_err(std::io::Error::other)?;
@@ -111,7 +129,11 @@ impl Launcher {
         let mut lines = BufReader::new(stdout).lines();
         match next(&mut lines).await? {
             Some(Report::Started { at, .. }) => {
-                Ok(Process { started: at, orders, lines, shim, mark, last: None })
+                let execs = Execs::default();
+                let (sender, reports) = mpsc::unbounded_channel();
+                tokio::spawn(sort(lines, execs.clone(), sender));
+                let door = Door::new(orders.downgrade(), execs, marks.to_vec());
+                Ok(Process { started: at, orders, reports, door, shim, mark, last: None })
             }
             Some(Report::Failed { message }) => {
                 let _ = shim.wait().await;
@@ -122,15 +144,18 @@ impl Launcher {
     }
 }
 
-/// Orders on their way to the shim; its standard input closes when nobody can give orders any more.
-async fn pass(mut stdin: ChildStdin, mut inbox: mpsc::UnboundedReceiver<Order>) {
-    while let Some(order) = inbox.recv().await {
-        let Ok(mut line) = serde_json::to_vec(&order) else { continue };
-        line.push(b'\n');
-        if stdin.write_all(&line).await.is_err() {
-            return;
+/// Tells what the shim says of commands beside the main process from what it says of that.
+async fn sort(
+    mut lines: Lines<BufReader<ChildStdout>>,
+    execs: Execs,
+    reports: mpsc::UnboundedSender<Report>,
+) {
+    while let Ok(Some(report)) = next(&mut lines).await {
+        if let Some(report) = execs.take(report) {
+            let _ = reports.send(report);
         }
     }
+    execs.end();
 }
 
 async fn next(lines: &mut Lines<BufReader<ChildStdout>>) -> std::io::Result<Option<Report>> {
@@ -151,10 +176,15 @@ impl Process {
         Orders(self.orders.clone())
     }
 
+    /// The way for further commands into it.
+    pub(super) fn door(&self) -> Door {
+        self.door.clone()
+    }
+
     /// Waits until it has ended and nothing of it is left.
     pub async fn wait(&mut self) -> Exit {
         if self.last.is_none() {
-            self.last = next(&mut self.lines).await.ok().flatten();
+            self.last = self.reports.recv().await;
         }
         let _ = self.shim.wait().await;
         if let Some(Report::Exited { code, signal, at, output }) = self.last.clone() {

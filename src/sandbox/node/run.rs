@@ -1,7 +1,8 @@
 //! One pod on this node: what it is, what its containers do, and whether it is to end.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use k8s_openapi::api::core::v1::{Container, ContainerState, ContainerStateTerminated, ContainerStatus, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -10,6 +11,7 @@ use kube::ResourceExt;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::exec::Live;
 use super::status::{Facts, waiting};
 
 /// Whether a pod's containers are to go on.
@@ -34,6 +36,8 @@ pub(super) struct Run {
     /// What its containers do.
     pub facts: watch::Sender<Facts>,
     pub stop: watch::Sender<Stop>,
+    /// The containers that run, by name.
+    live: Mutex<BTreeMap<String, Live>>,
 }
 
 impl Run {
@@ -50,6 +54,7 @@ impl Run {
             pod: watch::Sender::new(pod),
             facts: watch::Sender::new(facts),
             stop: watch::Sender::new(Stop::No),
+            live: Mutex::default(),
         }
     }
 
@@ -76,6 +81,20 @@ impl Run {
     pub fn status(&self, name: &str) -> Option<ContainerStatus> {
         let facts = self.facts.borrow();
         facts.init.iter().chain(&facts.main).find(|status| status.name == name).cloned()
+    }
+
+    /// The way into a container, while it runs.
+    pub fn live(&self, container: &str) -> Option<Live> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner).get(container).cloned()
+    }
+
+    /// A container runs now, or does not any more.
+    pub fn set_live(&self, container: &str, live: Option<Live>) {
+        let mut all = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        match live {
+            Some(live) => drop(all.insert(container.to_owned(), live)),
+            None => drop(all.remove(container)),
+        }
     }
 
     /// A container's log of its nth start.

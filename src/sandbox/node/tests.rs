@@ -8,10 +8,12 @@ use k8s_openapi::api::core::v1::{
     ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{DeleteParams, ListParams, LogParams, Patch, PatchParams, PostParams};
+use kube::api::{
+    AttachParams, DeleteParams, ListParams, LogParams, Patch, PatchParams, PostParams, TerminalSize,
+};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
@@ -576,5 +578,142 @@ async fn a_node_answers_the_api_server_and_nobody_without_a_right() {
     assert_eq!(code(None).await, 401);
     assert_eq!(code(Some("no token")).await, 401);
     assert_eq!(code(Some(ADMIN)).await, 200);
+    cluster.end().await;
+}
+
+/// Runs a command in a pod's container; what it wrote, and the status.
+async fn exec(
+    cluster: &Cluster,
+    pod: &str,
+    command: &[&str],
+    input: Option<&str>,
+) -> (String, String, Value) {
+    let params = AttachParams::default().stdin(input.is_some()).stdout(true).stderr(true);
+    let mut process = cluster.api::<Pod>().exec(pod, command.iter().copied(), &params).await.unwrap();
+    let status = process.take_status().unwrap();
+    let stdin = process.stdin();
+    let typing = async {
+        if let (Some(input), Some(mut stdin)) = (input, stdin) {
+            stdin.write_all(input.as_bytes()).await.unwrap();
+            stdin.shutdown().await.unwrap();
+        }
+    };
+    let (mut stdout, mut stderr) = (process.stdout().unwrap(), process.stderr().unwrap());
+    let (mut out, mut err) = (String::new(), String::new());
+    let (one, two) = (stdout.read_to_string(&mut out), stderr.read_to_string(&mut err));
+    let (one, two, ()) = tokio::join!(one, two, typing);
+    one.unwrap();
+    two.unwrap();
+    (out, err, serde_json::to_value(status.await).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_run_in_a_container_and_end_with_it() {
+    let cluster = Cluster::start().await;
+    let container = json!({"env": [{"name": "GREETING", "value": "hello"}],
+        "volumeMounts": [{"name": "v", "mountPath": "/data"}]});
+    let spec = json!({"volumes": [{"name": "v", "emptyDir": {}}]});
+    cluster.pod("p", "echo up; trap 'exit 0' TERM; while :; do sleep 0.1; done", spec, container).await;
+    cluster.until_logged("p", "up").await;
+
+    let script = "echo $GREETING; echo oops >&2; id -u; echo kept > $0/file; exit 3";
+    let (out, err, status) = exec(&cluster, "p", &["sh", "-c", script, "/data"], None).await;
+    let user = Identity::of_pods().ids.map_or_else(|| rustix::process::getuid().as_raw(), |(user, _)| user);
+    assert_eq!((out.as_str(), err.as_str()), (format!("hello\n{user}\n").as_str(), "oops\n"));
+    assert_eq!(status["reason"], "NonZeroExitCode");
+    assert_eq!(status["details"]["causes"], json!([{"reason": "ExitCode", "message": "3"}]));
+
+    let long = "0123456789abcdef".repeat(20_000);
+    let (out, _, status) = exec(&cluster, "p", &["sh", "-c", "cat; cat $0", "/data/file"], Some(&long)).await;
+    assert!(out == format!("{long}kept\n"), "{} bytes", out.len());
+    assert_eq!(status["status"], "Success");
+    let (_, _, status) = exec(&cluster, "p", &["no-such-program"], None).await;
+    let message = status["message"].as_str().unwrap();
+    assert!(message.contains("exec: \"no-such-program\": executable file not found in $PATH"), "{message}");
+
+    // What is left behind by one command is still there for the next, and gone with the container.
+    let processes = cluster.processes();
+    exec(&cluster, "p", &["sh", "-c", "sleep 1000 >/dev/null 2>&1 & echo started"], None).await;
+    assert_eq!(cluster.processes(), processes + 1);
+    let sleeper = tokio::spawn({
+        let api = cluster.api::<Pod>();
+        async move {
+            let params = AttachParams::default().stderr(false);
+            let mut process = api.exec("p", ["sleep", "1000"], &params).await.unwrap();
+            process.take_status().unwrap().await
+        }
+    });
+    while cluster.processes() < processes + 2 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    cluster.api::<Pod>().delete("p", &DeleteParams::default()).await.unwrap();
+    cluster.until_gone("p").await;
+    sleeper.await.unwrap();
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_terminal_has_a_size_and_ends_with_its_client() {
+    let cluster = Cluster::start().await;
+    cluster.pod("p", "echo up; exec sleep 1000", json!({}), json!({})).await;
+    cluster.until_logged("p", "up").await;
+    let params = AttachParams::interactive_tty();
+    let mut process = cluster.api::<Pod>().exec("p", ["sh"], &params).await.unwrap();
+    let mut size = process.terminal_size().unwrap();
+    size.try_send(TerminalSize { height: 33, width: 99 }).unwrap();
+    let (mut stdin, mut stdout) = (process.stdin().unwrap(), process.stdout().unwrap());
+    let mut seen = String::new();
+    let mut until = async |text: &str| {
+        let mut bytes = [0; 1024];
+        while !seen.contains(text) {
+            let count = stdout.read(&mut bytes).await.unwrap();
+            assert!(count > 0, "no {text:?} in {seen:?}");
+            seen.push_str(&String::from_utf8_lossy(&bytes[..count]));
+        }
+    };
+    stdin.write_all(b"until stty size | grep '33 99'; do :; done; tty; echo $((6 * 7))=\n").await.unwrap();
+    until("33 99\r\n").await;
+    until("/dev/pts/").await;
+    until("42=").await;
+    // The terminal is a controlling one: an interrupt reaches what runs in it, and not the shell's end.
+    stdin.write_all(b"echo run; sleep 1000; echo interrupted=$?\n").await.unwrap();
+    until("run\r\n").await;
+    stdin.write_all(b"\x03").await.unwrap();
+    stdin.write_all(b"echo still $((1 + 1))\n").await.unwrap();
+    until("still 2").await;
+    let before = cluster.processes();
+    drop((stdin, stdout, size));
+    process.abort();
+    drop(process);
+    while cluster.processes() >= before {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    cluster.api::<Pod>().delete("p", &DeleteParams::default().grace_period(0)).await.unwrap();
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pods_port_is_a_stream() {
+    let cluster = Cluster::start().await;
+    let script = "import os, socketserver\n\
+        class Echo(socketserver.StreamRequestHandler):\n    \
+            def handle(self):\n        \
+                self.wfile.write(self.rfile.readline().upper())\n\
+        with socketserver.TCPServer((os.environ['LISTEN_ADDRESS'], 9999), Echo) as server:\n    \
+            print('up', flush=True)\n    \
+            server.serve_forever()\n";
+    let container = json!({"command": ["python3", "-c", script]});
+    cluster.pod("p", "", json!({}), container).await;
+    cluster.until_logged("p", "up").await;
+    let mut forwarder = cluster.api::<Pod>().portforward("p", &[9999]).await.unwrap();
+    let mut stream = forwarder.take_stream(9999).unwrap();
+    stream.write_all(b"hello\n").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert_eq!(answer, "HELLO\n");
+    let mut forwarder = cluster.api::<Pod>().portforward("p", &[9998]).await.unwrap();
+    let message = forwarder.take_error(9998).unwrap().await.unwrap();
+    assert!(message.contains("error forwarding port 9998 to pod p"), "{message}");
+    cluster.api::<Pod>().delete("p", &DeleteParams::default().grace_period(0)).await.unwrap();
     cluster.end().await;
 }

@@ -8,11 +8,16 @@
 //! It is told by lines on its standard input (first a [`Spec`] as JSON, since arguments can be read by everybody, then
 //! [`Order`]s) and answers with [`Report`]s, a line each, on its standard output.
 
+mod exec;
+mod inbox;
 mod log;
+pub use exec::Exec;
+pub(super) use inbox::MAX_FILES;
 pub(super) use log::set_aside;
 pub(crate) mod tree;
 
-use std::io::{BufRead, Read, Write};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
@@ -21,9 +26,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rustix::process::{Pid, Signal, WaitOptions};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions};
 use serde::{Deserialize, Serialize};
 
+use exec::Execs;
+use inbox::Inbox;
 use log::Sink;
 
 /// What a shim is to run.
@@ -42,13 +49,20 @@ pub struct Spec {
 }
 
 /// What a running shim is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Order {
     /// Send SIGTERM to the main process.
     Terminate,
     /// Kill everything, now.
     Kill,
+    /// Run a command beside the main process. Its standard streams come along as open files.
+    Exec(Box<Exec>),
+    /// Kill what such a command started.
+    KillExec {
+        /// Which one.
+        id: u64,
+    },
 }
 
 /// What a shim answers.
@@ -78,10 +92,29 @@ pub enum Report {
         /// The end of its output, where there is no log.
         output: String,
     },
+    /// A command beside the main process runs.
+    ExecStarted {
+        /// Which one.
+        id: u64,
+    },
+    /// It could not be started.
+    ExecFailed {
+        /// Which one.
+        id: u64,
+        /// Why not.
+        message: String,
+    },
+    /// It ended.
+    ExecExited {
+        /// Which one.
+        id: u64,
+        /// Its exit code, or 128 and the signal that ended it.
+        code: i32,
+    },
 }
 
 enum Event {
-    Order(Order),
+    Order(Order, Vec<OwnedFd>),
     Reaped(Pid, ExitStatus),
     Childless,
 }
@@ -100,6 +133,9 @@ const KILL_PAUSE: Duration = Duration::from_millis(5);
 
 /// The entry of `dbctl sandbox shim`: runs one container until nothing of it is left.
 pub fn shim_main() -> ExitCode {
+    if let Some(code) = exec::become_command() {
+        return code;
+    }
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -113,22 +149,22 @@ fn run() -> Result<(), ShimError> {
     // Without this, orphans would go to init and outlive the container.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(|errno| ShimError::Io("adopt orphans", errno.into()))?;
-    let mut line = String::new();
-    std::io::stdin().lock().read_line(&mut line).map_err(|error| ShimError::Io("read what to run", error))?;
-    if line.is_empty() {
+    let stdin = std::io::stdin().as_fd().try_clone_to_owned();
+    let stdin = stdin.map_err(|error| ShimError::Io("use the standard input", error))?;
+    let mut inbox = Inbox::new(stdin);
+    let line = inbox.line().map_err(|error| ShimError::Io("read what to run", error))?;
+    let Some(line) = line else {
         return Ok(()); // The daemon died before it said what to run.
-    }
+    };
     let spec: Spec = serde_json::from_str(&line)?;
     let sink = Sink::open(spec.log.as_deref()).map_err(|error| ShimError::Io("open the log", error))?;
-    let (events, inbox) = channel();
+    let (events, queue) = channel();
     let (main, readers) = match start(&spec, &sink) {
         Ok(started) => started,
         Err(error) => {
             let program = spec.command.first().map(String::as_str).unwrap_or_default();
             let message = match error.kind() {
-                std::io::ErrorKind::NotFound => {
-                    format!("exec: {program:?}: executable file not found in $PATH")
-                }
+                std::io::ErrorKind::NotFound => exec::not_found(program),
                 _ => format!("exec: {program:?}: {error}"),
             };
             report(&Report::Failed { message });
@@ -136,9 +172,9 @@ fn run() -> Result<(), ShimError> {
         }
     };
     report(&Report::Started { pid: main.as_raw_nonzero().get(), at: Timestamp::now() });
-    listen(events.clone());
+    listen(inbox, events.clone());
     reap(events);
-    let (status, at) = supervise(main, &inbox);
+    let (status, at) = supervise(main, &queue);
     for reader in readers {
         // Their pipes have no writer left.
         let _ = reader.join();
@@ -183,16 +219,16 @@ fn start(spec: &Spec, sink: &Sink) -> std::io::Result<(Pid, Vec<JoinHandle<()>>)
 }
 
 /// Orders from the daemon; its end is the order to kill.
-fn listen(events: Sender<Event>) {
+fn listen(mut inbox: Inbox, events: Sender<Event>) {
     std::thread::spawn(move || {
-        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
-            if let Ok(order) = serde_json::from_str(&line)
-                && events.send(Event::Order(order)).is_err()
-            {
+        while let Ok(Some(line)) = inbox.line() {
+            let Ok(order) = serde_json::from_str(&line) else { continue };
+            let files = if matches!(order, Order::Exec(_)) { inbox.files(MAX_FILES) } else { Vec::new() };
+            if events.send(Event::Order(order, files)).is_err() {
                 return;
             }
         }
-        let _ = events.send(Event::Order(Order::Kill));
+        let _ = events.send(Event::Order(Order::Kill, Vec::new()));
     });
 }
 
@@ -200,16 +236,22 @@ fn listen(events: Sender<Event>) {
 fn reap(events: Sender<Event>) {
     std::thread::spawn(move || {
         loop {
-            match rustix::process::wait(WaitOptions::empty()) {
-                Ok(Some((pid, status))) => {
-                    let status = ExitStatus::from_raw(status.as_raw());
-                    if events.send(Event::Reaped(pid, status)).is_err() {
-                        return;
-                    }
-                }
-                Ok(None) | Err(rustix::io::Errno::INTR) => {}
+            // Only looked at first: a child that is not started yet is not for this thread to take.
+            let ended = rustix::process::waitid(WaitId::All, WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+            match ended {
+                Ok(_) => {}
+                Err(rustix::io::Errno::INTR) => continue,
                 Err(_) => {
                     let _ = events.send(Event::Childless);
+                    return;
+                }
+            }
+            let quiet = exec::quiet();
+            let reaped = rustix::process::wait(WaitOptions::NOHANG);
+            drop(quiet);
+            if let Ok(Some((pid, status))) = reaped {
+                let status = ExitStatus::from_raw(status.as_raw());
+                if events.send(Event::Reaped(pid, status)).is_err() {
                     return;
                 }
             }
@@ -221,12 +263,15 @@ fn reap(events: Sender<Event>) {
 fn supervise(main: Pid, inbox: &Receiver<Event>) -> (ExitStatus, Timestamp) {
     let mut ended = None;
     let mut childless = false;
+    let mut execs = Execs::default();
     while ended.is_none() && !childless {
         match inbox.recv() {
             Ok(Event::Reaped(pid, status)) if pid == main => ended = Some((status, Timestamp::now())),
-            Ok(Event::Reaped(..)) => {}
-            Ok(Event::Order(Order::Terminate)) => drop(rustix::process::kill_process(main, Signal::TERM)),
-            Ok(Event::Order(Order::Kill)) | Err(_) => break,
+            Ok(Event::Reaped(pid, status)) => execs.reaped(pid, status),
+            Ok(Event::Order(Order::Terminate, _)) => drop(rustix::process::kill_process(main, Signal::TERM)),
+            Ok(Event::Order(Order::Exec(exec), files)) => execs.start(&exec, files),
+            Ok(Event::Order(Order::KillExec { id }, _)) => execs.kill(id),
+            Ok(Event::Order(Order::Kill, _)) | Err(_) => break,
             Ok(Event::Childless) => childless = true,
         }
     }
@@ -234,6 +279,7 @@ fn supervise(main: Pid, inbox: &Receiver<Event>) -> (ExitStatus, Timestamp) {
         tree::kill_descendants(rustix::process::getpid());
         match inbox.recv_timeout(KILL_PAUSE) {
             Ok(Event::Reaped(pid, status)) if pid == main => ended = Some((status, Timestamp::now())),
+            Ok(Event::Reaped(pid, status)) => execs.reaped(pid, status),
             Ok(Event::Childless) => childless = true,
             _ => {}
         }
