@@ -11,9 +11,10 @@ use super::body::{self, finalizers, meta, metadata_mut};
 use super::call::{Call, Refused};
 use super::create::{self, stamp};
 use super::failure::Failure;
+use super::rbac::Attributes;
 use super::registry::Subresource;
 use super::store::{Record, WriteError};
-use super::{cluster_ip, hooks};
+use super::{cluster_ip, gate, hooks};
 use crate::sandbox::object::apply::{ApplyError, apply, track_update};
 use crate::sandbox::object::{FieldError, builtin, error, invalid, patch};
 
@@ -162,6 +163,15 @@ async fn create_applied(call: &Call, applied: &Value) -> Result<Outcome, Refused
         );
         return Err(Failure::conflict(&call.resource, call.name()?, &why).into());
     }
+    // Who makes an object by applying it must be allowed to make it.
+    let asked = Attributes::resource(
+        "create",
+        &call.resource.group,
+        &call.resource.plural,
+        call.namespace.as_deref().unwrap_or_default(),
+        call.name()?,
+    );
+    gate::authorize(&call.app, &call.user, &asked)?;
     let warnings = call.unknown_fields(applied)?;
     let object = apply_over(call, None, applied)?;
     let object = create::make(call, object, true).await?;
@@ -313,7 +323,7 @@ fn prepare(call: &Call, edit: &Edit, new: &mut Value, live: &Value) -> Result<()
         }
     };
     if errors.is_empty() {
-        hooks::check(call, new)
+        hooks::check(call, Some(live), new)
     } else {
         Err(Failure::invalid(resource, call.name()?, &errors))
     }
