@@ -63,7 +63,7 @@ pub async fn run_with(
 /// # Errors
 /// Where a part of it ends before that, which is a defect.
 pub async fn provision(client: Client, stop: CancellationToken) -> Result<(), ControllersError> {
-    let context = Arc::new(Context::new(client, Config { any_storage_class: false }));
+    let context = Arc::new(Context::new(client, Config { any_storage_class: false, ..Config::default() }));
     let mut tasks = Tasks::new(Arc::clone(&context), stop.child_token());
     volumes::start_provisioner(&context, &mut tasks);
     context.caches.follow(&context.client, &mut tasks);
