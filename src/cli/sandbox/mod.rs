@@ -1,5 +1,6 @@
 //! `dbctl sandbox`, and the one process that a sandbox is.
 
+mod clash;
 mod down;
 mod identity;
 mod kubeconfig;
@@ -22,6 +23,8 @@ use super::Context;
 use super::error::{CliError, Result};
 use super::output::Document;
 use crate::sandbox::home::Home;
+use crate::sandbox::node::{Isolation, VolumeMode};
+use network::Wishes;
 
 /// Manage the sandbox: one machine, no cluster
 ///
@@ -36,7 +39,13 @@ pub struct SandboxArgs {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Start the sandbox, if it does not run
-    Up,
+    ///
+    /// How pods are connected and what volumes are is decided at the first start, and kept until `dbctl sandbox reset`.
+    #[command(visible_alias = "start")]
+    Up {
+        #[command(flatten)]
+        kind: Kind,
+    },
     /// Stop the sandbox and everything in it; databases are kept
     ///
     /// The databases' processes are stopped as a cluster would stop them, so that PostgreSQL shuts down cleanly.
@@ -84,6 +93,8 @@ enum Command {
         /// Name of its Node object
         #[arg(long, value_name = "NAME", default_value = "sandbox")]
         name: String,
+        #[command(flatten)]
+        kind: Kind,
     },
     /// Run the sandbox's controllers alone, for any API server that has none
     ///
@@ -103,10 +114,31 @@ enum Command {
         /// Leave the terminal's session
         #[arg(long)]
         background: bool,
+        #[command(flatten)]
+        kind: Kind,
     },
     /// Be the parent of a container's process
     #[command(hide = true)]
     Shim,
+}
+
+/// What kind of sandbox is made.
+#[derive(Clone, Copy, Debug, Default, Args)]
+struct Kind {
+    /// How pods are connected: by addresses of the loopback, or each by a network namespace of its own, whose
+    /// connections can be cut (needs root, on Linux) [default: loopback]
+    #[arg(long, value_enum, value_name = "KIND")]
+    network: Option<Isolation>,
+    /// What volumes are: directories, or file systems of the size that is asked for, which can be full (needs root, on
+    /// Linux) [default: directories]
+    #[arg(long, value_enum, value_name = "KIND")]
+    volumes: Option<VolumeMode>,
+}
+
+impl From<Kind> for Wishes {
+    fn from(kind: Kind) -> Self {
+        Self { isolation: kind.network, volumes: kind.volumes }
+    }
 }
 
 /// Runs the command.
@@ -124,8 +156,8 @@ pub fn run(context: &Context, args: SandboxArgs) -> Result<ExitCode> {
     }
     let home = Home::locate().map_err(CliError::failed)?;
     match command {
-        Command::Run { background } => serve::run(context, &home, background)?,
-        Command::Node { name } => parts::node(context, &home, &name)?,
+        Command::Run { background, kind } => serve::run(context, &home, background, kind.into())?,
+        Command::Node { name, kind } => parts::node(context, &home, &name, kind.into())?,
         Command::Api { services } => parts::api(context, &home, services)?,
         command => {
             super::log_to_stderr(context, &super::COMMAND_LOG);
@@ -137,7 +169,7 @@ pub fn run(context: &Context, args: SandboxArgs) -> Result<ExitCode> {
 
 fn manage(context: &Context, home: &Home, command: Command) -> Result<()> {
     match command {
-        Command::Up => status::up(context, home),
+        Command::Up { kind } => status::up(context, home, kind.into()),
         Command::Down { timeout } => down::run(context, home, timeout),
         Command::Status { output } => status::run(context, home, output),
         Command::Kubeconfig { raw } => kubeconfig::run(context, home, raw),

@@ -12,7 +12,8 @@ use kube::{Api, Client, Config};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{kubeconfig, network};
+use super::kubeconfig;
+use super::network::{self, Wishes};
 use crate::cli::controller::stop_on_signal;
 use crate::cli::error::{CliError, Result};
 use crate::cli::session::{cluster_config, spare_roots};
@@ -21,7 +22,7 @@ use crate::sandbox::api::{ApiConfig, serve};
 use crate::sandbox::controllers;
 use crate::sandbox::daemon::{Claim, Daemon};
 use crate::sandbox::home::Home;
-use crate::sandbox::node::{self, Access, Locals, NodeConfig};
+use crate::sandbox::node::{self, Access, Isolation, Locals, NodeConfig};
 
 /// How long an API server may take to answer the first request.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
@@ -32,7 +33,7 @@ const LEASE_LIMIT: i64 = 30;
 ///
 /// # Errors
 /// Where the API server cannot be used, or the node not run.
-pub fn node(context: &Context, home: &Home, name: &str) -> Result<()> {
+pub fn node(context: &Context, home: &Home, name: &str, wishes: Wishes) -> Result<()> {
     check_name(name)?;
     log_to_stderr(context, &SERVER_LOG);
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
@@ -41,10 +42,13 @@ pub fn node(context: &Context, home: &Home, name: &str) -> Result<()> {
         let stop = CancellationToken::new();
         stop_on_signal(&stop)?;
         let (config, client) = connect(context, "node").await?;
-        let held = network::hold(&home.state()).map_err(CliError::failed)?;
+        let held = network::hold(&home.state(), wishes).map_err(CliError::failed)?;
+        check_network(held.network.isolation, &config)?;
         let locals = services(&client, home).await?;
         let config = NodeConfig {
             name: name.to_owned(),
+            isolation: held.network.isolation,
+            volumes: held.network.volumes,
             ..NodeConfig::new(home.clone(), held.network.network, Access::of(&config))
         };
         tracing::info!(name, server = %config.access.server, "the node starts");
@@ -85,7 +89,7 @@ pub fn api(context: &Context, home: &Home, services: Option<Ipv4Addr>) -> Result
         let stop = CancellationToken::new();
         stop_on_signal(&stop)?;
         let state = home.state();
-        let held = network::hold(&state).map_err(CliError::failed)?;
+        let held = network::hold(&state, Wishes::default()).map_err(CliError::failed)?;
         let token = kubeconfig::admin_token(&state)
             .map_err(|error| CliError::failed(format!("use the administrator's token: {error}")))?;
         let services = services.unwrap_or(held.network.services());
@@ -120,6 +124,18 @@ fn check_name(name: &str) -> Result<()> {
         "--name {name:?} is not the name of a node: at most 63 characters of a-z, 0-9, '-' and '.', the first and the last \
          a letter or a digit"
     )))
+}
+
+/// Pods with networks of their own reach the API server through an address of the node's.
+fn check_network(isolation: Isolation, config: &Config) -> Result<()> {
+    let checked = config.cluster_url.scheme_str() == Some("https") && !config.accept_invalid_certs;
+    if isolation == Isolation::Loopback || !checked {
+        return Ok(());
+    }
+    Err(CliError::usage(
+        "--network=namespaces needs an API server whose certificate names the node's address for it, and only the sandbox's \
+         own does: leave it away, or take --network=loopback",
+    ))
 }
 
 /// The API server that the command line names. Only an explicit one: whoever forgets it must not change the cluster that

@@ -11,11 +11,13 @@ use tokio::net::TcpStream;
 
 use super::context::Context;
 use super::paths::Mounts;
+use super::run::Run;
 use super::shim::Spec;
 
 /// A running container, for those who ask something of it.
 #[derive(Clone, Debug)]
 pub(super) struct Target {
+    pub run: Arc<Run>,
     pub container: Arc<Container>,
     pub address: String,
     /// How its main process was started; commands run in the same surroundings.
@@ -93,14 +95,19 @@ impl Target {
         let command = action.command.iter().flatten().map(|word| self.mounts.translate(word)).collect();
         let spec = Spec { command, log: None, ..Spec::clone(&self.spec) };
         let id = format!("exec-{}", ulid::Ulid::new());
-        let mut process =
-            context.launcher.start(&id, spec, Vec::new()).await.map_err(|error| error.to_string())?;
-        match tokio::time::timeout(timeout, process.wait()).await {
+        let late = || format!("command timed out after {} s", timeout.as_secs());
+        let deadline = tokio::time::Instant::now() + timeout;
+        let started = async {
+            self.run.thawed(&self.container.name).await;
+            context.launcher.start(&id, spec, Vec::new()).await.map_err(|error| error.to_string())
+        };
+        let mut process = tokio::time::timeout_at(deadline, started).await.map_err(|_| late())??;
+        match tokio::time::timeout_at(deadline, process.wait()).await {
             Ok(exit) if exit.code == 0 => Ok(()),
             Ok(exit) => Err(format!("command exited with {}: {}", exit.code, exit.output)),
             Err(_) => {
                 process.kill().await;
-                Err(format!("command timed out after {} s", timeout.as_secs()))
+                Err(late())
             }
         }
     }

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::context::Context;
 use super::exec::exec;
+use super::faults::http as faults;
 use super::forward::port_forward;
 use super::guard::{self, Guard};
 use super::logs::{Follower, Select, limit};
@@ -64,6 +65,8 @@ pub(super) async fn serve(
 ) -> std::io::Result<()> {
     let router = Router::new()
         .route("/containerLogs/{namespace}/{pod}/{container}", get(container_logs))
+        .route("/faults", get(faults::list))
+        .route("/faults/{namespace}/{pod}", get(faults::get).put(faults::replace).delete(faults::clear))
         .route("/exec/{namespace}/{pod}/{container}", any(exec))
         .route("/portForward/{namespace}/{pod}", any(port_forward))
         .route("/healthz", get(|| async { "ok" }))

@@ -19,7 +19,9 @@ use super::container::{Runner, Surroundings, stopped};
 use super::context::Context;
 use super::env::Scope;
 use super::events::Kind as EventKind;
-use super::run::{Run, Stop};
+use super::faults;
+use super::frontier::Frontier;
+use super::run::{Place, Run, Stop};
 use super::sources::{Contents, Sources, references};
 use super::status::{compose, waiting};
 use super::token;
@@ -52,7 +54,14 @@ pub(super) async fn work(
     if finished(&pod) {
         wait_for_deletion(&mut updates, &node_stops).await;
     } else {
+        if context.network.api().is_none() {
+            // Each has a way of its own to the API server, which can be cut.
+            let frontier = Frontier::of_pod(&context.config.access.server).await;
+            run.frontier.get_or_init(|| frontier);
+        }
         live(&context, &run, &mut updates, &node_stops).await;
+        faults::end(&context, &run).await;
+        disconnect(&context, &run).await;
     }
     if node_stops.is_cancelled() {
         return; // The pod is taken again when the node comes back.
@@ -63,6 +72,18 @@ pub(super) async fn work(
         let _ = updates.wait_for(Option::is_none).await;
     }
     clean_up(&context, &run);
+}
+
+/// Takes the pod's network and its control group away, once nothing of it runs.
+async fn disconnect(context: &Context, run: &Run) {
+    if let Err(error) = context.network.detach(&run.uid).await {
+        tracing::warn!("failed to {error}");
+    }
+    let Ok(cgroups) = &context.cgroups else { return };
+    let group = cgroups.of_pod(&run.uid);
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || group.destroy()).await {
+        tracing::warn!(%error, "failed to remove the control group of pod {}", run.name);
+    }
 }
 
 /// Resolves once the pod is being deleted, or is gone already.
@@ -181,17 +202,34 @@ async fn lifecycle(context: Arc<Context>, run: Arc<Run>) {
             run.change(&container.name, |status| status.state = Some(waiting("PodInitializing", None)));
         }
     }
-    for container in spec.init_containers.iter().flatten() {
-        if *stop.borrow() != Stop::No || runner(container, true).live().await != Some(0) {
-            return;
+    let containers = async {
+        for container in spec.init_containers.iter().flatten() {
+            if *stop.borrow() != Stop::No || runner(container, true).live().await != Some(0) {
+                return;
+            }
+        }
+        let mut running = JoinSet::new();
+        for container in &spec.containers {
+            running.spawn(runner(container, false).live());
+        }
+        while running.join_next().await.is_some() {}
+    };
+    containers.await;
+    unmount(&context, &run).await;
+    ground.locks.clear();
+}
+
+/// Unmounts the pod's volumes, if they are mounted, while nobody else can want them.
+async fn unmount(context: &Context, run: &Run) {
+    let Some(bounds) = &context.bounds else { return };
+    // What fills them would keep them busy.
+    faults::end(context, run).await;
+    for handle in run.volumes().into_values().filter_map(|place| place.handle) {
+        let (bounds, of) = (bounds.clone(), handle.clone());
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || bounds.unmount(&of)).await {
+            tracing::warn!("failed to {error}");
         }
     }
-    let mut running = JoinSet::new();
-    for container in &spec.containers {
-        running.spawn(runner(container, false).live());
-    }
-    while running.join_next().await.is_some() {}
-    ground.locks.clear();
 }
 
 /// What a pod stands on while it runs.
@@ -290,6 +328,10 @@ async fn lay(context: &Context, run: &Run, contents: &Contents, token: Option<&s
     if run.facts.borrow().address.is_none() {
         return Err("no address is free for the pod".to_owned());
     }
+    let address = run.facts.borrow().address.as_ref().and_then(|address| address.parse().ok());
+    if let Some(address) = address {
+        context.network.attach(&run.uid, address).await.map_err(|error| format!("failed to {error}"))?;
+    }
     make(&directory, 0o700, context)?;
     make(&directory.join("home"), 0o700, context)?;
     if let Some(token) = token {
@@ -297,10 +339,15 @@ async fn lay(context: &Context, run: &Run, contents: &Contents, token: Option<&s
     }
     let mut directories = BTreeMap::new();
     let mut locks = Vec::new();
+    let mut writable = BTreeMap::new();
     for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
         let kind = with_scope(context, run, contents, |scope| volumes::kind(volume, scope, token))?;
+        let mut own = None;
         let place = match kind {
-            Kind::Scratch => context.scratch(&run.uid).join(&volume.name),
+            Kind::Scratch => {
+                own = Some(None);
+                context.scratch(&run.uid).join(&volume.name)
+            }
             Kind::Files(files) => {
                 let place = directory.join("volumes").join(&volume.name);
                 volumes::write_files(&place, &files, &context.identity)
@@ -309,14 +356,27 @@ async fn lay(context: &Context, run: &Run, contents: &Contents, token: Option<&s
             }
             Kind::Persistent(handle) => {
                 locks.push(context.lock_volume(&handle).await);
+                mount(context, &handle).await?;
+                own = Some(Some(handle.clone()));
                 context.volume(&handle)
             }
             Kind::Host(path) => path,
         };
         make(&place, 0o700, context)?;
+        if let Some(handle) = own {
+            writable.insert(volume.name.clone(), Place { directory: place.clone(), handle });
+        }
         directories.insert(volume.name.clone(), place);
     }
+    run.set_volumes(writable);
     Ok((directories, locks))
+}
+
+async fn mount(context: &Context, handle: &str) -> Result<(), String> {
+    let Some(bounds) = context.bounds.clone() else { return Ok(()) };
+    let handle = handle.to_owned();
+    let mounted = tokio::task::spawn_blocking(move || bounds.mount(&handle)).await;
+    mounted.map_err(|error| error.to_string())?.map_err(|error| format!("failed to {error}"))
 }
 
 fn make(directory: &Path, mode: u32, context: &Context) -> Result<(), String> {
@@ -335,8 +395,12 @@ fn write_credentials(context: &Context, run: &Run, token: &str) -> Result<(), St
     let file = kubeconfig_file(&context.pod_directory(&run.uid));
     let directory = file.parent().unwrap_or(&file);
     make(directory, 0o700, context)?;
-    let (access, authority) = (&context.config.access, directory.join("ca.crt"));
-    let config = token::kubeconfig(access, &authority, &run.namespace, token);
+    let authority = directory.join("ca.crt");
+    let mut access = context.config.access.clone();
+    if let Some(Ok(frontier)) = run.frontier.get() {
+        access.server.clone_from(&frontier.server);
+    }
+    let config = token::kubeconfig(&access, &authority, &run.namespace, token);
     let put = |name: &str, bytes: &[u8]| -> std::io::Result<()> {
         let mut fresh = tempfile::NamedTempFile::new_in(directory)?;
         std::io::Write::write_all(&mut fresh, bytes)?;

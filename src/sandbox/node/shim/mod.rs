@@ -8,6 +8,8 @@
 //! It is told by lines on its standard input (first a [`Spec`] as JSON, since arguments can be read by everybody, then
 //! [`Order`]s) and answers with [`Report`]s, a line each, on its standard output.
 
+mod enter;
+pub(super) use enter::Enter;
 mod exec;
 mod inbox;
 mod log;
@@ -46,6 +48,9 @@ pub struct Spec {
     pub ids: Option<(u32, u32)>,
     /// The log file, in CRI format; without one the last output is part of the report.
     pub log: Option<PathBuf>,
+    /// Where on this machine it runs.
+    #[serde(default)]
+    pub enter: Enter,
 }
 
 /// What a running shim is told.
@@ -159,7 +164,9 @@ fn run() -> Result<(), ShimError> {
     let spec: Spec = serde_json::from_str(&line)?;
     let sink = Sink::open(spec.log.as_deref()).map_err(|error| ShimError::Io("open the log", error))?;
     let (events, queue) = channel();
-    let (main, readers) = match start(&spec, &sink) {
+    let started =
+        spec.enter.around(|| start(&spec, &sink)).map_err(|(what, error)| ShimError::Io(what, error))?;
+    let (main, readers) = match started {
         Ok(started) => started,
         Err(error) => {
             let program = spec.command.first().map(String::as_str).unwrap_or_default();
