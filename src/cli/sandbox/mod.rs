@@ -2,6 +2,7 @@
 
 mod clash;
 mod down;
+mod fault;
 mod identity;
 mod kubeconfig;
 mod logs;
@@ -85,6 +86,7 @@ enum Command {
         #[arg(short, long)]
         yes: bool,
     },
+    Fault(Box<fault::FaultArgs>),
     /// Run the sandbox's node alone, for any API server
     ///
     /// Pods that are placed on it run as processes of this machine. It needs an administrator's kubeconfig. Its files are
@@ -175,6 +177,7 @@ fn manage(context: &Context, home: &Home, command: Command) -> Result<()> {
         Command::Kubeconfig { raw } => kubeconfig::run(context, home, raw),
         Command::Logs { follow, tail } => logs::run(context, home, follow, tail),
         Command::Reset { yes } => reset::run(context, home, yes),
+        Command::Fault(args) => super::single(fault::run(context, home, *args)),
         Command::Run { .. }
         | Command::Node { .. }
         | Command::Controllers

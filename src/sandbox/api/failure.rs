@@ -163,14 +163,6 @@ impl Failure {
         Self::new(415, "UnsupportedMediaType", &message, Value::Null)
     }
 
-    /// 415 for what kubectl's `create KIND` commands send.
-    pub fn protobuf() -> Self {
-        let message = "the body of the request was in protobuf, which this server does not read - accepted media \
-                       types include: application/json, application/yaml; with kubectl: kubectl create … \
-                       --dry-run=client -o yaml | kubectl apply -f -";
-        Self::new(415, "UnsupportedMediaType", message, Value::Null)
-    }
-
     /// 422.
     pub fn invalid(resource: &Resource, name: &str, errors: &[FieldError]) -> Self {
         Self::from_status(object::invalid(&resource.group, &resource.kind, name, errors))

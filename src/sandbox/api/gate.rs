@@ -19,9 +19,9 @@ const EXTRA: &str = "impersonate-extra-";
 #[derive(Debug)]
 pub struct Turned {
     /// From whom, where that is known.
-    pub user: Option<User>,
+    pub user: Option<String>,
     /// What they are told.
-    pub failure: Failure,
+    pub failure: Box<Failure>,
 }
 
 /// The caller of a request: by a token, or nobody in particular; as another where they ask for that and may.
@@ -31,11 +31,11 @@ pub struct Turned {
 pub fn caller(app: &App, headers: &HeaderMap) -> Result<User, Turned> {
     let header = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let known = app.auth.caller(header, &app.store);
-    let user = known.ok_or_else(|| Turned { user: None, failure: Failure::unauthorized() })?;
+    let user = known.ok_or_else(|| Turned { user: None, failure: Box::new(Failure::unauthorized()) })?;
     match impersonated(app, &user, headers) {
         Ok(Some(other)) => Ok(other),
         Ok(None) => Ok(user),
-        Err(failure) => Err(Turned { user: Some(user), failure }),
+        Err(failure) => Err(Turned { user: Some(user.username), failure: Box::new(failure) }),
     }
 }
 

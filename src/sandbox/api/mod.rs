@@ -22,6 +22,7 @@ mod gate;
 mod hooks;
 mod logs;
 mod openapi;
+mod protobuf;
 mod rbac;
 mod read;
 mod registry;
@@ -43,6 +44,7 @@ use std::path::PathBuf;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+pub use server::LOCAL_SOCKET;
 pub use store::StoreError;
 pub use tls::TlsError;
 

@@ -178,9 +178,7 @@ async fn answer(State(app): State<Arc<App>>, request: Request) -> Response {
             let (allowed, result) = admit(&app, request, user, &asked, peer).await;
             (name, allowed, result)
         }
-        Err(Turned { user, failure }) => {
-            (user.map(|user| user.username).unwrap_or_default(), false, Err(failure))
-        }
+        Err(Turned { user, failure }) => (user.unwrap_or_default(), false, Err(*failure)),
     };
     let response = result.unwrap_or_else(IntoResponse::into_response);
     app.access_log.count(&name, asked, allowed, response.status());

@@ -171,7 +171,10 @@ async fn create_applied(call: &Call, applied: &Value) -> Result<Outcome, Refused
         call.namespace.as_deref().unwrap_or_default(),
         call.name()?,
     );
-    gate::authorize(&call.app, &call.user, &asked)?;
+    let verdict = gate::authorize(&call.app, &call.user, &asked);
+    let code = if verdict.is_ok() { StatusCode::CREATED } else { StatusCode::FORBIDDEN };
+    call.app.access_log.count(&call.user.username, asked, verdict.is_ok(), code);
+    verdict?;
     let warnings = call.unknown_fields(applied)?;
     let object = apply_over(call, None, applied)?;
     let object = create::make(call, object, true).await?;

@@ -346,6 +346,14 @@ async fn to_apply_what_is_not_there_takes_the_right_to_create() {
     assert!(status["message"].as_str().unwrap().contains("cannot create resource"), "{status}");
     post(&server, "/api/v1/namespaces/default/configmaps", json!({"metadata": {"name": "a"}})).await;
     assert_eq!(jane.send_as("PATCH", &path("a"), "application/apply-patch+yaml", body).await.0, 200);
+    let log =
+        server.request("GET", "/debug/access").send().await.unwrap().json::<Vec<Value>>().await.unwrap();
+    let asked = log.iter().find(|line| line["user"] == "jane" && line["verb"] == "create").unwrap();
+    assert_eq!(
+        (&asked["allowed"], &asked["count"]),
+        (&json!(false), &json!(1)),
+        "the second question is counted"
+    );
     server.stop().await;
 }
 
