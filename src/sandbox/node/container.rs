@@ -1,6 +1,7 @@
 //! The life of one container: image, start, probes, end, and start again.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,17 +11,19 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
+use tokio::net::unix::pipe::Sender;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::attach::Stdin;
 use super::backoff::Backoff;
 use super::check::Target;
 use super::context::Context;
 use super::ending;
 use super::env::{Scope, expand, variables};
 use super::events::Kind;
-use super::exec::Live;
+use super::exec::{Live, pipe};
 use super::paths::Mounts;
 use super::probing::{self, Unhealthy};
 use super::process::{Exit, Process, ProcessError};
@@ -248,7 +251,7 @@ impl Runner {
             Some(path) => mounts.directory(path),
             None => around.home.clone(),
         };
-        let spec = Spec { command, env, directory, ids: self.context.identity.ids, log: None };
+        let spec = Spec { command, env, directory, ids: self.context.identity.ids, log: None, stdin: false };
         Ok(Prepared { spec, mounts: Arc::new(mounts), message })
     }
 
@@ -284,7 +287,13 @@ impl Runner {
         }
         let spec = Spec { log: Some(log.clone()), ..prepared.spec.clone() };
         let places = self.surroundings.directories.values().cloned().collect();
-        let mut process = match self.context.launcher.start(&id, spec, places).await {
+        let (stdin, files) = match self.standard_input() {
+            Ok((stdin, file)) => (stdin, file.into_iter().collect()),
+            Err(error) => {
+                return self.not_started(&id, &format!("failed to make its standard input: {error}"));
+            }
+        };
+        let mut process = match self.context.launcher.start_with(&id, spec, places, files).await {
             Ok(process) => process,
             Err(ProcessError::Start(message)) => return self.not_started(&id, &message),
             Err(error) => return self.not_started(&id, &format!("failed to {error}")),
@@ -311,14 +320,29 @@ impl Runner {
             spec: Arc::new(prepared.spec),
             mounts: prepared.mounts,
         };
-        let live =
-            Live { door: process.door(), spec: Arc::clone(&target.spec), mounts: Arc::clone(&target.mounts) };
+        let live = Live {
+            door: process.door(),
+            spec: Arc::clone(&target.spec),
+            mounts: Arc::clone(&target.mounts),
+            stdin,
+        };
         self.run.set_live(self.name(), Some(live));
         let exit = self.stay(&mut process, &target, stop).await;
         self.run.set_live(self.name(), None);
         let message = ending::message(&self.container, &prepared.message, &log, exit.code);
         self.ended(&id, Some(started), &exit, None, message);
         Ended { code: exit.code, ran: begun.elapsed() }
+    }
+
+    /// The pipe for those who attach: this end of it, and the container's.
+    fn standard_input(&self) -> std::io::Result<(Option<Stdin>, Option<OwnedFd>)> {
+        if self.container.stdin != Some(true) {
+            return Ok((None, None));
+        }
+        let (reader, writer) = pipe(self.context.identity.ids)?;
+        rustix::io::ioctl_fionbio(&writer, true)?;
+        let once = self.container.stdin_once == Some(true);
+        Ok((Some(Stdin::new(Sender::from_owned_fd_unchecked(writer)?, once)), Some(reader)))
     }
 
     /// Waits for the end, with the probes and the post-start hook going on meanwhile.

@@ -16,6 +16,7 @@ use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::attach::attach;
 use super::context::Context;
 use super::exec::exec;
 use super::forward::port_forward;
@@ -64,6 +65,7 @@ pub(super) async fn serve(
 ) -> std::io::Result<()> {
     let router = Router::new()
         .route("/containerLogs/{namespace}/{pod}/{container}", get(container_logs))
+        .route("/attach/{namespace}/{pod}/{container}", any(attach))
         .route("/exec/{namespace}/{pod}/{container}", any(exec))
         .route("/portForward/{namespace}/{pod}", any(port_forward))
         .route("/healthz", get(|| async { "ok" }))

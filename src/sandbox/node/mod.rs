@@ -5,6 +5,7 @@
 
 mod access;
 mod address;
+mod attach;
 mod backoff;
 mod check;
 mod claims;
