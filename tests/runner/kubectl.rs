@@ -275,10 +275,11 @@ fn change(tour: &Tour) {
     assert_eq!(tour.ok("annotate cm tour note=old"), "configmap/tour annotated\n");
     assert_eq!(tour.ok("label cm tour tier=gold"), "configmap/tour labeled\n");
     assert_eq!(tour.ok("label cm tour tier-"), "configmap/tour unlabeled\n");
+    let script = tour.file("editor", "sed -i 's/note: old/note: new/' \"$1\"");
     let mut edit = command(&tour.0, &["edit", "cm", "tour"]);
-    let edited: Answer = edit.env("EDITOR", "sed -i s/note:.old/note:.new/").output().unwrap().into();
+    let edited: Answer = edit.env("EDITOR", format!("sh {script}")).output().unwrap().into();
     assert_eq!(edited.ok().stdout, "configmap/tour edited\n");
-    assert_eq!(tour.ok("get cm tour -o jsonpath={.metadata.annotations.note}"), ".new");
+    assert_eq!(tour.ok("get cm tour -o jsonpath={.metadata.annotations.note}"), "new");
     assert_eq!(tour.ok(&format!("replace -f {file}")), "configmap/tour replaced\n");
     assert_eq!(tour.ok("get cm tour -o jsonpath={.data}"), r#"{"size":"small"}"#);
     assert_eq!(tour.ok("delete cm tour"), "configmap \"tour\" deleted from default namespace\n");

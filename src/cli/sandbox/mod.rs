@@ -1,5 +1,6 @@
 //! `dbctl sandbox`, and the one process that a sandbox is.
 
+mod clash;
 mod down;
 mod kubeconfig;
 mod logs;
@@ -19,6 +20,8 @@ use super::Context;
 use super::error::{CliError, Result};
 use super::output::Document;
 use crate::sandbox::home::Home;
+use crate::sandbox::node::{Isolation, VolumeMode};
+use network::Wishes;
 
 /// Manage the sandbox: one machine, no cluster
 ///
@@ -33,7 +36,13 @@ pub struct SandboxArgs {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Start the sandbox, if it does not run
-    Up,
+    ///
+    /// How pods are connected and what volumes are is decided at the first start, and kept until `dbctl sandbox reset`.
+    #[command(visible_alias = "start")]
+    Up {
+        #[command(flatten)]
+        kind: Kind,
+    },
     /// Stop the sandbox and everything in it; databases are kept
     ///
     /// The databases' processes are stopped as a cluster would stop them, so that PostgreSQL shuts down cleanly.
@@ -79,10 +88,31 @@ enum Command {
         /// Leave the terminal's session
         #[arg(long)]
         background: bool,
+        #[command(flatten)]
+        kind: Kind,
     },
     /// Be the parent of a container's process
     #[command(hide = true)]
     Shim,
+}
+
+/// What kind of sandbox is made.
+#[derive(Clone, Copy, Debug, Default, Args)]
+struct Kind {
+    /// How pods are connected: by addresses of the loopback, or each by a network namespace of its own, whose
+    /// connections can be cut (needs root, on Linux) [default: loopback]
+    #[arg(long, value_enum, value_name = "KIND")]
+    network: Option<Isolation>,
+    /// What volumes are: directories, or file systems of the size that is asked for, which can be full (needs root, on
+    /// Linux) [default: directories]
+    #[arg(long, value_enum, value_name = "KIND")]
+    volumes: Option<VolumeMode>,
+}
+
+impl From<Kind> for Wishes {
+    fn from(kind: Kind) -> Self {
+        Self { isolation: kind.network, volumes: kind.volumes }
+    }
 }
 
 /// Runs the command.
@@ -95,8 +125,8 @@ pub fn run(context: &Context, args: SandboxArgs) -> Result<ExitCode> {
         command => command,
     };
     let home = Home::locate().map_err(CliError::failed)?;
-    if let Command::Run { background } = command {
-        serve::run(context, &home, background)?;
+    if let Command::Run { background, kind } = command {
+        serve::run(context, &home, background, kind.into())?;
     } else {
         super::log_to_stderr(context, &super::COMMAND_LOG);
         manage(context, &home, command)?;
@@ -106,7 +136,7 @@ pub fn run(context: &Context, args: SandboxArgs) -> Result<ExitCode> {
 
 fn manage(context: &Context, home: &Home, command: Command) -> Result<()> {
     match command {
-        Command::Up => status::up(context, home),
+        Command::Up { kind } => status::up(context, home, kind.into()),
         Command::Down { timeout } => down::run(context, home, timeout),
         Command::Status { output } => status::run(context, home, output),
         Command::Kubeconfig { raw } => kubeconfig::run(context, home, raw),

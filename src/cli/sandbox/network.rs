@@ -1,4 +1,7 @@
-//! The part of loopback that a sandbox owns: 127.X.0.0/16, chosen at its first start and kept.
+//! The addresses that a sandbox owns, and how its pods use them, chosen at its first start and kept: 127.X.0.0/16, and
+//! where pods have networks of their own 198.18.X.0/24 and 198.19.X.0/24, which are set aside for tests of networks.
+
+use super::clash::{self, Clash};
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
@@ -7,6 +10,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::sandbox::node::{Isolation, NodeConfig, VolumeMode};
 use crate::sandbox::process;
 
 /// Where the API server listens.
@@ -22,6 +26,21 @@ const LAST: u8 = 254;
 pub struct Network {
     /// The second byte of all its addresses.
     pub network: u8,
+    /// How its pods are connected.
+    #[serde(default)]
+    pub isolation: Isolation,
+    /// What its volumes are.
+    #[serde(default)]
+    pub volumes: VolumeMode,
+}
+
+/// What a start asks for; nothing takes what the sandbox has, or the default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wishes {
+    /// How pods are to be connected.
+    pub isolation: Option<Isolation>,
+    /// What volumes are to be.
+    pub volumes: Option<VolumeMode>,
 }
 
 /// Why there is no network.
@@ -37,17 +56,29 @@ pub enum NetworkError {
     },
     /// Somebody else has it.
     #[error(
-        "use the network 127.{network}.0.0/16 that this sandbox has had: {address} is in use; stop what uses it, or give this sandbox up with `dbctl sandbox reset`"
+        "use the network 127.{network}.0.0/16 that this sandbox has had: {clash}; stop what uses it, or give this sandbox up with `dbctl sandbox reset`"
     )]
     Taken {
         /// The second byte.
         network: u8,
-        /// What cannot be had.
-        address: SocketAddr,
+        /// What cannot be had, and who has it.
+        clash: Clash,
+    },
+    /// The sandbox is of another kind.
+    #[error(
+        "start the sandbox with --{flag}={wanted}: it was made with --{flag}={has}, which is kept; `dbctl sandbox reset` gives it up"
+    )]
+    Fixed {
+        /// Which flag.
+        flag: &'static str,
+        /// What is asked for.
+        wanted: String,
+        /// What it is.
+        has: String,
     },
     /// Everybody else has them.
     #[error("find a free network between 127.{FIRST}.0.0/16 and 127.{LAST}.0.0/16: {0}")]
-    None(io::Error),
+    None(Clash),
 }
 
 /// A network that is held for as long as this lives.
@@ -72,16 +103,45 @@ impl Network {
 
     /// The /24 of Services' addresses.
     pub fn services(self) -> Ipv4Addr {
-        Ipv4Addr::new(127, self.network, 255, 0)
+        match self.isolation {
+            Isolation::Loopback => Ipv4Addr::new(127, self.network, 255, 0),
+            // On the machine as in the pods.
+            Isolation::Namespaces => Ipv4Addr::new(198, 19, self.network, 0),
+        }
     }
 
     /// Takes hold of it; fails where anybody has a part of what it needs.
-    fn hold(self) -> Result<Held, (SocketAddr, io::Error)> {
-        let claim = UdpSocket::bind(self.api()).map_err(|error| (self.api(), error))?;
+    fn hold(self, routes: &str) -> Result<Held, Clash> {
+        let claim = UdpSocket::bind(self.api()).map_err(|error| Clash::of(self.api(), "udp", &error))?;
         for address in [self.api(), self.kubelet()] {
-            std::net::TcpListener::bind(address).map_err(|error| (address, error))?;
+            std::net::TcpListener::bind(address).map_err(|error| Clash::of(address, "tcp", &error))?;
+        }
+        if self.isolation == Isolation::Namespaces {
+            let blocks = [18, 19].map(|second| Ipv4Addr::new(198, second, self.network, 0));
+            let route = blocks.iter().find_map(|block| clash::route(routes, *block));
+            if let Some(route) = route {
+                return Err(Clash::route(route));
+            }
         }
         Ok(Held { network: self, _claim: claim })
+    }
+
+    /// What else the API server is called by: its address for pods with networks of their own.
+    pub fn names(self) -> Vec<String> {
+        match self.isolation {
+            Isolation::Loopback => Vec::new(),
+            Isolation::Namespaces => vec![NodeConfig::api_for_pods(self.network).to_string()],
+        }
+    }
+
+    /// Whether it is as asked for.
+    fn check(self, wishes: Wishes) -> Result<(), NetworkError> {
+        let differs = |flag, wanted: Option<String>, has: String| match wanted {
+            Some(wanted) if wanted != has => Err(NetworkError::Fixed { flag, wanted, has }),
+            _ => Ok(()),
+        };
+        differs("network", wishes.isolation.map(|wish| wish.to_string()), self.isolation.to_string())?;
+        differs("volumes", wishes.volumes.map(|wish| wish.to_string()), self.volumes.to_string())
     }
 }
 
@@ -89,16 +149,18 @@ impl Network {
 ///
 /// # Errors
 /// Where the one it has had is taken, or none is free.
-pub fn hold(state: &Path) -> Result<Held, NetworkError> {
+pub fn hold(state: &Path, wishes: Wishes) -> Result<Held, NetworkError> {
     let path = state.join("network.json");
     let file = |source| NetworkError::File { path: path.clone(), source };
     match std::fs::read(&path) {
         Ok(text) => {
             let kept: Network = serde_json::from_slice(&text).map_err(|error| file(error.into()))?;
-            kept.hold().map_err(|(address, _)| NetworkError::Taken { network: kept.network, address })
+            kept.check(wishes)?;
+            let held = kept.hold(&clash::routes(kept.isolation));
+            held.map_err(|clash| NetworkError::Taken { network: kept.network, clash })
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let held = choose(state)?;
+            let held = choose(state, wishes)?;
             let text = serde_json::to_vec(&held.network).map_err(|error| file(error.into()))?;
             process::write_atomically(&path, &text, 0o644).map_err(file)?;
             Ok(held)
@@ -107,22 +169,41 @@ pub fn hold(state: &Path) -> Result<Held, NetworkError> {
     }
 }
 
+/// Whether a sandbox that there is already is as asked for.
+///
+/// # Errors
+/// Where it is not, or its file cannot be read.
+pub fn check(state: &Path, wishes: Wishes) -> Result<(), NetworkError> {
+    let path = state.join("network.json");
+    let file = |source| NetworkError::File { path: path.clone(), source };
+    match std::fs::read(&path) {
+        Ok(text) => {
+            let kept: Network = serde_json::from_slice(&text).map_err(|error| file(error.into()))?;
+            kept.check(wishes)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(file(error)),
+    }
+}
+
 /// The first free one, from a place on that the directory's name decides, so that sandboxes that do not run at the same
 /// time seldom choose the same.
-fn choose(state: &Path) -> Result<Held, NetworkError> {
+fn choose(state: &Path, wishes: Wishes) -> Result<Held, NetworkError> {
     let count = u64::from(LAST - FIRST) + 1;
     let mut hasher = DefaultHasher::new();
     state.hash(&mut hasher);
     let start = hasher.finish() % count;
-    let mut last = io::Error::from(io::ErrorKind::AddrInUse);
+    let (isolation, volumes) = (wishes.isolation.unwrap_or_default(), wishes.volumes.unwrap_or_default());
+    let routes = clash::routes(isolation);
+    let mut last = None;
     for step in 0..count {
         let network = u8::try_from((start + step) % count).unwrap_or(0).saturating_add(FIRST);
-        match (Network { network }).hold() {
+        match (Network { network, isolation, volumes }).hold(&routes) {
             Ok(held) => return Ok(held),
-            Err((_, error)) => last = error,
+            Err(clash) => last = Some(clash),
         }
     }
-    Err(NetworkError::None(last))
+    Err(NetworkError::None(last.unwrap_or_default()))
 }
 
 #[cfg(test)]
@@ -132,24 +213,39 @@ mod tests {
     #[test]
     fn two_sandboxes_get_two_networks_and_keep_them() {
         let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-        let first = hold(dirs[0].path()).unwrap();
-        let second = hold(dirs[1].path()).unwrap();
+        let none = Wishes::default();
+        let first = hold(dirs[0].path(), none).unwrap();
+        let second = hold(dirs[1].path(), none).unwrap();
         assert_ne!(first.network, second.network);
         let kept = first.network;
-        let refused = hold(dirs[0].path()).unwrap_err();
+        let refused = hold(dirs[0].path(), none).unwrap_err();
         assert!(
             matches!(refused, NetworkError::Taken { network, .. } if network == kept.network),
             "{refused}"
         );
+        let own = std::process::id();
+        let text = refused.to_string();
+        assert!(text.contains(&format!("127.{}.0.1:6443", kept.network)), "{text}");
+        assert!(text.contains(&format!("process {own} ")), "the process is named: {text}");
         drop(first);
-        assert_eq!(hold(dirs[0].path()).unwrap().network, kept);
+        assert_eq!(hold(dirs[0].path(), none).unwrap().network, kept);
+        let other = Wishes { isolation: Some(Isolation::Namespaces), volumes: None };
+        for refused in [hold(dirs[0].path(), other).unwrap_err(), check(dirs[0].path(), other).unwrap_err()] {
+            assert!(refused.to_string().contains("made with --network=loopback"), "{refused}");
+        }
     }
 
     #[test]
     fn addresses_are_within_the_network() {
-        let network = Network { network: 37 };
+        let network =
+            Network { network: 37, isolation: Isolation::Loopback, volumes: VolumeMode::Directories };
         assert_eq!(network.api().to_string(), "127.37.0.1:6443");
         assert_eq!(network.kubelet().to_string(), "127.37.0.2:10250");
         assert_eq!(network.services().to_string(), "127.37.255.0");
+        let network = Network { isolation: Isolation::Namespaces, ..network };
+        assert_eq!(network.services().to_string(), "198.19.37.0");
+        assert_eq!(network.names(), ["198.18.0.37"]);
+        let before: Network = serde_json::from_str(r#"{"network":9}"#).unwrap();
+        assert_eq!((before.isolation, before.volumes), (Isolation::Loopback, VolumeMode::Directories));
     }
 }

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::kubeconfig;
-use super::network::{self, Held};
+use super::network::{self, Held, Wishes};
 use crate::api::{self, Database, Names};
 use crate::cli::controller::{DEFAULT_IMAGE, stop_on_signal};
 use crate::cli::error::{CliError, Result};
@@ -43,7 +43,7 @@ const POLL: Duration = Duration::from_millis(50);
 ///
 /// # Errors
 /// Where it cannot start, or a part of it ends.
-pub fn run(context: &Context, home: &Home, background: bool) -> Result<()> {
+pub fn run(context: &Context, home: &Home, background: bool, wishes: Wishes) -> Result<()> {
     if background {
         // What the terminal that started it sends to its session does not reach it any more. Where this process leads
         // a session already, there is nothing to leave.
@@ -53,7 +53,7 @@ pub fn run(context: &Context, home: &Home, background: bool) -> Result<()> {
     log_to_stderr(context, &SERVER_LOG);
     let claim = Daemon::new(home.clone()).claim().map_err(CliError::failed)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), home = %home.root().display(), "the sandbox starts");
-    let result = threaded(sandbox(home, &claim));
+    let result = threaded(sandbox(home, &claim, wishes));
     match &result {
         Ok(()) => tracing::info!("the sandbox has stopped"),
         Err(error) => tracing::error!("the sandbox ends: {}", error.message),
@@ -73,12 +73,12 @@ struct Stops {
 /// The parts that run, each by its name.
 type Parts = JoinSet<(&'static str, Result<(), String>)>;
 
-async fn sandbox(home: &Home, claim: &Claim) -> Result<()> {
+async fn sandbox(home: &Home, claim: &Claim, wishes: Wishes) -> Result<()> {
     let told = CancellationToken::new();
     stop_on_signal(&told)?;
     let stops = Stops::default();
     let state = home.state();
-    let held = network::hold(&state).map_err(CliError::failed)?;
+    let held = network::hold(&state, wishes).map_err(CliError::failed)?;
     let token = kubeconfig::admin_token(&state)
         .map_err(|error| CliError::failed(format!("use the administrator's token: {error}")))?;
     let running = serve_api(home, &held, &token, &stops).await?;
@@ -122,7 +122,8 @@ async fn sandbox(home: &Home, claim: &Claim) -> Result<()> {
 }
 
 async fn serve_api(home: &Home, held: &Held, token: &str, stops: &Stops) -> Result<Running> {
-    let config = ApiConfig::new(home.state(), held.network.api(), held.network.services(), token);
+    let mut config = ApiConfig::new(home.state(), held.network.api(), held.network.services(), token);
+    config.names = held.network.names();
     serve(config, stops.api.clone()).await.map_err(CliError::failed)
 }
 
@@ -159,7 +160,8 @@ fn start_parts(
     client: &impl Fn() -> Result<Client>,
 ) -> Result<()> {
     spawn(parts, "Kubernetes controllers", controllers::run(client()?, stops.controllers.clone()));
-    let config = NodeConfig::new(home.clone(), held.network.network, access);
+    let mut config = NodeConfig::new(home.clone(), held.network.network, access);
+    (config.isolation, config.volumes) = (held.network.isolation, held.network.volumes);
     spawn(parts, "node", node::run(client()?, config, stops.node.clone()));
     let config = ControllerConfig { namespace: None, image: DEFAULT_IMAGE.to_owned() };
     spawn(parts, "database controller", controller::run(client()?, config, stops.controllers.clone()));

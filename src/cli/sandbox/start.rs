@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use super::network::{self, Wishes};
 use crate::cli::Context;
 use crate::cli::error::{CliError, Result};
 use crate::cli::progress::{Step, Steps};
@@ -13,10 +14,21 @@ use crate::sandbox::home::Home;
 /// # Errors
 /// Where it does not start.
 pub fn ensure(context: &Context, home: &Home) -> Result<Record> {
+    ensure_as(context, home, Wishes::default())
+}
+
+/// The same, for a sandbox of a certain kind.
+///
+/// # Errors
+/// Where it does not start, or is of another kind.
+pub(super) fn ensure_as(context: &Context, home: &Home, wishes: Wishes) -> Result<Record> {
+    network::check(&home.state(), wishes).map_err(CliError::failed)?;
     let mut steps = None;
     let command = || {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["sandbox", "run", "--background"]);
+        command.args(wishes.isolation.map(|kind| format!("--network={kind}")));
+        command.args(wishes.volumes.map(|kind| format!("--volumes={kind}")));
         // The process talks to its own API server, whatever cluster the caller looks at.
         for foreign in ["KUBECONFIG", "DBCTL_SANDBOX", "COMPLETE"] {
             command.env_remove(foreign);

@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
+use super::network::Wishes;
 use super::start;
 use crate::api::Database;
 use crate::cli::error::{CliError, Outcome, Result};
@@ -21,8 +22,8 @@ use crate::sandbox::provision::Provisioner;
 ///
 /// # Errors
 /// Where it does not start.
-pub fn up(context: &Context, home: &Home) -> Result<()> {
-    let record = start::ensure(context, home)?;
+pub fn up(context: &Context, home: &Home, wishes: Wishes) -> Result<()> {
+    let record = start::ensure_as(context, home, wishes)?;
     single(show(context, home, &record))
 }
 

@@ -31,14 +31,11 @@ pub(super) async fn reclaim(context: Arc<Context>) {
     futures::pin_mut!(volumes);
     while let Some(volume) = volumes.next().await {
         let Ok(volume) = volume else { continue };
+        size(&context, &volume).await;
         let Some(handle) = to_delete(&volume) else { continue };
         let lock = context.lock_volume(handle).await;
-        let directory = context.volume(handle);
-        let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(directory)).await;
-        if let Ok(Err(error)) = removed
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(%error, "failed to delete volume {handle}");
+        if let Err(error) = remove(&context, handle).await {
+            tracing::warn!("failed to delete volume {handle}: {error}");
             continue;
         }
         drop(lock);
@@ -48,6 +45,36 @@ pub(super) async fn reclaim(context: Arc<Context>) {
             tracing::debug!(%error, "persistent volume {} was not deleted", volume.name_any());
         }
     }
+}
+
+/// Lets a volume have the size that its object says.
+async fn size(context: &Context, volume: &PersistentVolume) {
+    let (Some(bounds), Some(spec)) = (context.bounds.clone(), &volume.spec) else { return };
+    let Some(csi) =
+        spec.csi.as_ref().filter(|csi| csi.driver == VOLUME_DRIVER && is_name(&csi.volume_handle))
+    else {
+        return;
+    };
+    let capacity = spec.capacity.as_ref().and_then(|capacity| capacity.get("storage"));
+    let size = capacity.and_then(|size| size.0.parse::<crate::api::Quantity>().ok());
+    let Some(size) = size.and_then(|size| u64::try_from(size.value()).ok()) else { return };
+    let handle = csi.volume_handle.clone();
+    match tokio::task::spawn_blocking(move || bounds.resize(&handle, size)).await {
+        Ok(Err(error)) => tracing::warn!("failed to {error}"),
+        _ => tracing::debug!(size, "volume {} has its size", volume.name_any()),
+    }
+}
+
+async fn remove(context: &Context, handle: &str) -> Result<(), String> {
+    let (directory, handle, bounds) = (context.volume(handle), handle.to_owned(), context.bounds.clone());
+    let removed = tokio::task::spawn_blocking(move || match bounds {
+        Some(bounds) => bounds.remove(&handle).map_err(|error| error.to_string()),
+        None => match std::fs::remove_dir_all(directory) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.to_string()),
+            _ => Ok(()),
+        },
+    });
+    removed.await.unwrap_or_else(|error| Err(error.to_string()))
 }
 
 #[cfg(test)]

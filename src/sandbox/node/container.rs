@@ -18,17 +18,19 @@ use tokio::time::Instant;
 
 use super::attach::Stdin;
 use super::backoff::Backoff;
+use super::cgroup::{Group, Limits};
 use super::check::Target;
 use super::context::Context;
 use super::ending;
 use super::env::{Scope, expand, variables};
 use super::events::Kind;
 use super::exec::{Live, pipe};
+use super::faults;
 use super::paths::Mounts;
 use super::probing::{self, Unhealthy};
-use super::process::{Exit, Process, ProcessError};
+use super::process::{Exit, POD_MARK, Process, ProcessError};
 use super::run::{Run, Stop};
-use super::shim::{Order, Spec};
+use super::shim::{Enter, Order, Spec};
 use super::sources::Contents;
 use super::status::{restart_policy, waiting};
 use super::volumes::mounts;
@@ -38,6 +40,8 @@ use crate::sandbox::provision::{Image, Silent};
 const CONFIG_RETRY: Duration = Duration::from_secs(2);
 /// The exit code that runtimes give to a container which could not be started.
 const START_ERROR: i32 = 128;
+/// The exit code of what was killed, as it is for want of memory.
+const OUT_OF_MEMORY: i32 = 137;
 
 /// What the pod has ready for its containers.
 #[derive(Clone, Debug)]
@@ -50,6 +54,16 @@ pub(super) struct Surroundings {
     pub home: PathBuf,
 }
 
+/// What a container is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    Main,
+    /// Done once it succeeds, whatever the policy.
+    Init,
+    /// Begins before the main containers and ends after them, and is always started again.
+    Sidecar,
+}
+
 /// Runs one container of a pod.
 #[derive(Clone)]
 pub(super) struct Runner {
@@ -57,8 +71,9 @@ pub(super) struct Runner {
     pub run: Arc<Run>,
     pub surroundings: Surroundings,
     pub container: Arc<Container>,
-    /// Init containers are done once they succeed, whatever the policy.
-    pub init: bool,
+    pub role: Role,
+    /// When it is to end: with its pod, or for a sidecar after the pod's main containers.
+    pub stop: watch::Receiver<Stop>,
 }
 
 /// How one start ended.
@@ -70,7 +85,7 @@ struct Ended {
 impl Runner {
     /// Runs the container until it needs no further start; the last exit code, or nothing if it never started.
     pub async fn live(self) -> Option<i32> {
-        let mut stop = self.run.stop.subscribe();
+        let mut stop = self.stop.clone();
         let mut backoff = Backoff::default();
         loop {
             let image = self.pull(&mut stop).await?;
@@ -110,9 +125,10 @@ impl Runner {
 
     fn restarts(&self, code: i32) -> bool {
         match restart_policy(&self.run.pod()) {
+            _ if self.role == Role::Sidecar => true,
             "Never" => false,
             "OnFailure" => code != 0,
-            _ => !self.init || code != 0,
+            _ => self.role != Role::Init || code != 0,
         }
     }
 
@@ -141,7 +157,13 @@ impl Runner {
     async fn pull(&self, stop: &mut watch::Receiver<Stop>) -> Option<Image> {
         let mut backoff = Backoff::begun();
         let image = self.image().to_owned();
-        if let Ok(Some(found)) = self.context.provisioner.cached(&image) {
+        let policy = self.container.image_pull_policy.as_deref();
+        if policy == Some("Never") {
+            return self.find(&image, stop).await;
+        }
+        if let Ok(Some(found)) = self.context.provisioner.cached(&image)
+            && policy != Some("Always")
+        {
             self.say(
                 Kind::Normal,
                 "Pulled",
@@ -193,6 +215,22 @@ impl Runner {
                         return None;
                     }
                 }
+            }
+        }
+    }
+
+    /// The software of an image that must not be pulled, once it is there.
+    async fn find(&self, image: &str, stop: &mut watch::Receiver<Stop>) -> Option<Image> {
+        let mut backoff = Backoff::begun();
+        loop {
+            if let Ok(Some(found)) = self.context.provisioner.cached(image) {
+                return Some(found);
+            }
+            let message = format!("Container image \"{image}\" is not present with pull policy of Never");
+            self.say(Kind::Warning, "ErrImageNeverPull", message.clone());
+            self.wait_for("ErrImageNeverPull", message);
+            if stopped_within(backoff.next(Duration::ZERO), stop).await {
+                return None;
             }
         }
     }
@@ -251,7 +289,8 @@ impl Runner {
             Some(path) => mounts.directory(path),
             None => around.home.clone(),
         };
-        let spec = Spec { command, env, directory, ids: self.context.identity.ids, log: None, stdin: false };
+        let ids = self.context.identity.ids;
+        let spec = Spec { command, env, directory, ids, log: None, stdin: false, enter: Enter::default() };
         Ok(Prepared { spec, mounts: Arc::new(mounts), message })
     }
 
@@ -270,6 +309,7 @@ impl Runner {
             ("HOSTNAME".to_owned(), self.run.name.clone()),
             ("LANG".to_owned(), "C.UTF-8".to_owned()),
             ("LISTEN_ADDRESS".to_owned(), around.address.clone()),
+            (POD_MARK.to_owned(), self.run.uid.clone()),
         ];
         env.extend(around.kubeconfig.iter().map(|file| ("KUBECONFIG".to_owned(), text(file))));
         env
@@ -278,26 +318,77 @@ impl Runner {
     /// Starts the container and stays with it until nothing of it is left.
     async fn once(&self, prepared: Prepared, stop: &mut watch::Receiver<Stop>) -> Ended {
         let id = ulid::Ulid::new().to_string().to_lowercase();
+        let group = match self.group(&id).await {
+            Ok(group) => group,
+            Err(message) => return self.not_started(&id, &message),
+        };
+        self.run.set_group(self.name(), group.clone());
+        let ended = self.once_in(prepared, &id, group.as_ref(), stop).await;
+        self.run.set_group(self.name(), None);
+        faults::ended(&self.context, &self.run, self.name());
+        if let Some(group) = group
+            && let Ok(Err(error)) = tokio::task::spawn_blocking(move || group.destroy()).await
+        {
+            tracing::warn!(%error, "failed to remove a container's control group");
+        }
+        ended
+    }
+
+    /// The control group for a start, where there are such groups.
+    async fn group(&self, id: &str) -> Result<Option<Group>, String> {
+        let limits = Limits::of(&self.container);
+        let has = self.context.cgroups.as_ref().map(|cgroups| cgroups.controllers()).unwrap_or_default();
+        let missing: Vec<_> = limits.controllers().into_iter().filter(|name| !has.contains(*name)).collect();
+        if !missing.is_empty() {
+            let why = self.context.cgroups.as_ref().err().map(|why| format!(": {why}")).unwrap_or_default();
+            let message = format!("The limits of {} are not kept on this node{why}", missing.join(" and "));
+            self.say(Kind::Warning, "LimitsNotKept", message);
+        }
+        let Ok(cgroups) = &self.context.cgroups else { return Ok(None) };
+        let (cgroups, uid, id) = (cgroups.clone(), self.run.uid.clone(), id.to_owned());
+        let made = tokio::task::spawn_blocking(move || {
+            cgroups.pod(&uid)?;
+            cgroups.container(&uid, &id, &limits)
+        });
+        let group =
+            made.await.map_err(|error| error.to_string())?.map_err(|error| format!("failed to {error}"))?;
+        faults::begins(&self.run, &group).await;
+        Ok(Some(group))
+    }
+
+    async fn once_in(
+        &self,
+        mut prepared: Prepared,
+        id: &str,
+        group: Option<&Group>,
+        stop: &mut watch::Receiver<Stop>,
+    ) -> Ended {
         let start = self.run.status(self.name()).map_or(0, |status| status.restart_count);
         let log = self.run.log(self.name(), start);
         if let Some(directory) = log.parent()
             && let Err(error) = std::fs::create_dir_all(directory)
         {
-            return self.not_started(&id, &format!("create {}: {error}", directory.display()));
+            return self.not_started(id, &format!("create {}: {error}", directory.display()));
         }
+        prepared.spec.enter = Enter {
+            groups: group.map(Group::directories).unwrap_or_default(),
+            shims: self.context.cgroups.as_ref().map(|cgroups| cgroups.shims()).unwrap_or_default(),
+            network: self.context.network.namespace(&self.run.uid),
+        };
         let spec = Spec { log: Some(log.clone()), ..prepared.spec.clone() };
         let places = self.surroundings.directories.values().cloned().collect();
         let (stdin, files) = match self.standard_input() {
             Ok((stdin, file)) => (stdin, file.into_iter().collect()),
             Err(error) => {
-                return self.not_started(&id, &format!("failed to make its standard input: {error}"));
+                return self.not_started(id, &format!("failed to make its standard input: {error}"));
             }
         };
-        let mut process = match self.context.launcher.start_with(&id, spec, places, files).await {
+        let mut process = match self.context.launcher.start_with(id, spec, places, files).await {
             Ok(process) => process,
-            Err(ProcessError::Start(message)) => return self.not_started(&id, &message),
-            Err(error) => return self.not_started(&id, &format!("failed to {error}")),
+            Err(ProcessError::Start(message)) => return self.not_started(id, &message),
+            Err(error) => return self.not_started(id, &format!("failed to {error}")),
         };
+        group.cloned().into_iter().for_each(|group| process.guard(group));
         self.say(Kind::Normal, "Started", format!("Container started: {}", self.name()));
         let begun = Instant::now();
         let started = process.started;
@@ -309,12 +400,13 @@ impl Runner {
             }
             let running = ContainerStateRunning { started_at: Some(Time(started)) };
             status.state = Some(ContainerState { running: Some(running), ..ContainerState::default() });
-            status.container_id = Some(container_id(&id));
+            status.container_id = Some(container_id(id));
             status.image_id = status.image.clone();
             status.started = Some(!gated);
             status.ready = ready;
         });
         let target = Target {
+            run: Arc::clone(&self.run),
             container: Arc::clone(&self.container),
             address: self.surroundings.address.clone(),
             spec: Arc::new(prepared.spec),
@@ -330,7 +422,9 @@ impl Runner {
         let exit = self.stay(&mut process, &target, stop).await;
         self.run.set_live(self.name(), None);
         let message = ending::message(&self.container, &prepared.message, &log, exit.code);
-        self.ended(&id, Some(started), &exit, None, message);
+        // As runtimes tell it: that the kernel killed something in there, and that the container ended so.
+        let starved = exit.code == OUT_OF_MEMORY && group.is_some_and(|group| group.memory_kills() > 0);
+        self.ended(id, Some(started), &exit, starved.then_some("OOMKilled"), message);
         Ended { code: exit.code, ran: begun.elapsed() }
     }
 
@@ -430,7 +524,7 @@ impl Runner {
             finished_at: Some(Time(exit.at)),
             ..ContainerStateTerminated::default()
         };
-        let done = self.init && exit.code == 0;
+        let done = self.role == Role::Init && exit.code == 0;
         self.run.change(self.name(), |status: &mut ContainerStatus| {
             status.state = Some(ContainerState { terminated: Some(terminated), ..ContainerState::default() });
             status.container_id = Some(container_id(id));

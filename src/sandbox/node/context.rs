@@ -11,11 +11,21 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::NodeConfig;
 use super::address::Pool;
+use super::bounds::Bounds;
+use super::cgroup::Cgroups;
 use super::env::Capacity;
 use super::events::Events;
+use super::network::Network;
 use super::process::Launcher;
 use super::run::Run;
 use crate::sandbox::provision::{Identity, Provisioner};
+
+/// What this machine lets the node do.
+pub(super) struct Means {
+    pub cgroups: Result<Cgroups, String>,
+    pub network: Network,
+    pub bounds: Option<Bounds>,
+}
 
 /// The node's tools and registers.
 pub(super) struct Context {
@@ -28,6 +38,12 @@ pub(super) struct Context {
     pub http: reqwest::Client,
     pub capacity: Capacity,
     pub pool: Mutex<Pool>,
+    /// Where pods' control groups are made, or why there are none.
+    pub cgroups: Result<Cgroups, String>,
+    /// How pods are connected.
+    pub network: Network,
+    /// What gives volumes their sizes, if anything does.
+    pub bounds: Option<Bounds>,
     /// One lock per volume: no two pods may work in one directory, however quickly one replaces the other.
     volumes: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// The pods that run here, by namespace and name: for those who ask for logs.
@@ -35,7 +51,12 @@ pub(super) struct Context {
 }
 
 impl Context {
-    pub fn new(client: Client, config: NodeConfig, capacity: Capacity) -> Result<Self, reqwest::Error> {
+    pub fn new(
+        client: Client,
+        config: NodeConfig,
+        capacity: Capacity,
+        means: Means,
+    ) -> Result<Self, reqwest::Error> {
         let home = &config.home;
         // Probes ask exactly what they are told to, of exactly whom.
         let http = reqwest::Client::builder()
@@ -53,7 +74,10 @@ impl Context {
             },
             provisioner: Provisioner::new(config.cache.clone()),
             events: Events::start(client.clone(), config.name.clone()),
-            pool: Mutex::new(Pool::new(config.network)),
+            pool: Mutex::new(means.network.pool()),
+            cgroups: means.cgroups,
+            network: means.network,
+            bounds: means.bounds,
             volumes: Mutex::default(),
             pods: Mutex::default(),
             http,
@@ -98,6 +122,11 @@ impl Context {
         }
     }
 
+    /// All pods that run here.
+    pub fn all_pods(&self) -> Vec<Arc<Run>> {
+        self.pods.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
     pub fn pod(&self, namespace: &str, name: &str) -> Option<Arc<Run>> {
         let key = (namespace.to_owned(), name.to_owned());
         self.pods.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()
@@ -105,7 +134,10 @@ impl Context {
 
     /// Where a persistent volume lies.
     pub fn volume(&self, handle: &str) -> PathBuf {
-        self.config.home.state().join("volumes").join(handle)
+        match &self.bounds {
+            Some(bounds) => bounds.data(handle),
+            None => self.config.home.state().join("volumes").join(handle),
+        }
     }
 
     pub fn pod_directory(&self, uid: &str) -> PathBuf {

@@ -54,9 +54,10 @@ pub(super) async fn exec(
     if command.is_empty() {
         return (StatusCode::BAD_REQUEST, "you must specify at least one command").into_response();
     }
-    let live = match context.pod(&namespace, &pod).map(|run| run.live(&container)) {
-        Some(Some(live)) => live,
-        Some(None) => {
+    let found = context.pod(&namespace, &pod).map(|run| (run.live(&container), run));
+    let (live, pod) = match found {
+        Some((Some(live), run)) => (live, run),
+        Some((None, _)) => {
             let message = format!("unable to upgrade connection: container not found (\"{container}\")");
             return (StatusCode::NOT_FOUND, message).into_response();
         }
@@ -67,14 +68,29 @@ pub(super) async fn exec(
     };
     let wanted = Wanted::read(&query);
     let identity = context.identity.ids;
-    accept(parts, wanted, move |remote| run(live, command, wanted, identity, remote)).await
+    let begin = async move {
+        // In a frozen container it would stand still, and its starter with it.
+        pod.thawed(&container).await;
+        live
+    };
+    accept(parts, wanted, move |remote| run(begin, command, wanted, identity, remote)).await
 }
 
 /// Runs a command for a client, to its end or the client's.
-async fn run(live: Live, command: Vec<String>, wanted: Wanted, ids: Option<(u32, u32)>, remote: Remote) {
+async fn run(
+    live: impl Future<Output = Live>,
+    command: Vec<String>,
+    wanted: Wanted,
+    ids: Option<(u32, u32)>,
+    remote: Remote,
+) {
     let Remote { stdin, resize, out, gone } = remote;
+    let attended = async {
+        let live = live.await;
+        attend(&live, &command, wanted, ids, stdin, resize, &out).await
+    };
     let status = tokio::select! {
-        status = attend(&live, &command, wanted, ids, stdin, resize, &out) => status,
+        status = attended => status,
         () = gone.cancelled() => return,
     };
     let _ = out.send((Channel::Error, status.to_string().into())).await;

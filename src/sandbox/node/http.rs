@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::attach::attach;
 use super::context::Context;
 use super::exec::exec;
+use super::faults::http as faults;
 use super::forward::port_forward;
 use super::guard::{self, Guard};
 use super::logs::{Follower, Select, limit};
@@ -66,6 +67,8 @@ pub(super) async fn serve(
     let router = Router::new()
         .route("/containerLogs/{namespace}/{pod}/{container}", get(container_logs))
         .route("/attach/{namespace}/{pod}/{container}", any(attach))
+        .route("/faults", get(faults::list))
+        .route("/faults/{namespace}/{pod}", get(faults::get).put(faults::replace).delete(faults::clear))
         .route("/exec/{namespace}/{pod}/{container}", any(exec))
         .route("/portForward/{namespace}/{pod}", any(port_forward))
         .route("/healthz", get(|| async { "ok" }))

@@ -7,6 +7,8 @@ mod access;
 mod address;
 mod attach;
 mod backoff;
+mod bounds;
+mod cgroup;
 mod check;
 mod claims;
 mod container;
@@ -16,10 +18,14 @@ mod env;
 mod events;
 mod exec;
 mod execution;
+mod faults;
 mod forward;
+mod frontier;
 mod guard;
 mod http;
+mod https;
 mod logs;
+mod network;
 mod paths;
 mod pod;
 mod probe;
@@ -37,16 +43,19 @@ mod status;
 mod token;
 mod volumes;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
+use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -54,15 +63,68 @@ use tokio_util::sync::CancellationToken;
 
 use crate::sandbox::home::Home;
 pub use access::Access;
-use context::Context;
+use bounds::Bounds;
+pub use bounds::BoundsError;
+use cgroup::Cgroups;
+use context::{Context, Means};
+use frontier::Frontier;
+use network::Network;
+pub use network::NetworkError;
 pub use setup::sweep;
 pub use shim::shim_main;
 pub use sources::VOLUME_DRIVER;
 
 /// The port at which a node tells logs, as kubelets have it.
 const KUBELET_PORT: u16 = 10250;
+/// The port at which pods with networks of their own reach the API server.
+const API_PORT: u16 = 6443;
+/// The annotation that tells what control groups do for this node's pods.
+const CGROUPS_ANNOTATION: &str = "sandbox.dbctl/cgroups";
+/// Those that tell how pods are connected, and what volumes are.
+const NETWORK_ANNOTATION: &str = "sandbox.dbctl/network";
+const VOLUMES_ANNOTATION: &str = "sandbox.dbctl/volumes";
 /// How soon a node that cannot register tries again.
 const REGISTER_RETRY: Duration = Duration::from_secs(1);
+
+/// How pods are connected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Isolation {
+    /// By addresses of this machine's loopback.
+    #[default]
+    Loopback,
+    /// Each by a network namespace of its own, whose connections can be cut.
+    Namespaces,
+}
+
+/// What persistent volumes are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum VolumeMode {
+    /// Directories, as large as the disk.
+    #[default]
+    Directories,
+    /// File systems of the size that is asked for.
+    Bounded,
+}
+
+impl fmt::Display for Isolation {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Loopback => "loopback",
+            Self::Namespaces => "namespaces",
+        })
+    }
+}
+
+impl fmt::Display for VolumeMode {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Directories => "directories",
+            Self::Bounded => "bounded",
+        })
+    }
+}
 
 /// What a node is and where it works.
 #[derive(Clone, Debug)]
@@ -81,6 +143,10 @@ pub struct NodeConfig {
     pub address: SocketAddr,
     /// How pods reach the API server.
     pub access: Access,
+    /// How pods are connected.
+    pub isolation: Isolation,
+    /// What persistent volumes are.
+    pub volumes: VolumeMode,
     /// The shim's command line; empty means the copy of this program that pods get too.
     pub shim: Vec<String>,
 }
@@ -96,8 +162,15 @@ impl NodeConfig {
             network,
             address: SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, network, 0, 2)), KUBELET_PORT),
             access,
+            isolation: Isolation::default(),
+            volumes: VolumeMode::default(),
             shim: Vec::new(),
         }
+    }
+
+    /// Where pods with networks of their own reach the API server of a sandbox: its certificate has to say so.
+    pub fn api_for_pods(network: u8) -> Ipv4Addr {
+        network::api_address(network)
     }
 
     /// The directory of the program that pods find on their PATH.
@@ -109,6 +182,15 @@ impl NodeConfig {
 /// Why a node cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
+    /// Pods cannot be connected.
+    #[error(transparent)]
+    Network(#[from] network::NetworkError),
+    /// Volumes cannot have bounds.
+    #[error(transparent)]
+    Bounds(#[from] BoundsError),
+    /// Nothing can stand between pods and the API server.
+    #[error("{0}")]
+    Frontier(String),
     /// Its directories cannot be made.
     #[error("{action} {path}: {source}", path = path.display())]
     Io {
@@ -159,14 +241,35 @@ pub async fn run(client: Client, mut config: NodeConfig, stop: CancellationToken
     let listener = TcpListener::bind(config.address).await.map_err(listen)?;
     config.address = listener.local_addr().map_err(listen)?;
     let capacity = register::capacity(config.home.root());
-    while let Err(error) = register::register(&client, &config, capacity).await {
+    let cgroups = open_cgroups(&config.home.state()).await;
+    let bounds = match config.volumes {
+        VolumeMode::Directories => None,
+        VolumeMode::Bounded => Some(Bounds::open(config.home.state().join("volumes"))?),
+    };
+    let network = match config.isolation {
+        Isolation::Loopback => Network::Loopback(config.network),
+        Isolation::Namespaces => Network::namespaces(&config.home, config.network).await?,
+    };
+    // Held for as long as pods may use it.
+    let _entrance = match network.api() {
+        Some(address) => {
+            let frontier = Frontier::at((address, API_PORT).into(), &config.access.server).await;
+            let frontier = frontier.map_err(NodeError::Frontier)?;
+            config.access.server.clone_from(&frontier.server);
+            Some(frontier)
+        }
+        None => None,
+    };
+    let features = features(&cgroups, &config);
+    while let Err(error) = register::register(&client, &config, capacity, &features).await {
         tracing::warn!(%error, "failed to register the node, trying again");
         tokio::select! {
             () = tokio::time::sleep(REGISTER_RETRY) => {}
             () = stop.cancelled() => return Ok(()),
         }
     }
-    let context = Arc::new(Context::new(client.clone(), config, capacity)?);
+    let context =
+        Arc::new(Context::new(client.clone(), config, capacity, Means { cgroups, network, bounds })?);
     let mut parts = JoinSet::new();
     parts.spawn({
         let (context, stop) = (Arc::clone(&context), stop.clone());
@@ -175,7 +278,7 @@ pub async fn run(client: Client, mut config: NodeConfig, stop: CancellationToken
     let lease = register::keep_lease(client.clone(), context.config.name.clone());
     parts.spawn(forever("the lease", lease));
     parts.spawn(forever("the volumes' keeper", claims::reclaim(Arc::clone(&context))));
-    parts.spawn(forever("the proxy", proxy::run(client.clone())));
+    parts.spawn(forever("the proxy", proxy::run(client.clone(), context.network.apart())));
     let mut pods = JoinSet::new();
     pods.spawn(follow_pods(Arc::clone(&context), stop.clone()));
     let result = tokio::select! {
@@ -190,7 +293,36 @@ pub async fn run(client: Client, mut config: NodeConfig, stop: CancellationToken
     // Pods end before the proxy does: their last words go through it.
     stop.cancel();
     while pods.join_next().await.is_some() {}
+    let home = context.config.home.clone();
+    match tokio::task::spawn_blocking(move || sweep(&home)).await {
+        Ok(Err(error)) => tracing::warn!("failed to {error}"),
+        _ => tracing::debug!("nothing of the pods is left"),
+    }
     result
+}
+
+/// Control groups where they can be made; where not, the log says why, once.
+async fn open_cgroups(state: &std::path::Path) -> Result<Cgroups, String> {
+    let state = state.to_owned();
+    let opened = tokio::task::spawn_blocking(move || Cgroups::open(&state)).await;
+    let opened = opened.map_err(|error| error.to_string());
+    let opened = opened.and_then(|opened| opened.map_err(|error| format!("failed to {error}")));
+    if let Err(why) = &opened {
+        tracing::warn!("pods run without limits of memory and CPU: {why}");
+    }
+    opened
+}
+
+/// What this node can do, for its object's annotations.
+fn features(cgroups: &Result<Cgroups, String>, config: &NodeConfig) -> BTreeMap<String, String> {
+    let cgroups = match cgroups {
+        Ok(cgroups) => cgroups.controllers().into_iter().collect::<Vec<_>>().join(","),
+        Err(why) => format!("none: {why}"),
+    };
+    let (network, volumes) = (config.isolation.to_string(), config.volumes.to_string());
+    [(CGROUPS_ANNOTATION, cgroups), (NETWORK_ANNOTATION, network), (VOLUMES_ANNOTATION, volumes)]
+        .map(|(name, text)| (name.to_owned(), text))
+        .into()
 }
 
 async fn forever(what: &str, part: impl Future<Output = ()>) -> Result<(), String> {

@@ -14,14 +14,17 @@ use tokio::sync::{OwnedMutexGuard, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
-use super::container::{Runner, Surroundings, stopped};
+use super::container::{Role, Runner, Surroundings, stopped};
 use super::context::Context;
 use super::env::Scope;
 use super::events::Kind as EventKind;
-use super::run::{Run, Stop};
+use super::faults;
+use super::frontier::Frontier;
+use super::run::{Place, Run, Stop};
 use super::sources::{Contents, Sources, references};
-use super::status::{compose, waiting};
+use super::status::{Facts, compose, is_sidecar, waiting};
 use super::token;
 use super::volumes::{self, Kind};
 
@@ -52,7 +55,14 @@ pub(super) async fn work(
     if finished(&pod) {
         wait_for_deletion(&mut updates, &node_stops).await;
     } else {
+        if context.network.api().is_none() {
+            // Each has a way of its own to the API server, which can be cut.
+            let frontier = Frontier::of_pod(&context.config.access.server).await;
+            run.frontier.get_or_init(|| frontier);
+        }
         live(&context, &run, &mut updates, &node_stops).await;
+        faults::end(&context, &run).await;
+        disconnect(&context, &run).await;
     }
     if node_stops.is_cancelled() {
         return; // The pod is taken again when the node comes back.
@@ -63,6 +73,18 @@ pub(super) async fn work(
         let _ = updates.wait_for(Option::is_none).await;
     }
     clean_up(&context, &run);
+}
+
+/// Takes the pod's network and its control group away, once nothing of it runs.
+async fn disconnect(context: &Context, run: &Run) {
+    if let Err(error) = context.network.detach(&run.uid).await {
+        tracing::warn!("failed to {error}");
+    }
+    let Ok(cgroups) = &context.cgroups else { return };
+    let group = cgroups.of_pod(&run.uid);
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || group.destroy()).await {
+        tracing::warn!(%error, "failed to remove the control group of pod {}", run.name);
+    }
 }
 
 /// Resolves once the pod is being deleted, or is gone already.
@@ -87,12 +109,21 @@ async fn live(
     let mut reports = JoinSet::new();
     reports.spawn(report(Arc::clone(context), Arc::clone(run)));
     let mut stopping = false;
+    let deadline = active_deadline(run);
     while !life.is_empty() {
         // Deletion may have been asked for before this pod came here.
         obey(run, updates.borrow_and_update().as_ref());
         tokio::select! {
             _ = life.join_next() => {}
             Ok(()) = updates.changed() => {}
+            () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)),
+                if deadline.is_some() && *run.stop.borrow() == Stop::No =>
+            {
+                let message = "Pod was active on the node longer than the specified deadline";
+                context.events.say(&run.pod(), None, EventKind::Normal, "DeadlineExceeded", message.to_owned());
+                run.facts.send_modify(|facts| facts.failure = Some(("DeadlineExceeded", message)));
+                end_by(run, Instant::now() + grace(&run.pod()));
+            }
             () = node_stops.cancelled(), if !stopping => {
                 stopping = true;
                 // What happens now is not the pod's doing, and nobody is to act on it.
@@ -116,9 +147,17 @@ async fn live(
     while updates.borrow_and_update().is_some() && write_status(context, run).await.is_err() {
         tokio::time::sleep(RETRY).await;
     }
-    if *run.stop.borrow() == Stop::No {
+    if *run.stop.borrow() == Stop::No || run.facts.borrow().failure.is_some() {
         wait_for_deletion(updates, node_stops).await;
     }
+}
+
+/// When the pod has been active for as long as it may.
+fn active_deadline(run: &Run) -> Option<Instant> {
+    let seconds = run.pod().spec.as_ref()?.active_deadline_seconds?;
+    let active = Timestamp::now().as_millisecond() - run.facts.borrow().started.as_millisecond();
+    let left = seconds.saturating_mul(1000).saturating_sub(active);
+    Some(Instant::now() + Duration::from_millis(u64::try_from(left).unwrap_or(0)))
 }
 
 fn grace(pod: &Pod) -> Duration {
@@ -169,29 +208,88 @@ async fn lifecycle(context: Arc<Context>, run: Arc<Run>) {
     let mut keeping = JoinSet::new();
     keeping.spawn(refresh(Arc::clone(&context), Arc::clone(&run), ground.clone_for_refresh()));
     let spec = pod.spec.clone().unwrap_or_default();
-    let runner = |container: &Container, init: bool| Runner {
+    let runner = |container: &Container, role: Role, stop: watch::Receiver<Stop>| Runner {
         context: Arc::clone(&context),
         run: Arc::clone(&run),
         surroundings: ground.surroundings.clone(),
         container: Arc::new(container.clone()),
-        init,
+        role,
+        stop,
     };
     if spec.init_containers.is_some() {
         for container in &spec.containers {
             run.change(&container.name, |status| status.state = Some(waiting("PodInitializing", None)));
         }
     }
-    for container in spec.init_containers.iter().flatten() {
-        if *stop.borrow() != Stop::No || runner(container, true).live().await != Some(0) {
-            return;
+    let containers = async {
+        let mut sidecars = Vec::new();
+        let mut initialized = true;
+        for container in spec.init_containers.iter().flatten() {
+            initialized = *stop.borrow() == Stop::No;
+            if initialized && is_sidecar(container) {
+                let (order, told) = watch::channel(Stop::No);
+                let life = tokio::spawn(runner(container, Role::Sidecar, told).live());
+                sidecars.push((order, AbortOnDropHandle::new(life)));
+                initialized = has_started(&run, &container.name, &mut stop).await;
+            } else if initialized {
+                initialized = runner(container, Role::Init, run.stop.subscribe()).live().await == Some(0);
+            }
+            if !initialized {
+                break;
+            }
+        }
+        let mut running = JoinSet::new();
+        for container in spec.containers.iter().filter(|_| initialized) {
+            running.spawn(runner(container, Role::Main, run.stop.subscribe()).live());
+        }
+        while running.join_next().await.is_some() {}
+        end_sidecars(&run, sidecars).await;
+    };
+    containers.await;
+    unmount(&context, &run).await;
+    ground.locks.clear();
+}
+
+/// Resolves once a sidecar has started, or the pod is to end; whether it has.
+async fn has_started(run: &Run, name: &str, stop: &mut watch::Receiver<Stop>) -> bool {
+    let mut facts = run.facts.subscribe();
+    let started =
+        |facts: &Facts| facts.init.iter().any(|status| status.name == name && status.started == Some(true));
+    tokio::select! {
+        facts = facts.wait_for(started) => facts.is_ok(),
+        () = stopped(stop) => false,
+    }
+}
+
+/// Ends the sidecars, the last one first.
+async fn end_sidecars(run: &Run, sidecars: Vec<(watch::Sender<Stop>, AbortOnDropHandle<Option<i32>>)>) {
+    let mut stop = run.stop.subscribe();
+    let deadline = Instant::now() + grace(&run.pod());
+    for (order, mut life) in sidecars.into_iter().rev() {
+        loop {
+            order.send_replace(match *stop.borrow_and_update() {
+                Stop::No => Stop::By(deadline),
+                given => given,
+            });
+            tokio::select! {
+                _ = &mut life => break,
+                Ok(()) = stop.changed() => {}
+            }
         }
     }
-    let mut running = JoinSet::new();
-    for container in &spec.containers {
-        running.spawn(runner(container, false).live());
+}
+
+/// Unmounts the pod's volumes, if they are mounted, while nobody else can want them.
+async fn unmount(context: &Context, run: &Run) {
+    let Some(bounds) = &context.bounds else { return };
+    // What fills them would keep them busy.
+    faults::end(context, run).await;
+    for handle in run.volumes().into_values().filter_map(|place| place.handle) {
+        let (bounds, of) = (bounds.clone(), handle.clone());
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || bounds.unmount(&of)).await {
+            tracing::warn!("failed to {error}");
+        }
     }
-    while running.join_next().await.is_some() {}
-    ground.locks.clear();
 }
 
 /// What a pod stands on while it runs.
@@ -290,6 +388,10 @@ async fn lay(context: &Context, run: &Run, contents: &Contents, token: Option<&s
     if run.facts.borrow().address.is_none() {
         return Err("no address is free for the pod".to_owned());
     }
+    let address = run.facts.borrow().address.as_ref().and_then(|address| address.parse().ok());
+    if let Some(address) = address {
+        context.network.attach(&run.uid, address).await.map_err(|error| format!("failed to {error}"))?;
+    }
     make(&directory, 0o700, context)?;
     make(&directory.join("home"), 0o700, context)?;
     if let Some(token) = token {
@@ -297,10 +399,15 @@ async fn lay(context: &Context, run: &Run, contents: &Contents, token: Option<&s
     }
     let mut directories = BTreeMap::new();
     let mut locks = Vec::new();
+    let mut writable = BTreeMap::new();
     for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
         let kind = with_scope(context, run, contents, |scope| volumes::kind(volume, scope, token))?;
+        let mut own = None;
         let place = match kind {
-            Kind::Scratch => context.scratch(&run.uid).join(&volume.name),
+            Kind::Scratch => {
+                own = Some(None);
+                context.scratch(&run.uid).join(&volume.name)
+            }
             Kind::Files(files) => {
                 let place = directory.join("volumes").join(&volume.name);
                 volumes::write_files(&place, &files, &context.identity)
@@ -309,14 +416,27 @@ async fn lay(context: &Context, run: &Run, contents: &Contents, token: Option<&s
             }
             Kind::Persistent(handle) => {
                 locks.push(context.lock_volume(&handle).await);
+                mount(context, &handle).await?;
+                own = Some(Some(handle.clone()));
                 context.volume(&handle)
             }
             Kind::Host(path) => path,
         };
         make(&place, 0o700, context)?;
+        if let Some(handle) = own {
+            writable.insert(volume.name.clone(), Place { directory: place.clone(), handle });
+        }
         directories.insert(volume.name.clone(), place);
     }
+    run.set_volumes(writable);
     Ok((directories, locks))
+}
+
+async fn mount(context: &Context, handle: &str) -> Result<(), String> {
+    let Some(bounds) = context.bounds.clone() else { return Ok(()) };
+    let handle = handle.to_owned();
+    let mounted = tokio::task::spawn_blocking(move || bounds.mount(&handle)).await;
+    mounted.map_err(|error| error.to_string())?.map_err(|error| format!("failed to {error}"))
 }
 
 fn make(directory: &Path, mode: u32, context: &Context) -> Result<(), String> {
@@ -335,8 +455,12 @@ fn write_credentials(context: &Context, run: &Run, token: &str) -> Result<(), St
     let file = kubeconfig_file(&context.pod_directory(&run.uid));
     let directory = file.parent().unwrap_or(&file);
     make(directory, 0o700, context)?;
-    let (access, authority) = (&context.config.access, directory.join("ca.crt"));
-    let config = token::kubeconfig(access, &authority, &run.namespace, token);
+    let authority = directory.join("ca.crt");
+    let mut access = context.config.access.clone();
+    if let Some(Ok(frontier)) = run.frontier.get() {
+        access.server.clone_from(&frontier.server);
+    }
+    let config = token::kubeconfig(&access, &authority, &run.namespace, token);
     let put = |name: &str, bytes: &[u8]| -> std::io::Result<()> {
         let mut fresh = tempfile::NamedTempFile::new_in(directory)?;
         std::io::Write::write_all(&mut fresh, bytes)?;

@@ -11,6 +11,7 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::sync::mpsc;
 
+use super::cgroup::Group;
 use super::execution::{Door, Execs, pass, write};
 use super::shim::tree::Mark;
 use super::shim::{Order, Report, Spec};
@@ -19,6 +20,9 @@ use super::shim::{Order, Report, Spec};
 pub const HOME_MARK: &str = "DBCTL_SANDBOX_HOME";
 /// Marks every process of one container.
 pub const CONTAINER_MARK: &str = "DBCTL_SANDBOX_CONTAINER";
+
+/// Marks every process of one pod: in the environment of its containers and of their shims.
+pub const POD_MARK: &str = "DBCTL_SANDBOX_POD";
 
 /// How long a killed container may take to disappear before its processes are hunted without its shim.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
@@ -70,6 +74,8 @@ pub struct Process {
     mark: Mark,
     /// Its last report, kept while the shim itself ends: whoever waits may be interrupted in between.
     last: Option<Report>,
+    /// Its control group, killed with it.
+    group: Option<Group>,
 }
 
 /// An order, with the open files that go along.
@@ -110,12 +116,14 @@ impl Launcher {
         spec.stdin = !stdin.is_empty();
         let home = self.home.to_string_lossy().into_owned();
         let marks = [(HOME_MARK.to_owned(), home), (CONTAINER_MARK.to_owned(), id.to_owned())];
+        let pod = spec.env.iter().find(|(name, _)| name == POD_MARK).cloned();
         spec.env.extend(marks.clone());
         let mut command = Command::new(self.shim.first().map(String::as_str).unwrap_or_default());
         command
             .args(self.shim.iter().skip(1))
             .env_clear()
             .envs(marks.clone())
+            .envs(pod)
             .current_dir("/")
             .process_group(0);
         // A socket, since open files go through it too.
@@ -143,7 +151,7 @@ impl Launcher {
                 let (sender, reports) = mpsc::unbounded_channel();
                 tokio::spawn(sort(lines, execs.clone(), sender));
                 let door = Door::new(orders.downgrade(), execs, marks.to_vec());
-                Ok(Process { started: at, orders, reports, door, shim, mark, last: None })
+                Ok(Process { started: at, orders, reports, door, shim, mark, last: None, group: None })
             }
             Some(Report::Failed { message }) => {
                 let _ = shim.wait().await;
@@ -181,6 +189,11 @@ async fn next(lines: &mut Lines<BufReader<ChildStdout>>) -> std::io::Result<Opti
 }
 
 impl Process {
+    /// Has its control group killed wherever it is.
+    pub(super) fn guard(&mut self, group: Group) {
+        self.group = Some(group);
+    }
+
     /// A way to give it orders while somebody waits for it.
     pub fn orders(&self) -> Orders {
         Orders(self.orders.clone())
@@ -201,6 +214,7 @@ impl Process {
             return Exit { code, signal, at, output };
         }
         // The shim itself was killed: its container is without a keeper, and is hunted by its mark.
+        self.kill_group().await;
         self.hunt().await;
         let killed = rustix::process::Signal::KILL.as_raw();
         Exit { code: 128 + killed, signal: Some(killed), at: Timestamp::now(), output: String::new() }
@@ -209,6 +223,7 @@ impl Process {
     /// Kills it and waits until nothing of it is left.
     pub async fn kill(&mut self) -> Exit {
         self.orders().give(Order::Kill);
+        self.kill_group().await;
         match tokio::time::timeout(KILL_PATIENCE, self.wait()).await {
             Ok(exit) => exit,
             Err(_) => {
@@ -216,6 +231,14 @@ impl Process {
                 let _ = self.shim.start_kill();
                 self.wait().await
             }
+        }
+    }
+
+    /// Also what is frozen, which a signal alone may not reach.
+    async fn kill_group(&self) {
+        let Some(group) = self.group.clone() else { return };
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || group.kill()).await {
+            tracing::warn!(%error, "failed to kill a control group");
         }
     }
 

@@ -42,13 +42,14 @@ pub(super) async fn register(
     client: &Client,
     config: &NodeConfig,
     capacity: Capacity,
+    features: &BTreeMap<String, String>,
 ) -> Result<(), kube::Error> {
     let nodes = Api::<Node>::all(client.clone());
-    let node = node(config);
+    let node = node(config, features);
     match nodes.create(&PostParams::default(), &node).await {
         Ok(_) => {}
         Err(kube::Error::Api(status)) if status.code == 409 => {
-            let labels = json!({"metadata": {"labels": node.metadata.labels}});
+            let labels = json!({"metadata": {"labels": node.metadata.labels, "annotations": node.metadata.annotations}});
             nodes.patch(&config.name, &PatchParams::default(), &Patch::Merge(labels)).await?;
         }
         Err(error) => return Err(error),
@@ -57,7 +58,7 @@ pub(super) async fn register(
     nodes.patch_status(&config.name, &PatchParams::default(), &Patch::Strategic(patch)).await.map(drop)
 }
 
-fn node(config: &NodeConfig) -> Node {
+fn node(config: &NodeConfig, features: &BTreeMap<String, String>) -> Node {
     let labels = [
         ("kubernetes.io/hostname", config.name.as_str()),
         ("kubernetes.io/os", "linux"),
@@ -65,8 +66,12 @@ fn node(config: &NodeConfig) -> Node {
         ("topology.kubernetes.io/zone", config.zone.as_str()),
     ];
     let labels = labels.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-    let metadata =
-        ObjectMeta { name: Some(config.name.clone()), labels: Some(labels), ..ObjectMeta::default() };
+    let metadata = ObjectMeta {
+        name: Some(config.name.clone()),
+        labels: Some(labels),
+        annotations: Some(features.clone()),
+        ..ObjectMeta::default()
+    };
     Node { metadata, ..Node::default() }
 }
 

@@ -1,8 +1,8 @@
 //! One pod on this node: what it is, what its containers do, and whether it is to end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use k8s_openapi::api::core::v1::{Container, ContainerState, ContainerStateTerminated, ContainerStatus, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -11,7 +11,10 @@ use kube::ResourceExt;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::cgroup::Group;
 use super::exec::Live;
+use super::faults::State;
+use super::frontier::Frontier;
 use super::status::{Facts, waiting};
 
 /// Whether a pod's containers are to go on.
@@ -36,8 +39,26 @@ pub(super) struct Run {
     /// What its containers do.
     pub facts: watch::Sender<Facts>,
     pub stop: watch::Sender<Stop>,
+    /// The control groups of its containers that run.
+    groups: Mutex<BTreeMap<String, Group>>,
+    /// The containers whose processes stand still.
+    pub frozen: watch::Sender<BTreeSet<String>>,
+    /// What was done to it for a test's sake.
+    pub faults: tokio::sync::Mutex<State>,
+    /// What stands between it and the API server.
+    pub frontier: OnceLock<Result<Frontier, String>>,
+    /// Its volumes that it can write to, by their names.
+    volumes: Mutex<BTreeMap<String, Place>>,
     /// The containers that run, by name.
     live: Mutex<BTreeMap<String, Live>>,
+}
+
+/// A volume that a pod can write to.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub directory: PathBuf,
+    /// What a persistent volume is called.
+    pub handle: Option<String>,
 }
 
 impl Run {
@@ -54,6 +75,11 @@ impl Run {
             pod: watch::Sender::new(pod),
             facts: watch::Sender::new(facts),
             stop: watch::Sender::new(Stop::No),
+            groups: Mutex::default(),
+            frozen: watch::Sender::new(BTreeSet::new()),
+            faults: tokio::sync::Mutex::default(),
+            frontier: OnceLock::new(),
+            volumes: Mutex::default(),
             live: Mutex::default(),
         }
     }
@@ -81,6 +107,42 @@ impl Run {
     pub fn status(&self, name: &str) -> Option<ContainerStatus> {
         let facts = self.facts.borrow();
         facts.init.iter().chain(&facts.main).find(|status| status.name == name).cloned()
+    }
+
+    /// The names of the containers that run, init containers too.
+    pub fn running(&self) -> Vec<String> {
+        let facts = self.facts.borrow();
+        let runs =
+            |status: &&ContainerStatus| status.state.as_ref().is_some_and(|state| state.running.is_some());
+        facts.init.iter().chain(&facts.main).filter(runs).map(|status| status.name.clone()).collect()
+    }
+
+    /// The control groups of the containers that run, by their names.
+    pub fn groups(&self) -> BTreeMap<String, Group> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A container runs in a control group now, or its last one is gone.
+    pub fn set_group(&self, container: &str, group: Option<Group>) {
+        let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        match group {
+            Some(group) => drop(groups.insert(container.to_owned(), group)),
+            None => drop(groups.remove(container)),
+        }
+    }
+
+    /// The volumes that it can write to.
+    pub fn volumes(&self) -> BTreeMap<String, Place> {
+        self.volumes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn set_volumes(&self, volumes: BTreeMap<String, Place>) {
+        *self.volumes.lock().unwrap_or_else(PoisonError::into_inner) = volumes;
+    }
+
+    /// Waits until a container is not frozen: whatever is started in one that is would stand still too.
+    pub async fn thawed(&self, container: &str) {
+        let _ = self.frozen.subscribe().wait_for(|frozen| !frozen.contains(container)).await;
     }
 
     /// The way into a container, while it runs.
@@ -124,6 +186,7 @@ fn facts(pod: &Pod, host: String, address: Option<String>, now: Timestamp) -> Fa
         host,
         started,
         over: false,
+        failure: None,
     }
 }
 

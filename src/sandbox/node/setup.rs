@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::bounds;
+use super::cgroup;
 use super::context::Context;
+use super::network;
 use super::process::HOME_MARK;
 use super::shim::tree::Mark;
 use super::{NodeConfig, NodeError};
@@ -89,10 +92,18 @@ pub(super) fn remove_strangers(context: &Context, uids: &BTreeSet<String>) {
 /// # Errors
 /// The processes that cannot be killed.
 pub fn sweep(home: &Home) -> Result<usize, NodeError> {
+    if let Err(error) = cgroup::sweep(&home.state()) {
+        tracing::warn!("failed to {error}");
+    }
     let mark = Mark::new(
         format!("{HOME_MARK}={}", home.root().display()),
         vec![home.state().join("volumes"), home.state().join("pods"), home.scratch()],
         vec![home.cache()],
     );
-    mark.sweep(SWEEP_PATIENCE).map_err(|left| NodeError::LeftOvers(left.into_iter().collect()))
+    let swept =
+        mark.sweep(SWEEP_PATIENCE).map_err(|left| NodeError::LeftOvers(left.into_iter().collect()))?;
+    // What processes held on to comes after them.
+    network::sweep(home)?;
+    bounds::sweep(&home.state().join("volumes"))?;
+    Ok(swept)
 }

@@ -28,35 +28,44 @@ const ADMIN: &str = "an administrator's token";
 const IMAGE: &str = "dbctl/postgres:16.15";
 
 /// A cluster of one node without controllers; objects are made by hand.
-struct Cluster {
+pub(super) struct Cluster {
     home: tempfile::TempDir,
-    client: Client,
+    pub(super) client: Client,
     network: u8,
+    isolation: Isolation,
+    volumes: VolumeMode,
     _api: Running,
     stop: CancellationToken,
     node: Option<(CancellationToken, JoinHandle<Result<(), NodeError>>)>,
 }
 
 impl Cluster {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
+        Self::start_as(Isolation::Loopback, VolumeMode::Directories).await
+    }
+
+    pub(super) async fn start_as(isolation: Isolation, volumes: VolumeMode) -> Self {
+        // In a test binary nobody else does it.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         static NEXT: AtomicU8 = AtomicU8::new(0);
         // Several test processes run at once; within one, each test has a network of its own.
         let base = std::process::id() * 16 % 96;
         let network = 100 + u8::try_from(base).unwrap() + NEXT.fetch_add(1, Ordering::Relaxed) % 16;
         let home = tempfile::Builder::new().prefix("n").tempdir_in("/tmp").unwrap();
         let stop = CancellationToken::new();
-        let config = ApiConfig::new(
-            home.path().join("sandbox"),
-            SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            Ipv4Addr::new(127, network, 255, 0),
-            ADMIN,
-        );
+        let services = match isolation {
+            Isolation::Loopback => Ipv4Addr::new(127, network, 255, 0),
+            Isolation::Namespaces => Ipv4Addr::new(198, 19, network, 0),
+        };
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let mut config = ApiConfig::new(home.path().join("sandbox"), address, services, ADMIN);
+        config.names = vec![NodeConfig::api_for_pods(network).to_string()];
         std::fs::create_dir_all(&config.state_dir).unwrap();
         let api = serve(config, stop.clone()).await.unwrap();
         let mut config = kube::Config::new(format!("http://{}", api.address).parse().unwrap());
         config.auth_info = serde_json::from_value(json!({ "token": ADMIN })).unwrap();
         let client = Client::try_from(config).unwrap();
-        let mut cluster = Self { home, client, network, _api: api, stop, node: None };
+        let mut cluster = Self { home, client, network, isolation, volumes, _api: api, stop, node: None };
         cluster.start_node().await;
         let account = json!({"metadata": {"name": "default"}});
         let accounts = cluster.api::<ServiceAccount>();
@@ -66,7 +75,7 @@ impl Cluster {
         cluster
     }
 
-    async fn start_node(&mut self) {
+    pub(super) async fn start_node(&mut self) {
         let home = Home::at(self.home.path().to_owned()).unwrap();
         let server = format!("https://{}", self._api.address);
         let access = Access::new(server, self._api.authority.clone());
@@ -74,32 +83,33 @@ impl Cluster {
         config.address.set_port(0);
         config.cache = test_cache();
         config.shim = launcher(self.home.path()).shim;
+        (config.isolation, config.volumes) = (self.isolation, self.volumes);
         let stop = CancellationToken::new();
         let task = tokio::spawn(run(self.client.clone(), config, stop.clone()));
         self.node = Some((stop, task));
     }
 
     /// As `kill -9` would end it: nothing is said to anybody.
-    async fn crash_node(&mut self) {
+    pub(super) async fn crash_node(&mut self) {
         let (_, task) = self.node.take().unwrap();
         task.abort();
         let _ = task.await;
     }
 
-    async fn stop_node(&mut self) {
+    pub(super) async fn stop_node(&mut self) {
         let (stop, task) = self.node.take().unwrap();
         stop.cancel();
         task.await.unwrap().unwrap();
     }
 
-    fn api<K>(&self) -> Api<K>
+    pub(super) fn api<K>(&self) -> Api<K>
     where
         K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
     {
         Api::namespaced(self.client.clone(), "default")
     }
 
-    async fn make<K>(&self, object: Value) -> K
+    pub(super) async fn make<K>(&self, object: Value) -> K
     where
         K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
             + Clone
@@ -114,7 +124,7 @@ impl Cluster {
     }
 
     /// A pod with one container that runs a shell script.
-    async fn pod(&self, name: &str, script: &str, spec: Value, container: Value) -> Pod {
+    pub(super) async fn pod(&self, name: &str, script: &str, spec: Value, container: Value) -> Pod {
         let mut one = json!({"name": "main", "image": IMAGE, "command": ["sh", "-c", script]});
         merge(&mut one, container);
         let mut whole =
@@ -124,7 +134,7 @@ impl Cluster {
     }
 
     /// The pod once it is as wanted.
-    async fn until(&self, name: &str, what: &str, wanted: impl Fn(&Pod) -> bool) -> Pod {
+    pub(super) async fn until(&self, name: &str, what: &str, wanted: impl Fn(&Pod) -> bool) -> Pod {
         let mut last = None;
         for _ in 0..1500 {
             last = self.api::<Pod>().get_opt(name).await.unwrap();
@@ -137,7 +147,7 @@ impl Cluster {
         panic!("{name} did not become {what}: {}", serde_json::to_string_pretty(&last).unwrap());
     }
 
-    async fn until_gone(&self, name: &str) {
+    pub(super) async fn until_gone(&self, name: &str) {
         for _ in 0..1500 {
             if self.api::<Pod>().get_opt(name).await.unwrap().is_none() {
                 return;
@@ -147,17 +157,40 @@ impl Cluster {
         panic!("{name} stays");
     }
 
+    /// Asks the node something through the API server, as administrators do.
+    pub(super) async fn ask(&self, method: &str, path: &str, body: Value) -> Value {
+        let request = ::http::Request::builder().method(method);
+        let request = request.uri(format!("/api/v1/nodes/sandbox/proxy{path}"));
+        let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+        let text = self.client.request_text(request.body(body).unwrap()).await.unwrap();
+        serde_json::from_str(&text).unwrap_or_else(|_| json!(text))
+    }
+
+    pub(super) fn api_for_pods(&self) -> Ipv4Addr {
+        NodeConfig::api_for_pods(self.network)
+    }
+
+    /// The namespaces and links of this home's pods.
+    pub(super) fn network_names(&self) -> Vec<String> {
+        network::left(&Home::at(self.home.path().to_owned()).unwrap())
+    }
+
+    /// The home's directory.
+    pub(super) fn root(&self) -> &std::path::Path {
+        self.home.path()
+    }
+
     fn check_node(&self) {
         if let Some((_, task)) = &self.node {
             assert!(!task.is_finished(), "the node ended");
         }
     }
 
-    async fn logs(&self, name: &str) -> String {
+    pub(super) async fn logs(&self, name: &str) -> String {
         self.api::<Pod>().logs(name, &LogParams::default()).await.unwrap()
     }
 
-    async fn until_logged(&self, name: &str, text: &str) -> String {
+    pub(super) async fn until_logged(&self, name: &str, text: &str) -> String {
         self.until(name, "started", |pod| status(pod).container_id.is_some()).await;
         for _ in 0..1500 {
             let logs = self.logs(name).await;
@@ -170,7 +203,7 @@ impl Cluster {
     }
 
     /// The processes of this home.
-    fn processes(&self) -> usize {
+    pub(super) fn processes(&self) -> usize {
         let entry = format!("{HOME_MARK}={}", self.home.path().display());
         Mark::new(entry, vec![self.home.path().to_owned()], vec![test_cache()]).processes().len()
     }
@@ -191,7 +224,7 @@ impl Cluster {
         count("sandbox/pods") + count("sandbox/logs") + count("v")
     }
 
-    async fn end(mut self) {
+    pub(super) async fn end(mut self) {
         if self.node.is_some() {
             self.stop_node().await;
         }
@@ -207,7 +240,7 @@ fn merge(target: &mut Value, more: Value) {
     }
 }
 
-fn status(pod: &Pod) -> ContainerStatus {
+pub(super) fn status(pod: &Pod) -> ContainerStatus {
     let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.clone());
     statuses.and_then(|statuses| statuses.into_iter().next()).unwrap_or_default()
 }
@@ -221,7 +254,7 @@ fn waits_because(pod: &Pod) -> String {
     waiting.and_then(|waiting| waiting.reason).unwrap_or_default()
 }
 
-fn is_ready(pod: &Pod) -> bool {
+pub(super) fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
     conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
+use super::carry;
 use super::table::Backends;
+use crate::sandbox::node::network::Apart;
 
 /// How long an endpoint may take to accept: it is on this very machine.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -24,9 +25,9 @@ pub(super) struct Front {
 }
 
 impl Front {
-    pub fn open(address: SocketAddr) -> Self {
+    pub fn open(address: SocketAddr, apart: Apart) -> Self {
         let (backends, receiver) = watch::channel(Backends::default());
-        let task = tokio::spawn(serve(address, receiver));
+        let task = tokio::spawn(serve(address, receiver, apart));
         Self { backends, task }
     }
 
@@ -47,7 +48,7 @@ impl Drop for Front {
 }
 
 /// Listens while there is a ready endpoint.
-async fn serve(address: SocketAddr, mut backends: watch::Receiver<Backends>) {
+async fn serve(address: SocketAddr, mut backends: watch::Receiver<Backends>, apart: Apart) {
     // Dropped with this task, which cuts what is left.
     let mut connections = JoinSet::new();
     loop {
@@ -67,7 +68,7 @@ async fn serve(address: SocketAddr, mut backends: watch::Receiver<Backends>) {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
                     Ok((client, _)) => {
-                        connections.spawn(connect(client, backends.clone()));
+                        connections.spawn(connect(client, backends.clone(), apart.clone()));
                     }
                     Err(error) => {
                         tracing::debug!(%error, "a connection to {address} was lost");
@@ -93,16 +94,17 @@ async fn none_ready(backends: &mut watch::Receiver<Backends>) -> bool {
 
 /// One connection: to an endpoint by chance, as a cluster's proxy chooses (taking turns would lead a client that connects
 /// twice for each errand to the same one every time), or the next that accepts; until either side ends it or the
-/// endpoint is taken out of the Service.
-async fn connect(mut client: TcpStream, mut backends: watch::Receiver<Backends>) {
+/// endpoint is taken out of the Service. Between pods that are cut off from each other it stands still.
+async fn connect(mut client: TcpStream, mut backends: watch::Receiver<Backends>, apart: Apart) {
     let ready = backends.borrow_and_update().ready.clone();
-    let Some((mut server, backend)) = dial(&ready, ulid::Ulid::new().random()).await else {
+    let Ok(from) = client.peer_addr() else { return };
+    let Some((mut server, backend)) = dial(&ready, ulid::Ulid::new().random(), from, &apart).await else {
         reset(&client);
         return;
     };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     tokio::select! {
-        _ = copy_bidirectional(&mut client, &mut server) => {}
+        () = carry(&mut client, &mut server, apart.subscribe(), |cut| apart.divides(cut, from.ip(), backend.ip())) => {}
         _ = backends.wait_for(|backends| !backends.known.contains(&backend)) => {
             // A reset says at once what a silent server would not.
             reset(&client);
@@ -111,10 +113,17 @@ async fn connect(mut client: TcpStream, mut backends: watch::Receiver<Backends>)
     }
 }
 
-async fn dial(ready: &BTreeSet<SocketAddr>, chance: u128) -> Option<(TcpStream, SocketAddr)> {
+async fn dial(
+    ready: &BTreeSet<SocketAddr>,
+    chance: u128,
+    from: SocketAddr,
+    apart: &Apart,
+) -> Option<(TcpStream, SocketAddr)> {
     let count = ready.len();
     let first = usize::try_from(chance % count.max(1) as u128).unwrap_or(0);
     for backend in ready.iter().cycle().skip(first).take(count) {
+        // Who is chosen does not depend on who can be reached: neither does it in a cluster.
+        apart.subscribe().wait_for(|cut| !apart.divides(cut, from.ip(), backend.ip())).await.ok()?;
         if let Ok(Ok(stream)) = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(backend)).await {
             return Some((stream, *backend));
         }
@@ -183,7 +192,7 @@ mod tests {
     #[tokio::test]
     async fn connections_are_spread_and_cut_when_their_endpoint_leaves() {
         let (a, b, address) = (server("a").await, server("b").await, free().await);
-        let front = Front::open(address);
+        let front = Front::open(address, Apart::never());
         assert!(greeted(address).await.is_none(), "no endpoint, no connection");
         front.lead_to(backends(&[a, b], &[a, b]));
         let (first, name) = until_greeted(address).await;
@@ -221,7 +230,7 @@ mod tests {
     #[tokio::test]
     async fn an_endpoint_that_refuses_is_passed_over() {
         let (gone, there, address) = (free().await, server("t").await, free().await);
-        let front = Front::open(address);
+        let front = Front::open(address, Apart::never());
         front.lead_to(backends(&[gone, there], &[gone, there]));
         for _ in 0..4 {
             assert_eq!(until_greeted(address).await.1, b't');

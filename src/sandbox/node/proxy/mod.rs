@@ -1,6 +1,7 @@
 //! Services' addresses: a listener for each that has ready endpoints, and none for one that has not, so that clients are
 //! refused at once.
 
+mod carry;
 mod front;
 mod table;
 
@@ -14,11 +15,13 @@ use kube::runtime::reflector::{self, Store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 
+use super::network::Apart;
+pub(super) use carry::carry;
 use front::Front;
 use table::table;
 
 /// Proxies for all Services, for ever.
-pub(super) async fn run(client: Client) {
+pub(super) async fn run(client: Client, apart: Apart) {
     let (services, service_changes) = mirror::<Service>(client.clone());
     let (slices, slice_changes) = mirror::<EndpointSlice>(client);
     let changes = futures::stream::select(service_changes, slice_changes);
@@ -30,7 +33,7 @@ pub(super) async fn run(client: Client) {
             table(services.iter().map(AsRef::as_ref), slices.iter().map(AsRef::as_ref).collect::<Vec<_>>());
         fronts.retain(|address, _| table.contains_key(address));
         for (address, backends) in table {
-            fronts.entry(address).or_insert_with(|| Front::open(address)).lead_to(backends);
+            fronts.entry(address).or_insert_with(|| Front::open(address, apart.clone())).lead_to(backends);
         }
     }
 }

@@ -95,7 +95,11 @@ fn start(exec: &Exec, files: Vec<OwnedFd>) -> Result<i32, String> {
     }
     command.stdin(Stdio::from(stdin)).stdout(Stdio::from(stdout)).stderr(Stdio::from(stderr));
     let _starting = quiet();
-    match command.spawn() {
+    match spec
+        .enter
+        .around(|| command.spawn())
+        .map_err(|(what, error)| format!("failed to {what}: {error}"))?
+    {
         Ok(child) => i32::try_from(child.id()).map_err(|error| error.to_string()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(not_found(program)),
         Err(error) => Err(format!("exec: {program:?}: {error}")),

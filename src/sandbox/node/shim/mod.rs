@@ -8,6 +8,8 @@
 //! It is told by lines on its standard input (first a [`Spec`] as JSON, since arguments can be read by everybody, then
 //! [`Order`]s) and answers with [`Report`]s, a line each, on its standard output.
 
+mod enter;
+pub(super) use enter::Enter;
 mod exec;
 mod inbox;
 mod log;
@@ -49,6 +51,9 @@ pub struct Spec {
     /// Whether its standard input comes along as an open file; without one it has none.
     #[serde(default)]
     pub stdin: bool,
+    /// Where on this machine it runs.
+    #[serde(default)]
+    pub enter: Enter,
 }
 
 /// What a running shim is told.
@@ -163,7 +168,11 @@ fn run() -> Result<(), ShimError> {
     let sink = Sink::open(spec.log.as_deref()).map_err(|error| ShimError::Io("open the log", error))?;
     let (events, queue) = channel();
     let input = if spec.stdin { inbox.files(1).pop() } else { None };
-    let (main, readers) = match start(&spec, &sink, input) {
+    let started = spec
+        .enter
+        .around(|| start(&spec, &sink, input))
+        .map_err(|(what, error)| ShimError::Io(what, error))?;
+    let (main, readers) = match started {
         Ok(started) => started,
         Err(error) => {
             let program = spec.command.first().map(String::as_str).unwrap_or_default();

@@ -32,6 +32,7 @@ fn shell(script: &str) -> Spec {
         ids: None,
         log: None,
         stdin: false,
+        enter: Enter::default(),
     }
 }
 
@@ -81,8 +82,9 @@ async fn terminate_reaches_the_main_process_only() {
     let home = tempfile::tempdir().unwrap();
     let log = home.path().join("0.log");
     let mut spec = shell(
-        "sh -c 'trap \"echo child-got-it\" TERM; echo ready; while :; do sleep 0.01; done' & \
-         trap 'sleep 0.1; echo main-got-it; exit 3' TERM; while :; do sleep 0.01; done",
+        "trap 'sleep 0.1; echo main-got-it; exit 3' TERM; \
+         sh -c 'trap \"echo child-got-it\" TERM; echo ready; while :; do sleep 0.01; done' & \
+         while :; do sleep 0.01; done",
     );
     spec.log = Some(log.clone());
     let id = unique("term");

@@ -52,6 +52,22 @@ fn kill(pid: i32) {
     }
 }
 
+/// The children of this process that have an entry, `NAME=VALUE`, in their environment.
+pub(crate) fn children_marked(entry: &str) -> BTreeSet<i32> {
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    let mark = Mark::new(entry.to_owned(), Vec::new(), Vec::new());
+    let children = parents().into_iter().filter(|(_, (parent, _))| *parent == own).map(|(pid, _)| pid);
+    children.filter(|pid| mark.is_on(&Path::new("/proc").join(pid.to_string()))).collect()
+}
+
+/// The processes below some others that are alive, each with its state.
+pub(crate) fn alive_below(roots: &BTreeSet<i32>) -> BTreeMap<i32, char> {
+    let parents = parents();
+    let below = descendants(&parents, roots).into_iter();
+    let states = below.filter_map(|pid| Some((pid, parents.get(&pid)?.1)));
+    states.filter(|(_, state)| !matches!(state, 'Z' | 'X')).collect()
+}
+
 /// Sends SIGKILL to everything below a process.
 pub(super) fn kill_descendants(of: Pid) {
     let parents = parents();
