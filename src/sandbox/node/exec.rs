@@ -143,7 +143,11 @@ fn with_own_names(mut command: Vec<String>, mounts: &Mounts) -> Vec<String> {
     let names = mounts.iter().map(|(own, host)| {
         let host = host.to_string_lossy();
         let escaped = host.replace(['.', '[', '*', '^', '$', '\\', ','], ".");
-        format!("--transform=s,^/*{}\\(/\\|$\\),{own}\\1,", escaped.trim_start_matches('/'))
+        format!(
+            "--transform=s,^/*{}\\(/\\|$\\),{}\\1,S",
+            escaped.trim_start_matches('/'),
+            own.trim_start_matches('/')
+        )
     });
     let names: Vec<String> = names.collect();
     // After the archive's name, which follows its mode.
@@ -338,7 +342,7 @@ mod tests {
         mounts.add("/run/postgresql", "/tmp/h.x/v/1/run".into());
         let command = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
         let made = with_own_names(command("tar cf - /tmp/h.x/v/1/run/file"), &mounts);
-        let name = "--transform=s,^/*tmp/h.x/v/1/run\\(/\\|$\\),/run/postgresql\\1,";
+        let name = "--transform=s,^/*tmp/h.x/v/1/run\\(/\\|$\\),run/postgresql\\1,S";
         assert_eq!(made, ["tar", "cf", "-", name, "/tmp/h.x/v/1/run/file"]);
         for other in ["tar -xmf - -C /tmp", "cat cf -", "tar"] {
             assert_eq!(with_own_names(command(other), &mounts), command(other));
