@@ -159,7 +159,9 @@ fn start_parts(
     stops: &Stops,
     client: &impl Fn() -> Result<Client>,
 ) -> Result<()> {
-    spawn(parts, "Kubernetes controllers", controllers::run(client()?, stops.controllers.clone()));
+    let config = controllers::Config { root_ca: access.authority.clone(), ..controllers::Config::default() };
+    let running = controllers::run_with(client()?, config, stops.controllers.clone());
+    spawn(parts, "Kubernetes controllers", running);
     let mut config = NodeConfig::new(home.clone(), held.network.network, access);
     (config.isolation, config.volumes) = (held.network.isolation, held.network.volumes);
     spawn(parts, "node", node::run(client()?, config, stops.node.clone()));

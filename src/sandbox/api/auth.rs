@@ -3,6 +3,8 @@
 //! Tokens are JSON web tokens signed with a key of this server. They name the account's uid, and that of the pod they
 //! were made for, so that a token dies with either.
 
+use std::collections::BTreeMap;
+
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
@@ -10,13 +12,14 @@ use ring::hmac;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::rbac::MASTERS;
 use super::store::Store;
 
 /// Who issued a token, and who it is for unless another audience is asked for.
 pub const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 
 /// A caller.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct User {
     /// Name, such as `system:serviceaccount:default:orders-db`.
     pub username: String,
@@ -25,18 +28,39 @@ pub struct User {
     pub uid: Option<String>,
     /// Groups.
     pub groups: Vec<String>,
+    /// What else is known, such as the pod whose token it is.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub extra: BTreeMap<String, Vec<String>>,
 }
 
 impl User {
     /// A part of the server itself, or its administrator.
     pub fn system(name: &str) -> Self {
-        Self { username: name.to_owned(), uid: None, groups: vec![MASTERS.into(), AUTHENTICATED.into()] }
+        Self {
+            username: name.to_owned(),
+            uid: None,
+            groups: vec![MASTERS.into(), AUTHENTICATED.into()],
+            extra: BTreeMap::new(),
+        }
+    }
+
+    /// Whoever does not say who they are.
+    pub fn anonymous() -> Self {
+        Self { username: ANONYMOUS.to_owned(), groups: vec![UNAUTHENTICATED.to_owned()], ..Self::default() }
+    }
+
+    /// Whether they may do everything.
+    pub fn is_master(&self) -> bool {
+        self.groups.iter().any(|group| group == MASTERS)
     }
 }
 
-/// The group of those who may do everything.
-pub const MASTERS: &str = "system:masters";
-const AUTHENTICATED: &str = "system:authenticated";
+/// Who does not say who they are.
+pub const ANONYMOUS: &str = "system:anonymous";
+/// The group of all who say who they are.
+pub const AUTHENTICATED: &str = "system:authenticated";
+/// The group of all who do not.
+pub const UNAUTHENTICATED: &str = "system:unauthenticated";
 
 /// A named object that a token depends on.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -57,6 +81,50 @@ pub struct Binding {
     /// The pod, where it is bound to one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<Bound>,
+    /// The secret, where it is bound to one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<Bound>,
+    /// The node that the pod runs on, or that it is bound to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<Bound>,
+}
+
+impl Binding {
+    fn is_alive(&self, store: &Store) -> bool {
+        let there = |storage, bound: &Option<Bound>| {
+            bound.as_ref().is_none_or(|bound| {
+                is_alive(store, storage, &format!("{}/{}", self.namespace, bound.name), bound)
+            })
+        };
+        // A pod's node is only told.
+        let node = self.node.as_ref().filter(|_| self.pod.is_none());
+        is_alive(
+            store,
+            "/serviceaccounts",
+            &format!("{}/{}", self.namespace, self.serviceaccount.name),
+            &self.serviceaccount,
+        ) && there("/pods", &self.pod)
+            && there("/secrets", &self.secret)
+            && node.is_none_or(|node| is_alive(store, "/nodes", &node.name, node))
+    }
+
+    /// What a user is told to be beside their name.
+    fn extra(&self, id: &str) -> BTreeMap<String, Vec<String>> {
+        let mut extra = BTreeMap::new();
+        let mut put = |key: &str, value: &str| {
+            extra.insert(format!("authentication.kubernetes.io/{key}"), vec![value.to_owned()]);
+        };
+        if !id.is_empty() {
+            put("credential-id", &format!("JTI={id}"));
+        }
+        for (kind, bound) in [("pod", &self.pod), ("node", &self.node)] {
+            if let Some(bound) = bound {
+                put(&format!("{kind}-name"), &bound.name);
+                put(&format!("{kind}-uid"), &bound.uid);
+            }
+        }
+        extra
+    }
 }
 
 /// A token's claims.
@@ -68,6 +136,9 @@ pub struct Claims {
     pub sub: String,
     /// Audiences.
     pub aud: Vec<String>,
+    /// The token's own name.
+    #[serde(default)]
+    pub jti: String,
     /// Issued at, in seconds since 1970.
     pub iat: i64,
     /// Not valid before.
@@ -95,13 +166,15 @@ impl Authenticator {
         Self { key, admin }
     }
 
-    /// The caller that an `Authorization` header names by a bearer token.
+    /// The caller that an `Authorization` header names by a bearer token: nobody in particular without one, and none
+    /// at all with a wrong one.
     pub fn caller(&self, header: Option<&str>, store: &Store) -> Option<User> {
-        let (scheme, credentials) = header?.split_once(' ')?;
-        if !scheme.eq_ignore_ascii_case("bearer") {
-            return None;
+        match header.and_then(|header| header.split_once(' ')) {
+            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty() => {
+                self.user_of(token.trim(), ISSUER, store)
+            }
+            _ => Some(User::anonymous()),
         }
-        self.user_of(credentials.trim(), ISSUER, store)
     }
 
     /// The user that a token stands for, if it is meant for that audience.
@@ -114,21 +187,19 @@ impl Authenticator {
         if now < claims.nbf || now >= claims.exp || !claims.aud.iter().any(|name| name == audience) {
             return None;
         }
-        let Binding { namespace, serviceaccount, pod } = &claims.kubernetes;
-        if !is_alive(store, "/serviceaccounts", namespace, serviceaccount) {
+        if !claims.kubernetes.is_alive(store) {
             return None;
         }
-        if pod.as_ref().is_some_and(|pod| !is_alive(store, "/pods", namespace, pod)) {
-            return None;
-        }
+        let namespace = &claims.kubernetes.namespace;
         Some(User {
-            username: claims.sub.clone(),
-            uid: Some(serviceaccount.uid.clone()),
+            uid: Some(claims.kubernetes.serviceaccount.uid.clone()),
+            extra: claims.kubernetes.extra(&claims.jti),
             groups: vec![
                 "system:serviceaccounts".into(),
                 format!("system:serviceaccounts:{namespace}"),
                 AUTHENTICATED.into(),
             ],
+            username: claims.sub,
         })
     }
 
@@ -150,7 +221,7 @@ impl Authenticator {
     }
 }
 
-fn is_alive(store: &Store, storage: &str, namespace: &str, bound: &Bound) -> bool {
+fn is_alive(store: &Store, storage: &str, key: &str, bound: &Bound) -> bool {
     #[derive(Deserialize)]
     struct Object {
         metadata: Metadata,
@@ -160,7 +231,7 @@ fn is_alive(store: &Store, storage: &str, namespace: &str, bound: &Bound) -> boo
         uid: String,
     }
     store
-        .get(storage, &format!("{namespace}/{}", bound.name))
+        .get(storage, key)
         .and_then(|record| serde_json::from_slice::<Object>(record.draft().text()).ok())
         .is_some_and(|object| object.metadata.uid == bound.uid)
 }

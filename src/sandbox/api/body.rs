@@ -9,9 +9,12 @@ use serde_json::{Map, Value};
 
 use super::call::Call;
 use super::failure::Failure;
+use super::protobuf::{self, ProtobufError};
 use crate::sandbox::object::schema::{strict_message, unknown_field_warning};
 use crate::sandbox::object::{Cause, FieldError};
 
+/// What bodies may be; the last for built-in kinds alone.
+const ACCEPTED: [&str; 3] = ["application/json", "application/yaml", protobuf::MEDIA_TYPE];
 /// Largest body: Kubernetes' own limit.
 const MAX_BYTES: usize = 3 * 1024 * 1024;
 
@@ -41,8 +44,11 @@ pub fn decode(headers: &HeaderMap, bytes: &[u8]) -> Result<Value, Failure> {
     match media_type(headers) {
         "" | "application/json" => json(bytes),
         "application/yaml" => yaml(bytes),
-        "application/vnd.kubernetes.protobuf" => Err(Failure::protobuf()),
-        _ => Err(Failure::unsupported_media_type(&["application/json", "application/yaml"])),
+        protobuf::MEDIA_TYPE => protobuf::decode(bytes).map_err(|error| match error {
+            ProtobufError::Kind { .. } => Failure::unsupported_media_type(&ACCEPTED[..2]),
+            other => Failure::bad_request(format!("failed to {other}")),
+        }),
+        _ => Err(Failure::unsupported_media_type(&ACCEPTED)),
     }
 }
 

@@ -9,9 +9,11 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
+use super::access_log::AccessLog;
 use super::auth::{Authenticator, User};
 use super::failure::Failure;
 use super::faults::Faults;
+use super::rbac::Authorizer;
 use super::registry::{Registry, Resource, Subresource};
 use super::relay::NodeToken;
 use super::request::{Form, Query};
@@ -28,6 +30,10 @@ pub struct App {
     pub registry: RwLock<Arc<Registry>>,
     /// Who may call.
     pub auth: Authenticator,
+    /// Who may do what.
+    pub authorizer: Authorizer,
+    /// What was asked by whom.
+    pub access_log: AccessLog,
     /// What this server proves itself with to nodes.
     pub node_token: NodeToken,
     /// The first address of the /24 that Services live in.

@@ -130,7 +130,7 @@ async fn make_named(call: &Call, mut object: Value, owned: bool) -> Result<Value
     };
     check(call, &object, errors)?;
     let address = cluster_ip::reserve(call, &mut object)?;
-    hooks::check(call, &object)?;
+    hooks::check(call, None, &object)?;
     if !owned {
         track_update(None, &mut object, &schema, &call.writer(now));
     }
@@ -196,7 +196,11 @@ fn random<const N: usize>() -> Result<[u8; N], Failure> {
     Ok(bytes)
 }
 
-fn new_uid() -> Result<String, Failure> {
+/// A random uid.
+///
+/// # Errors
+/// Where there are no random numbers.
+pub fn new_uid() -> Result<String, Failure> {
     Ok(uuid::Builder::from_random_bytes(random()?).into_uuid().to_string())
 }
 

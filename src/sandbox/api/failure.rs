@@ -66,11 +66,21 @@ impl Failure {
         Self::new(403, "Forbidden", &message, details)
     }
 
-    /// 403 for a path that is no resource.
-    pub fn forbidden_path(user: &str, method: &http::Method, path: &str) -> Self {
-        let verb = method.as_str().to_lowercase();
-        let message = format!("forbidden: User \"{user}\" cannot {verb} path \"{path}\"");
-        Self::new(403, "Forbidden", &message, json!({}))
+    /// 403 for a caller who may not do that: what the group's resource, or with an empty one a path, is about.
+    pub fn denied(group: &str, resource: &str, name: &str, why: &str) -> Self {
+        let qualified = match (resource, group) {
+            ("", _) => return Self::new(403, "Forbidden", &format!("forbidden: {why}"), json!({})),
+            (resource, "") => resource.to_owned(),
+            (resource, group) => format!("{resource}.{group}"),
+        };
+        let mut details = json!({});
+        for (field, value) in [("name", name), ("group", group), ("kind", resource)] {
+            if !value.is_empty() {
+                details[field] = json!(value);
+            }
+        }
+        let named = if name.is_empty() { qualified } else { format!("{qualified} \"{name}\"") };
+        Self::new(403, "Forbidden", &format!("{named} is forbidden: {why}"), details)
     }
 
     /// 404 for a path that leads nowhere.
@@ -151,14 +161,6 @@ impl Failure {
             accepted.join(", ")
         );
         Self::new(415, "UnsupportedMediaType", &message, Value::Null)
-    }
-
-    /// 415 for what kubectl's `create KIND` commands send.
-    pub fn protobuf() -> Self {
-        let message = "the body of the request was in protobuf, which this server does not read - accepted media \
-                       types include: application/json, application/yaml; with kubectl: kubectl create … \
-                       --dry-run=client -o yaml | kubectl apply -f -";
-        Self::new(415, "UnsupportedMediaType", message, Value::Null)
     }
 
     /// 422.

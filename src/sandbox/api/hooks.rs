@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::body::{meta, metadata_mut};
 use super::call::Call;
 use super::failure::Failure;
+use super::rbac::escalation;
 use super::{cluster_ip, crd};
 
 /// Fills in what depends on other objects, before defaults.
@@ -31,8 +32,9 @@ pub fn admit(call: &Call, object: &mut Value) -> Result<(), Failure> {
 /// Checks that need more than the object.
 ///
 /// # Errors
-/// 422 where a definition cannot be served.
-pub fn check(call: &Call, object: &Value) -> Result<(), Failure> {
+/// 422 where a definition cannot be served, 403 where somebody grants what they do not hold.
+pub fn check(call: &Call, old: Option<&Value>, object: &Value) -> Result<(), Failure> {
+    escalation::check(call, old, object)?;
     if &*call.resource.storage == crd::STORAGE { crd::check(call, object) } else { Ok(()) }
 }
 

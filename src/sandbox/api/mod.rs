@@ -3,6 +3,7 @@
 //! HTTP and HTTPS at one port, every write on disk before it is answered. What objects mean is
 //! [`crate::sandbox::object`]'s; this module stores them, serves them and tells watchers.
 
+mod access_log;
 mod answer;
 mod auth;
 mod body;
@@ -17,13 +18,17 @@ mod events;
 mod failure;
 pub mod faults;
 mod filter;
+mod gate;
 mod hooks;
 mod logs;
 mod openapi;
+mod protobuf;
+mod rbac;
 mod read;
 mod registry;
 mod relay;
 mod request;
+mod reviews;
 mod scale;
 mod server;
 mod store;

@@ -11,18 +11,21 @@ use std::time::{Duration, SystemTime};
 use axum::Router;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{HeaderMap, Method, StatusCode};
 use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::access_log::{self, AccessLog};
 use super::answer::value_response;
-use super::auth::{Authenticator, MASTERS, User};
+use super::auth::{Authenticator, User};
 use super::call::{App, Call};
 use super::delete::DeleteOptions;
 use super::failure::Failure;
 use super::faults::{self, Gate, Peer};
+use super::gate::{self, Turned};
+use super::rbac::{Attributes, Authorizer, bootstrap};
 use super::registry::{Registry, Subresource};
 use super::relay::NodeToken;
 use super::request::{Query, Target, negotiate};
@@ -31,7 +34,7 @@ use super::tls::{self, Authority, Certificates, Port};
 use super::update::Edit;
 use super::{
     ApiConfig, ApiError, body, cluster_ip, connect, crd, create, delete, discovery, events, logs, openapi,
-    read, scale, subresource, tokens, update, watch,
+    read, reviews, scale, subresource, tokens, update, watch,
 };
 
 /// Namespaces that are always there.
@@ -108,8 +111,11 @@ fn open(config: &ApiConfig, stop: CancellationToken) -> Result<App, ApiError> {
     std::fs::create_dir_all(&config.state_dir)
         .map_err(|source| ApiError::File { path: config.state_dir.clone(), source })?;
     let key = signing_key(&config.state_dir.join("token.key"))?;
+    let store = Store::open(&config.state_dir.join("store.redb"))?;
     Ok(App {
-        store: Store::open(&config.state_dir.join("store.redb"))?,
+        authorizer: Authorizer::new(&store),
+        access_log: AccessLog::default(),
+        store,
         registry: RwLock::new(Arc::new(Registry::builtin())),
         auth: Authenticator::new(&key, &config.admin_token),
         node_token: NodeToken::new()
@@ -156,37 +162,66 @@ async fn prepare(app: &Arc<App>) -> Result<(), Failure> {
             create::make(&call, object, false).await?;
         }
     }
-    Ok(())
+    bootstrap::reconcile(app).await
 }
 
+/// Every request: who asks, whether they may, what they get.
 async fn answer(State(app): State<Arc<App>>, request: Request) -> Response {
-    match dispatch(&app, request).await {
-        Ok(response) => response,
-        Err(failure) => failure.into_response(),
-    }
-}
-
-async fn dispatch(app: &Arc<App>, request: Request) -> Result<Response, Failure> {
-    let path = request.uri().path().to_owned();
     let peer = request.extensions().get::<ConnectInfo<Peer>>().map(|info| info.0.clone());
-    if path != faults::PATH {
+    if request.uri().path() != faults::PATH {
         app.faults.meet_anybody(peer.as_ref()).await;
     }
-    if let Some(response) = open_path(&path) {
-        return Ok(response);
-    }
-    let header = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let user = app.auth.caller(header, &app.store).ok_or_else(Failure::unauthorized)?;
-    let (parts, body) = request.into_parts();
-    if path == faults::PATH {
-        if !user.groups.iter().any(|group| group == MASTERS) {
-            return Err(Failure::forbidden_path(&user.username, &parts.method, &path));
+    let asked = Attributes::of_request(request.method(), request.uri());
+    let (name, allowed, result) = match gate::caller(&app, request.headers()) {
+        Ok(user) => {
+            let name = user.username.clone();
+            let (allowed, result) = admit(&app, request, user, &asked, peer).await;
+            (name, allowed, result)
         }
-        let bytes = body::read(body).await?;
-        return faults::answer(&app.faults, &parts.method, &parts.headers, &bytes, app.store.version());
+        Err(Turned { user, failure }) => (user.unwrap_or_default(), false, Err(*failure)),
+    };
+    let response = result.unwrap_or_else(IntoResponse::into_response);
+    app.access_log.count(&name, asked, allowed, response.status());
+    response
+}
+
+/// Whether somebody who is known may do what they ask, and what comes of it.
+async fn admit(
+    app: &Arc<App>,
+    request: Request,
+    user: User,
+    asked: &Attributes,
+    peer: Option<Peer>,
+) -> (bool, Result<Response, Failure>) {
+    if asked.path == faults::PATH {
+        if !user.is_master() {
+            return (false, Err(asked.forbidden(&user, "")));
+        }
+        return (true, set_faults(app, request).await);
     }
-    let met = facts(&user, &parts.method, &parts.uri);
-    let afterwards = app.faults.meet(&met, peer.as_ref()).await?;
+    if let Some(response) = about_itself(app, &asked.path) {
+        let verdict = gate::authorize(app, &user, asked);
+        return (verdict.is_ok(), verdict.map(|()| response));
+    }
+    let met = facts(&user, request.method(), request.uri());
+    match app.faults.meet(&met, peer.as_ref()).await {
+        Err(failure) => (gate::authorize(app, &user, asked).is_ok(), Err(failure)),
+        Ok(afterwards) => match gate::authorize(app, &user, asked) {
+            Err(failure) => (false, Err(failure)),
+            Ok(()) => (true, afterwards.instead_of(dispatch(app, request, user, peer.is_none()).await)),
+        },
+    }
+}
+
+async fn set_faults(app: &App, request: Request) -> Result<Response, Failure> {
+    let (parts, body) = request.into_parts();
+    let bytes = body::read(body).await?;
+    faults::answer(&app.faults, &parts.method, &parts.headers, &bytes, app.store.version())
+}
+
+async fn dispatch(app: &Arc<App>, request: Request, user: User, exempt: bool) -> Result<Response, Failure> {
+    let path = request.uri().path().to_owned();
+    let (parts, body) = request.into_parts();
     if parts.method == Method::GET {
         if path.starts_with("/openapi/") {
             negotiate(&parts.headers)?;
@@ -198,7 +233,7 @@ async fn dispatch(app: &Arc<App>, request: Request) -> Result<Response, Failure>
     }
     let raw_query = parts.uri.query().unwrap_or_default().to_owned();
     let mut call = call(app, &path, &raw_query, parts.headers.clone(), user)?;
-    call.exempt = peer.is_none();
+    call.exempt = exempt;
     if call.subresource.is_some_and(Subresource::connects) {
         return connect::serve(&call, Request::from_parts(parts, body)).await;
     }
@@ -207,12 +242,10 @@ async fn dispatch(app: &Arc<App>, request: Request) -> Result<Response, Failure>
         Method::GET => bytes::Bytes::new(),
         _ => body::read(body).await?,
     };
-    let answer = if call.subresource.is_some() {
-        on_subresource(call, &parts.method, &raw_query, &bytes).await
-    } else {
-        on_resource(call, &parts.method, &bytes).await
-    };
-    afterwards.instead_of(answer)
+    if call.subresource.is_some() {
+        return on_subresource(call, &parts.method, &raw_query, &bytes).await;
+    }
+    on_resource(call, &parts.method, &bytes).await
 }
 
 /// What faults are chosen by.
@@ -243,9 +276,10 @@ fn facts(user: &User, method: &Method, uri: &http::Uri) -> faults::Request {
     }
 }
 
-/// What is answered to anybody.
-fn open_path(path: &str) -> Option<Response> {
+/// What the server says about itself.
+fn about_itself(app: &App, path: &str) -> Option<Response> {
     match path {
+        access_log::PATH => Some(app.access_log.answer()),
         "/healthz" | "/livez" | "/readyz" | "/healthz/ping" | "/livez/ping" | "/readyz/ping" => {
             Some((StatusCode::OK, "ok").into_response())
         }
@@ -295,7 +329,9 @@ fn call(app: &Arc<App>, path: &str, query: &str, headers: HeaderMap, user: User)
 async fn on_resource(mut call: Call, method: &Method, bytes: &[u8]) -> Result<Response, Failure> {
     if call.resource.create_only {
         return match *method {
-            Method::POST if call.name.is_none() => tokens::review(&call, body::decode(&call.headers, bytes)?),
+            Method::POST if call.name.is_none() && call.namespace.is_some() == call.resource.namespaced => {
+                reviews::answer(&call, body::decode(&call.headers, bytes)?)
+            }
             _ => Err(Failure::method_not_allowed()),
         };
     }

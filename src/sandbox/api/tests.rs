@@ -3,6 +3,7 @@
 mod behaviour;
 mod faults;
 mod replay;
+mod rights;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;

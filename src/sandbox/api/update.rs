@@ -11,9 +11,10 @@ use super::body::{self, finalizers, meta, metadata_mut};
 use super::call::{Call, Refused};
 use super::create::{self, stamp};
 use super::failure::Failure;
+use super::rbac::Attributes;
 use super::registry::Subresource;
 use super::store::{Record, WriteError};
-use super::{cluster_ip, hooks};
+use super::{cluster_ip, gate, hooks};
 use crate::sandbox::object::apply::{ApplyError, apply, track_update};
 use crate::sandbox::object::{FieldError, builtin, error, invalid, patch};
 
@@ -162,6 +163,18 @@ async fn create_applied(call: &Call, applied: &Value) -> Result<Outcome, Refused
         );
         return Err(Failure::conflict(&call.resource, call.name()?, &why).into());
     }
+    // Who makes an object by applying it must be allowed to make it.
+    let asked = Attributes::resource(
+        "create",
+        &call.resource.group,
+        &call.resource.plural,
+        call.namespace.as_deref().unwrap_or_default(),
+        call.name()?,
+    );
+    let verdict = gate::authorize(&call.app, &call.user, &asked);
+    let code = if verdict.is_ok() { StatusCode::CREATED } else { StatusCode::FORBIDDEN };
+    call.app.access_log.count(&call.user.username, asked, verdict.is_ok(), code);
+    verdict?;
     let warnings = call.unknown_fields(applied)?;
     let object = apply_over(call, None, applied)?;
     let object = create::make(call, object, true).await?;
@@ -313,7 +326,7 @@ fn prepare(call: &Call, edit: &Edit, new: &mut Value, live: &Value) -> Result<()
         }
     };
     if errors.is_empty() {
-        hooks::check(call, new)
+        hooks::check(call, Some(live), new)
     } else {
         Err(Failure::invalid(resource, call.name()?, &errors))
     }

@@ -121,9 +121,9 @@ impl<K> Cache<K>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
-    /// Keeps the cache like the server's objects until `stop`.
-    pub(super) async fn follow(self, api: Api<K>, stop: CancellationToken) {
-        let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).backoff(Pauses::default()));
+    /// Keeps the cache like the server's objects, as far as `config` selects them, until `stop`.
+    pub(super) async fn follow(self, api: Api<K>, config: watcher::Config, stop: CancellationToken) {
+        let mut events = std::pin::pin!(watcher(api, config).backoff(Pauses::default()));
         let mut listed = BTreeMap::new();
         loop {
             let event = tokio::select! {

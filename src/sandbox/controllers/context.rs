@@ -22,11 +22,13 @@ pub struct Config {
     /// Provision claims of any storage class, also of one that does not exist here: people paste manifests with
     /// their own cluster's class.
     pub any_storage_class: bool,
+    /// The certificate of the API server's authority, as PEM, to tell every namespace. None leaves that to others.
+    pub root_ca: Option<String>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { any_storage_class: true }
+        Self { any_storage_class: true, root_ca: None }
     }
 }
 

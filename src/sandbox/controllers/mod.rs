@@ -4,6 +4,7 @@
 //! ([`queue`]). A controller's decision is a pure function over what the caches hold; its edge carries it out.
 
 mod accounts;
+mod aggregation;
 mod cache;
 mod context;
 mod cronjob;
@@ -18,6 +19,7 @@ mod nodes;
 mod podgc;
 mod queue;
 mod revision;
+mod root_ca;
 mod run;
 mod scheduler;
 mod selector;

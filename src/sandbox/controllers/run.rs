@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use std::future::Future;
 use std::sync::Arc;
 
+use kube::runtime::watcher;
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio::task::{Id, JoinSet};
@@ -15,8 +16,8 @@ use super::context::{Config, Context};
 use super::error::ControllersError;
 use super::queue::{Outcome, Queue, Requests, work};
 use super::{
-    accounts, cronjob, disruption, endpoints, gc, job, namespace, nodes, podgc, scheduler, statefulset,
-    volumes,
+    accounts, aggregation, cronjob, disruption, endpoints, gc, job, namespace, nodes, podgc, root_ca,
+    scheduler, statefulset, volumes,
 };
 
 /// Runs all controllers as the sandbox wants them until `stop`.
@@ -50,6 +51,8 @@ pub async fn run_with(
     cronjob::start(&context, &mut tasks);
     podgc::start(&context, &mut tasks);
     nodes::start(&context, &mut tasks);
+    root_ca::start(&context, &mut tasks);
+    aggregation::start(&context, &mut tasks);
     context.caches.follow(&context.client, &mut tasks);
     tasks.supervise().await
 }
@@ -84,7 +87,17 @@ impl Tasks {
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     {
         let stop = self.stop();
-        self.spawn("watch", cache.follow(api, stop));
+        self.spawn("watch", cache.follow(api, watcher::Config::default(), stop));
+    }
+
+    /// Keeps a cache filled with the objects of one name.
+    pub(super) fn watch_named<K>(&mut self, cache: Cache<K>, api: Api<K>, name: &str)
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    {
+        let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+        let stop = self.stop();
+        self.spawn("watch", cache.follow(api, config, stop));
     }
 
     /// Runs a controller: `reconcile` for each requested key, once all caches have been filled.

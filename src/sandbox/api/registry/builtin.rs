@@ -78,7 +78,15 @@ const GROUPS: &[(&str, &[Kind])] = &[
         "authentication.k8s.io",
         &[kind("selfsubjectreviews", "SelfSubjectReview", false), kind("tokenreviews", "TokenReview", false)],
     ),
-    ("authorization.k8s.io", &[kind("selfsubjectaccessreviews", "SelfSubjectAccessReview", false)]),
+    (
+        "authorization.k8s.io",
+        &[
+            kind("localsubjectaccessreviews", "LocalSubjectAccessReview", true),
+            kind("selfsubjectaccessreviews", "SelfSubjectAccessReview", false),
+            kind("selfsubjectrulesreviews", "SelfSubjectRulesReview", false),
+            kind("subjectaccessreviews", "SubjectAccessReview", false),
+        ],
+    ),
     (
         "batch",
         &[

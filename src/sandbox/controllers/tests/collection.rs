@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::super::Config;
 use super::server::{CONFIGS, PODS, Plane, SETS, stateful_set};
 
 fn config(name: &str, owners: &[&Value]) -> Value {
@@ -160,5 +161,46 @@ async fn a_kind_that_changes_its_version_loses_nothing_and_one_that_goes_takes_a
     plane.gone(&format!("{CONFIGS}/child-of-one")).await;
     plane.delete(&path).await;
     plane.gone(&format!("{CONFIGS}/child-of-two")).await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_namespace_is_told_whom_to_trust_and_is_told_again() {
+    let config = Config { root_ca: Some("PEM".to_owned()), ..Config::default() };
+    let plane = Plane::start_with(config).await;
+    plane.post("/api/v1/namespaces", json!({"metadata": {"name": "young"}})).await;
+    let told = |map: &Value| map["data"] == json!({"ca.crt": "PEM"});
+    for space in ["default", "kube-system", "young"] {
+        plane.eventually(&format!("/api/v1/namespaces/{space}/configmaps/kube-root-ca.crt"), told).await;
+    }
+    let path = format!("{CONFIGS}/kube-root-ca.crt");
+    let first = plane.get(&path).await.unwrap();
+    plane.delete(&path).await;
+    let uid = &first["metadata"]["uid"];
+    plane.eventually(&path, |map| told(map) && map["metadata"]["uid"] != *uid).await;
+    plane.merge(&path, json!({"data": {"ca.crt": "another", "more": "x"}})).await;
+    plane.eventually(&path, told).await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_sums_others_up_follows_them() {
+    const ROLES: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
+    let plane = Plane::start().await;
+    let has = |role: &Value, resource: &str| {
+        let rules = role["rules"].as_array();
+        rules.is_some_and(|rules| rules.iter().any(|rule| rule["resources"].to_string().contains(resource)))
+    };
+    for (role, resource) in [("view", "pods"), ("edit", "statefulsets/scale"), ("admin", "rolebindings")] {
+        plane.eventually(&format!("{ROLES}/{role}"), |found| has(found, resource)).await;
+    }
+    let more = json!({
+        "metadata": {"name": "more", "labels": {"rbac.authorization.k8s.io/aggregate-to-view": "true"}},
+        "rules": [{"verbs": ["get"], "apiGroups": ["acme.example"], "resources": ["things"]}],
+    });
+    plane.post(ROLES, more).await;
+    plane.eventually(&format!("{ROLES}/admin"), |role| has(role, "things")).await;
+    plane.delete(&format!("{ROLES}/more")).await;
+    plane.eventually(&format!("{ROLES}/admin"), |role| !has(role, "things")).await;
     plane.stop().await;
 }

@@ -64,7 +64,7 @@ async fn a_class_of_another_cluster_is_taken_or_refused_as_configured() {
     plane.eventually(&format!("{PODS}/p"), |pod| pod["spec"]["nodeName"] == "node").await;
     plane.stop().await;
 
-    let plane = Plane::start_with(Config { any_storage_class: false }).await;
+    let plane = Plane::start_with(Config { any_storage_class: false, ..Config::default() }).await;
     plane.node("node").await;
     plane.post(CLAIMS, claim).await;
     plane.post(PODS, pod).await;
