@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches, Parser};
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
-use kube::core::PartialObjectMeta;
-use kube::{Api, ResourceExt, api::ListParams};
+use k8s_openapi::api::core::v1::Pod;
+use kube::core::{NamespaceResourceScope, PartialObjectMeta};
+use kube::{Api, Resource, ResourceExt, api::ListParams};
 
 use super::session::Session;
 use super::ui::{ColorChoice, Ui};
@@ -23,6 +24,11 @@ const LIMIT: u32 = 200;
 /// Completes names of databases.
 pub fn database() -> ArgValueCompleter {
     ArgValueCompleter::new(databases)
+}
+
+/// Completes names of pods.
+pub fn pod() -> ArgValueCompleter {
+    ArgValueCompleter::new(pods)
 }
 
 /// Only the global options of a command line.
@@ -42,15 +48,31 @@ fn global() -> Option<Global> {
     Line::from_arg_matches(&matches).ok().map(|line| line.global)
 }
 
-/// The names that begin with what was typed; none where they cannot be had at once.
 fn databases(current: &OsStr) -> Vec<CompletionCandidate> {
+    candidates::<Database>(current, false)
+}
+
+/// Pods are completed where only the sandbox's are meant.
+fn pods(current: &OsStr) -> Vec<CompletionCandidate> {
+    candidates::<Pod>(current, true)
+}
+
+/// The names that begin with what was typed; none where they cannot be had at once.
+fn candidates<K>(current: &OsStr, sandbox: bool) -> Vec<CompletionCandidate>
+where
+    K: Clone + std::fmt::Debug + Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
     let current = current.to_string_lossy();
-    let names = global().and_then(|global| single(async move { Ok(names(global).await) }).ok().flatten());
+    let global = global().map(|global| Global { sandbox: global.sandbox || sandbox, ..global });
+    let names = global.and_then(|global| single(async move { Ok(names::<K>(global).await) }).ok().flatten());
     let matching = names.into_iter().flatten().filter(|name| name.starts_with(current.as_ref()));
     matching.map(CompletionCandidate::new).collect()
 }
 
-async fn names(global: Global) -> Option<Vec<String>> {
+async fn names<K>(global: Global) -> Option<Vec<String>>
+where
+    K: Clone + std::fmt::Debug + Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
     let context = Context { global, ui: Ui::new(ColorChoice::Never) };
     // Completing a word must not start a sandbox.
     if context.global.sandbox && !matches!(Daemon::new(Home::locate().ok()?).state(), Ok(State::Ready(_))) {
@@ -58,7 +80,7 @@ async fn names(global: Global) -> Option<Vec<String>> {
     }
     let work = async {
         let session = Session::open(&context).await.ok()?;
-        let api: Api<PartialObjectMeta<Database>> = Api::namespaced(session.client, &session.namespace);
+        let api: Api<PartialObjectMeta<K>> = Api::namespaced(session.client, &session.namespace);
         let list = api.list(&ListParams::default().limit(LIMIT)).await.ok()?;
         Some(list.into_iter().map(|object| object.name_any()).collect())
     };

@@ -4,9 +4,10 @@
 //! when the process ends in any way. `daemon.json` is there once it is ready, and names the process that wrote it.
 
 use std::fs::OpenOptions;
-use std::io::{self, Read as _, Seek, SeekFrom, Write as _};
+use std::io::{self, Seek, SeekFrom};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, UNIX_EPOCH};
@@ -14,8 +15,10 @@ use std::time::{Duration, UNIX_EPOCH};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
+use super::api::LOCAL_SOCKET;
 use super::home::Home;
 use super::process::{self, Lock};
+use super::rotate;
 
 /// How long a start may take: on a loaded machine the store of many objects is read first.
 const START_LIMIT: Duration = Duration::from_secs(90);
@@ -25,8 +28,6 @@ const CLAIM_LIMIT: Duration = Duration::from_secs(5);
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 /// How long an answer may take before the process counts as not ready; it is asked again then.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
-/// A log beyond this size is set aside at the next start.
-const LOG_LIMIT: u64 = 16 << 20;
 /// How much of the log an error shows.
 const LOG_TAIL_LINES: usize = 12;
 
@@ -83,18 +84,28 @@ pub struct Record {
 
 impl Record {
     /// Whether the process answers a request. That its socket takes a connection says nothing: the kernel does that
-    /// for a while after the process was killed.
-    fn answers(&self) -> bool {
-        let ask = || -> io::Result<bool> {
-            let mut stream = TcpStream::connect_timeout(&self.server, ANSWER_LIMIT)?;
+    /// for a while after the process was killed. Its Unix socket answers through every fault that it was asked to have.
+    fn answers(&self, socket: &Path) -> bool {
+        let locally = || -> io::Result<bool> {
+            let stream = UnixStream::connect(socket)?;
             stream.set_read_timeout(Some(ANSWER_LIMIT))?;
-            write!(stream, "GET /readyz HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.server)?;
-            let mut start = [0; 5];
-            stream.read_exact(&mut start)?;
-            Ok(&start == b"HTTP/")
+            is_http(stream)
         };
-        ask().unwrap_or(false)
+        let by_network = || -> io::Result<bool> {
+            let stream = TcpStream::connect_timeout(&self.server, ANSWER_LIMIT)?;
+            stream.set_read_timeout(Some(ANSWER_LIMIT))?;
+            is_http(stream)
+        };
+        locally().or_else(|_| by_network()).unwrap_or(false)
     }
+}
+
+/// Whether a request is answered.
+fn is_http(mut stream: impl io::Read + io::Write) -> io::Result<bool> {
+    write!(stream, "GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let mut start = [0; 5];
+    stream.read_exact(&mut start)?;
+    Ok(&start == b"HTTP/")
 }
 
 /// Size and modification time of a program's file.
@@ -207,7 +218,11 @@ impl Daemon {
         let record = std::fs::read(self.record_path())
             .ok()
             .and_then(|text| serde_json::from_slice::<Record>(&text).ok())
-            .filter(|record| Some(record.pid) == holder && process::exists(record.pid) && record.answers());
+            .filter(|record| {
+                Some(record.pid) == holder
+                    && process::exists(record.pid)
+                    && record.answers(&self.home.state().join(LOCAL_SOCKET))
+            });
         Ok(record.map_or(State::Starting, State::Ready))
     }
 
@@ -276,11 +291,29 @@ impl Daemon {
     fn rotate_log(&self) -> Result<u64, DaemonError> {
         let path = self.log_path();
         let size = std::fs::metadata(&path).map_or(0, |meta| meta.len());
-        if size <= LOG_LIMIT {
+        if size <= rotate::FULL {
             return Ok(size);
         }
-        std::fs::rename(&path, path.with_extension("log.1")).map_err(at(&path))?;
+        rotate::rotate(&path).map_err(at(&path))?;
         Ok(0)
+    }
+
+    /// Sets this very process's log aside once it is full, and goes on with a new one: for the process whose output it
+    /// is, and nobody else.
+    ///
+    /// # Errors
+    /// Where a file cannot be renamed or made; what is logged goes on where it did.
+    pub fn rotate_own_log(&self) -> Result<(), DaemonError> {
+        if self.rotate_log()? > 0 {
+            return Ok(());
+        }
+        let path = self.log_path();
+        let turn = || -> io::Result<()> {
+            let file = OpenOptions::new().create(true).append(true).open(&path)?;
+            rustix::stdio::dup2_stdout(&file)?;
+            Ok(rustix::stdio::dup2_stderr(&file)?)
+        };
+        turn().map_err(at(&path))
     }
 
     fn spawn(&self, command: &impl Fn() -> io::Result<Command>) -> Result<Child, DaemonError> {
@@ -394,7 +427,7 @@ mod tests {
         claim.ready(address).unwrap();
         let answering = std::thread::spawn(move || {
             let (mut stream, _) = server.accept().unwrap();
-            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+            io::Write::write_all(&mut stream, b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
             server
         });
         let State::Ready(record) = daemon.state().unwrap() else { panic!("not ready") };

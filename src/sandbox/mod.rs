@@ -8,3 +8,4 @@ pub mod node;
 pub mod object;
 pub mod process;
 pub mod provision;
+pub mod rotate;

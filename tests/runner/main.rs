@@ -4,7 +4,9 @@
 
 mod cli;
 mod conformance;
+mod isolation;
 mod journeys;
+mod kills;
 mod kubectl;
 mod recording;
 mod support;

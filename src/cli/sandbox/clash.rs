@@ -33,8 +33,9 @@ impl Clash {
     }
 
     /// A route to somewhere else.
-    pub fn route(route: &str) -> Self {
-        Self(format!("this machine has a route `{}` already", route.trim()))
+    pub fn route(route: &Route) -> Self {
+        let Route { to, bits, link } = route;
+        Self(format!("this machine has a route to {to}/{bits} by {link} already"))
     }
 }
 
@@ -80,18 +81,23 @@ pub fn routes(isolation: Isolation) -> String {
     }
 }
 
+/// A route of this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    to: Ipv4Addr,
+    bits: u32,
+    link: String,
+}
+
 /// The route, if there is any but the default one, that leads to a part of a network of 256 addresses.
-pub fn route(table: &str, block: Ipv4Addr) -> Option<&str> {
-    let number = |text: &str| Some(u32::from_str_radix(text, 16).ok()?.swap_bytes());
-    table.lines().skip(1).find(|line| {
+pub fn route(table: &str, block: Ipv4Addr) -> Option<Route> {
+    let number = |text: &str| u32::from_str_radix(text, 16).ok().map(u32::from_be);
+    table.lines().skip(1).find_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        let (Some(to), Some(mask)) =
-            (fields.get(1).and_then(|text| number(text)), fields.get(7).and_then(|text| number(text)))
-        else {
-            return false;
-        };
+        let (link, to, mask) = (fields.first()?, number(fields.get(1)?)?, number(fields.get(7)?)?);
         let common = mask & 0xffff_ff00;
-        mask != 0 && u32::from(block) & common == to & common
+        let overlaps = mask != 0 && u32::from(block) & common == to & common;
+        overlaps.then(|| Route { to: to.into(), bits: mask.count_ones(), link: (*link).to_owned() })
     })
 }
 
@@ -132,6 +138,9 @@ mod tests {
         for (destination, mask, expected) in cases {
             let table = route_to(destination, mask);
             assert_eq!(route(&table, block).is_some(), expected, "{destination} {mask}");
+            if let Some(route) = route(&table, block) {
+                assert!(Clash::route(&route).to_string().contains("by eth0"));
+            }
         }
     }
 }

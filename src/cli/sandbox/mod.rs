@@ -2,6 +2,7 @@
 
 mod clash;
 mod down;
+mod fault;
 mod kubeconfig;
 mod logs;
 mod network;
@@ -82,6 +83,7 @@ enum Command {
         #[arg(short, long)]
         yes: bool,
     },
+    Fault(Box<fault::FaultArgs>),
     /// Be the sandbox's process
     #[command(hide = true)]
     Run {
@@ -142,6 +144,7 @@ fn manage(context: &Context, home: &Home, command: Command) -> Result<()> {
         Command::Kubeconfig { raw } => kubeconfig::run(context, home, raw),
         Command::Logs { follow, tail } => logs::run(context, home, follow, tail),
         Command::Reset { yes } => reset::run(context, home, yes),
+        Command::Fault(args) => super::single(fault::run(context, home, *args)),
         Command::Run { .. } | Command::Shim => Ok(()),
     }
 }

@@ -120,7 +120,7 @@ impl Network {
             let blocks = [18, 19].map(|second| Ipv4Addr::new(198, second, self.network, 0));
             let route = blocks.iter().find_map(|block| clash::route(routes, *block));
             if let Some(route) = route {
-                return Err(Clash::route(route));
+                return Err(Clash::route(&route));
             }
         }
         Ok(Held { network: self, _claim: claim })

@@ -13,6 +13,7 @@ use kube::runtime::wait::{await_condition, conditions};
 use kube::{Api, Client, Config, ResourceExt};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::kubeconfig;
 use super::network::{self, Held, Wishes};
@@ -36,6 +37,8 @@ const PODS_LIMIT: Duration = Duration::from_secs(45);
 const PART_LIMIT: Duration = Duration::from_secs(5);
 /// How long what an earlier run left in statuses may take to be corrected; longer, and it is shown as it is.
 const SETTLE_LIMIT: Duration = Duration::from_secs(5);
+/// How often the size of the log is looked at.
+const LOG_CHECK: Duration = Duration::from_secs(5);
 /// How often readiness is looked at.
 const POLL: Duration = Duration::from_millis(50);
 
@@ -53,13 +56,29 @@ pub fn run(context: &Context, home: &Home, background: bool, wishes: Wishes) -> 
     log_to_stderr(context, &SERVER_LOG);
     let claim = Daemon::new(home.clone()).claim().map_err(CliError::failed)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), home = %home.root().display(), "the sandbox starts");
-    let result = threaded(sandbox(home, &claim, wishes));
+    let daemon = Daemon::new(home.clone());
+    let result = threaded(async {
+        // At a terminal the log is not a file of the sandbox's.
+        let _rotation = background.then(|| AbortOnDropHandle::new(tokio::spawn(keep_log_small(daemon))));
+        sandbox(home, &claim, wishes).await
+    });
     match &result {
         Ok(()) => tracing::info!("the sandbox has stopped"),
         Err(error) => tracing::error!("the sandbox ends: {}", error.message),
     }
     // In the background the log has said it; at a terminal it is said once more, as every command does.
     if background { result.map_err(|error| CliError::silent(error.outcome)) } else { result }
+}
+
+/// Sets the log aside whenever it is full.
+async fn keep_log_small(daemon: Daemon) {
+    let mut ticks = tokio::time::interval(LOG_CHECK);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = daemon.rotate_own_log() {
+            tracing::warn!("failed to {error}");
+        }
+    }
 }
 
 /// What stops what: pods shut down while the API still answers, and nothing reacts to their going.
@@ -78,6 +97,10 @@ async fn sandbox(home: &Home, claim: &Claim, wishes: Wishes) -> Result<()> {
     stop_on_signal(&told)?;
     let stops = Stops::default();
     let state = home.state();
+    // What a killed run left would pass for somebody else's.
+    let left = home.clone();
+    let swept = tokio::task::spawn_blocking(move || node::sweep(&left)).await;
+    swept.map_err(CliError::failed)?.map_err(CliError::failed)?;
     let held = network::hold(&state, wishes).map_err(CliError::failed)?;
     let token = kubeconfig::admin_token(&state)
         .map_err(|error| CliError::failed(format!("use the administrator's token: {error}")))?;

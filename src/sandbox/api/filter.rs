@@ -1,8 +1,9 @@
 //! Which objects a list or a watch is about.
 
-use std::collections::BTreeMap;
+use std::fmt;
 
-use serde_json::{Value, json};
+use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
+use serde_json::{Deserializer, Map, Value, json};
 
 use super::failure::Failure;
 use super::registry::Resource;
@@ -52,19 +53,59 @@ impl Filter {
         if !key.starts_with(&self.prefix) || (self.exact && key != self.prefix) {
             return Ok(false);
         }
-        if let Some(labels) = &self.labels {
-            let own: BTreeMap<String, String> =
-                record.labels().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-            if !labels.matches(&own) {
-                return Ok(false);
-            }
+        if self.labels.as_ref().is_some_and(|labels| !labels.matches_by(|key| record.label(key))) {
+            return Ok(false);
         }
         let Some(fields) = &self.fields else { return Ok(true) };
         if self.key_only {
             Ok(fields.matches(&key_fields(key)))
+        } else if resource.custom.is_none() && !resource.converted {
+            let paths: Vec<&str> = fields.paths().collect();
+            let picked = Pick(&paths).deserialize(&mut Deserializer::from_slice(record.draft().text()));
+            match picked {
+                Ok(picked) => Ok(fields.matches(&Value::Object(picked))),
+                Err(_) => Ok(fields.matches(&resource.load(record)?)),
+            }
         } else {
             Ok(fields.matches(&resource.load(record)?))
         }
+    }
+}
+
+/// Reads some fields of an object and skips all others: selecting by one is not to cost the reading of the whole.
+struct Pick<'a>(&'a [&'a str]);
+
+impl<'de> DeserializeSeed<'de> for Pick<'_> {
+    type Value = Map<String, Value>;
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Pick<'_> {
+    type Value = Map<String, Value>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Self::Value, A::Error> {
+        let mut picked = Map::new();
+        while let Some(name) = fields.next_key::<String>()? {
+            let deeper = self.0.iter().filter_map(|path| path.strip_prefix(name.as_str())?.strip_prefix('.'));
+            let deeper: Vec<&str> = deeper.collect();
+            if self.0.contains(&name.as_str()) {
+                let value = fields.next_value()?;
+                picked.insert(name, value);
+            } else if deeper.is_empty() {
+                fields.next_value::<IgnoredAny>()?;
+            } else {
+                let value = fields.next_value_seed(Pick(&deeper))?;
+                picked.insert(name, Value::Object(value));
+            }
+        }
+        Ok(picked)
     }
 }
 
@@ -72,5 +113,25 @@ fn key_fields(key: &str) -> Value {
     match key.split_once('/') {
         Some((namespace, name)) => json!({"metadata": {"name": name, "namespace": namespace}}),
         None => json!({"metadata": {"name": key}}),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn picked_fields_are_those_of_the_whole_object() {
+        let text = r#"{"metadata":{"name":"a","labels":{"spec.x":"1"}},"spec":{"x":{"y":[1,{"z":2}]},"xy":3,"n":null},"s":"t"}"#;
+        for (paths, expected) in [
+            (vec!["spec.x.y"], json!({"spec": {"x": {"y": [1, {"z": 2}]}}})),
+            (vec!["spec.n", "metadata.name"], json!({"metadata": {"name": "a"}, "spec": {"n": null}})),
+            (vec!["s", "none.there"], json!({"s": "t"})),
+        ] {
+            let picked = Pick(&paths).deserialize(&mut Deserializer::from_str(text)).unwrap();
+            assert_eq!(Value::Object(picked), expected, "{paths:?}");
+        }
+        // What is no object where one was expected is an error, and never a wrong answer.
+        assert!(Pick(&["s.t"]).deserialize(&mut Deserializer::from_str(text)).is_err());
     }
 }

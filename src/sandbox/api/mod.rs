@@ -44,6 +44,7 @@ use std::path::PathBuf;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+pub use server::LOCAL_SOCKET;
 pub use store::StoreError;
 pub use tls::TlsError;
 

@@ -235,10 +235,29 @@ impl Watch {
         let after = if matching(&change.new)? { change.new.as_ref() } else { None };
         match (before, after) {
             (None, None) => Ok(None),
-            (None, Some(record)) => self.event("ADDED", record).map(Some),
-            (Some(_), Some(record)) => self.event("MODIFIED", record).map(Some),
-            (Some(record), None) => self.event("DELETED", &record.at(change.version)).map(Some),
+            (None, Some(record)) => self.shared_event("ADDED", change, record).map(Some),
+            (Some(_), Some(record)) => self.shared_event("MODIFIED", change, record).map(Some),
+            (Some(record), None) => {
+                self.shared_event("DELETED", change, &record.at(change.version)).map(Some)
+            }
         }
+    }
+
+    /// An event that other watches send too.
+    fn shared_event(
+        &self,
+        kind: &'static str,
+        change: &Change,
+        record: &Record,
+    ) -> Result<Bytes, StoreError> {
+        let form = match self.call.form {
+            Form::Object => "object",
+            Form::Metadata => "metadata",
+            // A row says how old the object is now, and has what this watch wants of it.
+            Form::Table => return self.event(kind, record),
+        };
+        let api_version = Arc::clone(&self.call.resource.name.api_version);
+        change.documents.get((kind, form, api_version), || self.event(kind, record))
     }
 
     fn event(&self, kind: &str, record: &Record) -> Result<Bytes, StoreError> {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use k8s_openapi::jiff::Timestamp;
 
-use super::shim::set_aside;
+use crate::sandbox::rotate;
 
 /// Which part of a log is wanted, and in which form.
 #[derive(Clone, Debug, Default)]
@@ -88,12 +88,14 @@ impl Follower {
         let mut lines: VecDeque<Vec<u8>> = VecDeque::new();
         let tail = if self.first { self.select.tail } else { None };
         if self.first {
-            let aside = set_aside(&self.path);
-            if aside.exists() {
-                self.file = Some(BufReader::new(std::fs::File::open(aside)?));
+            // Open before the older ones are read: they keep what they hold under whatever name.
+            let current = std::fs::File::open(&self.path)?;
+            let aside = rotate::aside(&self.path).filter_map(|file| std::fs::File::open(file).ok());
+            for file in aside.collect::<Vec<_>>() {
+                self.file = Some(BufReader::new(file));
                 self.collect(&mut lines, tail)?;
             }
-            self.file = Some(BufReader::new(std::fs::File::open(&self.path)?));
+            self.file = Some(BufReader::new(current));
             self.first = false;
         }
         self.collect(&mut lines, tail)?;
@@ -251,7 +253,7 @@ mod tests {
         append("ve\n2026-01-01T00:00:06.000000000Z stdout F six\n");
         assert_eq!(more(), "five\nsix\n");
         append("2026-01-01T00:00:07.000000000Z stdout F seven\n");
-        std::fs::rename(&path, set_aside(&path)).unwrap();
+        rotate::rotate(&path).unwrap();
         append("2026-01-01T00:00:08.000000000Z stdout F eight\n");
         assert_eq!(more(), "seven\neight\n");
         let all = String::from_utf8(read(&path, &Select::default()).unwrap()).unwrap();

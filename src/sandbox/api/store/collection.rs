@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::Record;
@@ -12,6 +13,9 @@ use super::Record;
 const MAX_CHANGES: usize = 1024;
 /// Most bytes of superseded objects kept for the same purpose.
 const MAX_BYTES: usize = 512 * 1024;
+
+/// Changes whose documents are kept.
+const KEPT_DOCUMENTS: usize = 64;
 
 /// Objects with their keys, in order.
 pub type Items = Vec<(Arc<str>, Arc<Record>)>;
@@ -27,6 +31,35 @@ pub struct Change {
     pub old: Option<Arc<Record>>,
     /// The object after, if there is one.
     pub new: Option<Arc<Record>>,
+    /// What watches have made of it.
+    pub documents: Arc<Documents>,
+}
+
+/// What a document is: the kind of event, the form it is in, and the version of the API.
+pub type DocumentKind = (&'static str, &'static str, Arc<str>);
+
+/// The documents that watches send of a change: the first watch that needs one makes it for all.
+#[derive(Debug, Default)]
+pub struct Documents(Mutex<Vec<(DocumentKind, Bytes)>>);
+
+impl Documents {
+    fn lock(&self) -> MutexGuard<'_, Vec<(DocumentKind, Bytes)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The document of that kind; made where there is none.
+    ///
+    /// # Errors
+    /// Where it cannot be made.
+    pub fn get<E>(&self, kind: DocumentKind, make: impl FnOnce() -> Result<Bytes, E>) -> Result<Bytes, E> {
+        let mut documents = self.lock();
+        if let Some((_, document)) = documents.iter().find(|(known, _)| *known == kind) {
+            return Ok(document.clone());
+        }
+        let document = make()?;
+        documents.push((kind, document.clone()));
+        Ok(document)
+    }
 }
 
 /// What is older than the history that is kept.
@@ -81,7 +114,11 @@ impl Collection {
             None => self.objects.remove(&key),
         };
         self.bytes += old.as_ref().map_or(0, |record| record.size());
-        self.changes.push_back(Change { version, key, old, new });
+        self.changes.push_back(Change { version, key, old, new, documents: Arc::default() });
+        // Watches that have not sent them yet are far behind, and make them anew.
+        if let Some(index) = self.changes.len().checked_sub(1 + KEPT_DOCUMENTS) {
+            self.changes[index].documents.lock().clear();
+        }
         while self.changes.len() > MAX_CHANGES || self.bytes > MAX_BYTES {
             let Some(gone) = self.changes.pop_front() else { break };
             self.bytes -= gone.old.map_or(0, |record| record.size());

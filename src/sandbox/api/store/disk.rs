@@ -1,11 +1,11 @@
 //! Where objects survive: one redb file, written by one thread that commits what has queued up in one transaction.
 
-use std::path::Path;
 use std::sync::{Arc, mpsc};
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use tokio::sync::oneshot;
 
+use super::file::Seen;
 use super::{Draft, Record, Shared, StoreError};
 
 /// Key: `group/resource/[namespace/]name`. Value: the resourceVersion in eight bytes, then the object's text.
@@ -14,8 +14,6 @@ const OBJECTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("objects"
 const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
 const VERSION: &str = "version";
 
-/// Pages that redb keeps. Everything is read once at start and only written afterwards.
-const CACHE_BYTES: usize = 1024 * 1024;
 /// Most writes in one transaction.
 const MAX_BATCH: usize = 256;
 
@@ -43,16 +41,31 @@ pub struct Found {
     pub record: Record,
 }
 
-/// Opens the file, or makes it.
-pub fn open(path: &Path) -> Result<Database, StoreError> {
-    let mut builder = Database::builder();
-    builder.set_cache_size(CACHE_BYTES);
-    let database = builder.create(path).map_err(redb::Error::from)?;
+/// Makes what a new file holds.
+///
+/// # Errors
+/// Where it cannot be written.
+pub fn make_tables(database: &Database) -> Result<(), StoreError> {
     let write = database.begin_write().map_err(redb::Error::from)?;
     write.open_table(OBJECTS).map_err(redb::Error::from)?;
     write.open_table(NUMBERS).map_err(redb::Error::from)?;
     write.commit().map_err(redb::Error::from)?;
-    Ok(database)
+    Ok(())
+}
+
+/// Notes a version without a write that has it.
+///
+/// # Errors
+/// Where it cannot be written.
+pub fn set_version(database: &Database, version: u64) -> Result<(), StoreError> {
+    let write = database.begin_write().map_err(redb::Error::from)?;
+    write
+        .open_table(NUMBERS)
+        .map_err(redb::Error::from)?
+        .insert(VERSION, version)
+        .map_err(redb::Error::from)?;
+    write.commit().map_err(redb::Error::from)?;
+    Ok(())
 }
 
 /// Everything in it, and the last resourceVersion.
@@ -83,8 +96,9 @@ fn decode(key: &str, value: &[u8]) -> Result<Found, StoreError> {
 }
 
 /// Commits jobs until the queue is closed. After a failure nothing more is written: what is on disk stays true.
-pub fn commit_all(database: &Database, queue: &mpsc::Receiver<Job>, shared: &Shared) {
+pub fn commit_all(database: Database, queue: &mpsc::Receiver<Job>, shared: &Shared, seen: Option<&Seen>) {
     let mut failure: Option<Arc<StoreError>> = None;
+    let mut last = None;
     while let Ok(first) = queue.recv() {
         let mut batch = vec![first];
         while batch.len() < MAX_BATCH
@@ -93,16 +107,26 @@ pub fn commit_all(database: &Database, queue: &mpsc::Receiver<Job>, shared: &Sha
             batch.push(job);
         }
         if failure.is_none() {
-            failure = commit(database, &batch).err().map(Arc::new);
+            failure = commit(&database, &batch).err().map(Arc::new);
         }
         match &failure {
-            None => shared.publish(&batch),
+            None => {
+                last = batch.last().map(|job| job.version).or(last);
+                if let (Some(seen), Some(version)) = (seen, last) {
+                    seen.note(version);
+                }
+                shared.publish(&batch);
+            }
             Some(error) => shared.forget(&batch, error),
         }
         for job in batch {
             // A client that has gone away needs no answer.
             let _ = job.done.send(failure.clone().map_or(Ok(()), Err));
         }
+    }
+    drop(database);
+    if let (Some(seen), None) = (seen, failure) {
+        seen.close(last.unwrap_or(seen.version));
     }
 }
 

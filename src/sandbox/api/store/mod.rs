@@ -6,6 +6,7 @@
 
 mod collection;
 mod disk;
+mod file;
 mod record;
 
 use std::collections::HashMap;
@@ -20,6 +21,10 @@ pub use record::{Draft, Record, TypeName};
 
 use collection::Collection;
 use disk::Job;
+use file::Seen;
+
+/// How far versions jump after an end that was not in order. Clients that resume from before it are told to list anew.
+const SKIPPED_VERSIONS: u64 = 1000;
 
 /// Why the store failed.
 #[derive(Debug, thiserror::Error)]
@@ -30,9 +35,37 @@ pub enum StoreError {
     /// An object in it cannot be understood.
     #[error("read {0} from the object store: it is damaged")]
     Damaged(String),
+    /// A file of it cannot be used.
+    #[error("use {}: {source}", .path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The file's structure is damaged.
-    #[error("read the object store in {}: it is damaged; restore the file, or give the sandbox up with `dbctl sandbox reset`", .0.display())]
+    #[error("read the object store {}: it is cut off or damaged beyond its last good state; restore the file from a copy, or give the sandbox and its databases up with `dbctl sandbox reset`", .0.display())]
     Unreadable(PathBuf),
+    /// The file is gone.
+    #[error("find the object store {}: it is gone, although this sandbox has had one; restore the file from a copy, remove {} to begin with an empty one, or give the sandbox up with `dbctl sandbox reset`", .path.display(), .seen.display())]
+    Missing {
+        /// The store.
+        path: PathBuf,
+        /// What remembers it.
+        seen: PathBuf,
+    },
+    /// Acknowledged writes are not in the file.
+    #[error("trust the object store {}: its last good state is version {found}, but writes up to version {acknowledged} were acknowledged; restore a newer copy of the file, or remove {} to go on without those writes", .path.display(), .seen.display())]
+    Behind {
+        /// The store.
+        path: PathBuf,
+        /// What remembers how far it was.
+        seen: PathBuf,
+        /// Its version.
+        found: u64,
+        /// The version it was at.
+        acknowledged: u64,
+    },
     /// An object's text is not JSON.
     #[error("read an object: {0}")]
     Json(#[from] serde_json::Error),
@@ -162,12 +195,13 @@ impl State {
 
     /// The newest object, durable or not.
     fn latest(&self, collection: &str, key: &str) -> Option<Arc<Record>> {
-        // Both maps are small here: a write is pending for a few milliseconds.
-        let queued = self.pending.iter().find(|((c, k), _)| **c == *collection && **k == *key);
-        match queued {
-            Some((_, (_, record))) => record.clone(),
-            None => self.collections.get(collection)?.get(key).cloned(),
+        // A write is pending for a few milliseconds: there are as many as there are writers at once.
+        if !self.pending.is_empty()
+            && let Some((_, record)) = self.pending.get(&(Arc::from(collection), Arc::from(key)))
+        {
+            return record.clone();
         }
+        self.collections.get(collection)?.get(key).cloned()
     }
 }
 
@@ -175,16 +209,36 @@ impl Store {
     /// Opens the file, or makes it, and reads everything in it.
     ///
     /// # Errors
-    /// Where the file cannot be used or something in it is damaged.
+    /// Where the file cannot be used, something in it is damaged, or acknowledged writes are missing from it.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let read = || -> Result<_, StoreError> {
-            let database = disk::open(path)?;
-            let (version, found) = disk::load(&database)?;
-            Ok((database, version, found))
-        };
-        // The database library panics at pages that are none.
-        let (database, version, found) =
-            std::panic::catch_unwind(read).map_err(|_| StoreError::Unreadable(path.to_owned()))??;
+        let (database, seen) = file::open(path)?;
+        let (version, found) = disk::load(&database)?;
+        if let Some(seen) = seen.as_ref().filter(|seen| seen.version > version) {
+            let (path, remembered) = (path.to_owned(), Seen::path(path));
+            return Err(StoreError::Behind {
+                path,
+                seen: remembered,
+                found: version,
+                acknowledged: seen.version,
+            });
+        }
+        // Where nothing says that all went in order, no version that a crash may have swallowed is given out again.
+        let in_order = seen.as_ref().is_none_or(|seen| seen.closed && seen.version == version);
+        let begin = if in_order { version } else { version + SKIPPED_VERSIONS };
+        if begin != version {
+            disk::set_version(&database, begin)?;
+        }
+        let seen = Seen::make(path, begin)?;
+        Self::start(database, begin, found, Some(seen))
+    }
+
+    /// Serves what was found in a database, from a version on.
+    fn start(
+        database: redb::Database,
+        version: u64,
+        found: Vec<disk::Found>,
+        seen: Option<Seen>,
+    ) -> Result<Self, StoreError> {
         let mut state = State {
             collections: HashMap::new(),
             pending: HashMap::new(),
@@ -200,7 +254,7 @@ impl Store {
         let committer = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("api-store".into())
-            .spawn(move || disk::commit_all(&database, &jobs, &committer))
+            .spawn(move || disk::commit_all(database, &jobs, &committer, seen.as_ref()))
             .map_err(|_| StoreError::Closed)?;
         Ok(Self { shared, queue: Some(queue), thread: Some(thread) })
     }
@@ -321,5 +375,7 @@ impl Drop for Store {
     }
 }
 
+#[cfg(test)]
+mod crash;
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,8 @@
 //! object is asked for and `resourceVersion` on when its write is committed, so neither is part of the text: it always
 //! begins with `{"metadata":{`, and serving puts them in front.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -13,19 +15,17 @@ use super::StoreError;
 
 const PREFIX: &[u8] = b"{\"metadata\":{";
 
-/// What selectors and guards ask about an object, kept beside its text.
-#[derive(Debug)]
-struct Facts {
-    labels: Box<[(Box<str>, Box<str>)]>,
+/// An object that has no resourceVersion yet, and what selectors and guards ask about it.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    text: Arc<[u8]>,
+    /// Keys and values, each ended by [`END`]: one piece of memory for all of them.
+    labels: Arc<str>,
     deleting: bool,
 }
 
-/// An object that has no resourceVersion yet.
-#[derive(Clone, Debug)]
-pub struct Draft {
-    facts: Arc<Facts>,
-    text: Arc<[u8]>,
-}
+/// What no label contains.
+const END: char = '\0';
 
 /// An object at one resourceVersion.
 #[derive(Clone, Debug)]
@@ -44,15 +44,16 @@ pub struct TypeName {
 }
 
 #[derive(Deserialize)]
-struct Envelope {
-    metadata: Metadata,
+struct Envelope<'a> {
+    #[serde(borrow)]
+    metadata: Metadata<'a>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Metadata {
-    #[serde(default)]
-    labels: Option<std::collections::BTreeMap<Box<str>, Box<str>>>,
+struct Metadata<'a> {
+    #[serde(default, borrow)]
+    labels: Option<BTreeMap<Cow<'a, str>, Cow<'a, str>>>,
     #[serde(default)]
     deletion_timestamp: Option<serde::de::IgnoredAny>,
 }
@@ -83,11 +84,14 @@ impl Draft {
             return Err(StoreError::NotAnObject);
         }
         let Envelope { metadata } = serde_json::from_slice(&text)?;
-        let facts = Facts {
-            labels: metadata.labels.unwrap_or_default().into_iter().collect(),
-            deleting: metadata.deletion_timestamp.is_some(),
-        };
-        Ok(Self { facts: Arc::new(facts), text })
+        let pairs = metadata.labels.unwrap_or_default().into_iter();
+        let mut labels = String::new();
+        for part in pairs.flat_map(|(key, value)| [key, value]) {
+            labels.push_str(&part);
+            labels.push(END);
+        }
+        let deleting = metadata.deletion_timestamp.is_some();
+        Ok(Self { labels: labels.into(), deleting, text })
     }
 
     /// The text as it is stored.
@@ -138,12 +142,18 @@ impl Record {
 
     /// Whether it has a deletionTimestamp.
     pub fn deleting(&self) -> bool {
-        self.draft.facts.deleting
+        self.draft.deleting
     }
 
-    /// Its labels in order.
-    pub fn labels(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.draft.facts.labels.iter().map(|(key, value)| (&**key, &**value))
+    /// The value of a label.
+    pub fn label(&self, key: &str) -> Option<&str> {
+        let mut parts = self.draft.labels.split_terminator(END);
+        while let (Some(name), Some(value)) = (parts.next(), parts.next()) {
+            if name == key {
+                return Some(value);
+            }
+        }
+        None
     }
 
     /// How much memory its text takes.
@@ -199,7 +209,7 @@ mod tests {
         expected["metadata"]["resourceVersion"] = json!("7");
         assert_eq!(serde_json::from_slice::<Value>(&text).unwrap(), expected);
         assert_eq!(record.to_value(&name()).unwrap(), expected);
-        assert_eq!(record.labels().collect::<Vec<_>>(), [("x", "1")]);
+        assert_eq!((record.label("x"), record.label("1"), record.label("y")), (Some("1"), None, None));
         assert!(!record.deleting());
     }
 

@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 
+use crate::sandbox::rotate;
+
 /// Longest text of one entry, as container runtimes have it.
 const MAX_ENTRY: usize = 16 * 1024;
-/// A log of this size is set aside as `NAME.1`, as kubelets do at 10Mi.
-const MAX_FILE: u64 = 10 * 1024 * 1024;
 /// What is kept of the output where there is no log file.
 const MAX_TAIL: usize = 2048;
 
@@ -86,8 +86,8 @@ impl Sink {
                 // A full disk loses log lines, not the container.
                 let _ = file.write_all(&entry);
                 *size += entry.len() as u64;
-                if *size > MAX_FILE
-                    && std::fs::rename(&*path, set_aside(path)).is_ok()
+                if *size > rotate::FULL
+                    && rotate::rotate(path).is_ok()
                     && let Ok(fresh) = append(path)
                 {
                     (*file, *size) = (fresh, 0);
@@ -109,13 +109,6 @@ impl Sink {
             Target::Tail(tail) => String::from_utf8_lossy(tail).trim_end().to_owned(),
         }
     }
-}
-
-/// Where a full log goes.
-pub(crate) fn set_aside(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".1");
-    name.into()
 }
 
 fn append(path: &Path) -> std::io::Result<File> {
@@ -153,10 +146,11 @@ mod tests {
     fn a_full_log_is_set_aside() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("0.log");
-        File::create(&path).unwrap().set_len(MAX_FILE).unwrap();
+        File::create(&path).unwrap().set_len(rotate::FULL).unwrap();
         let sink = Sink::open(Some(&path)).unwrap();
         sink.copy("stdout", &b"last\nfirst\n"[..]);
-        assert!(std::fs::metadata(set_aside(&path)).unwrap().len() > MAX_FILE);
+        let aside = rotate::aside(&path).last().unwrap();
+        assert!(std::fs::metadata(aside).unwrap().len() > rotate::FULL);
         assert_eq!(entries(&path), ["stdout F first"]);
     }
 

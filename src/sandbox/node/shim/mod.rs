@@ -15,7 +15,6 @@ mod inbox;
 mod log;
 pub use exec::Exec;
 pub(super) use inbox::MAX_FILES;
-pub(super) use log::set_aside;
 pub(crate) mod tree;
 
 use std::io::{Read, Write};

@@ -40,6 +40,11 @@ impl FieldSelector {
         self.terms.iter().all(|term| (field(object, &term.path) == term.value) == term.equal)
     }
 
+    /// The fields that it looks at, as they stand in an object.
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        self.terms.iter().map(|term| stored(&term.path))
+    }
+
     /// The name it asks for, if it selects one name.
     pub fn name(&self) -> Option<&str> {
         let term = self.terms.iter().find(|term| term.equal && term.path == "metadata.name")?;
@@ -150,13 +155,18 @@ fn selectable(gvk: &Gvk, path: &str) -> bool {
     known.contains(&path)
 }
 
-fn field(object: &Value, path: &str) -> String {
-    let path = match path {
+/// Where a field that has another name in selectors stands.
+fn stored(path: &str) -> &str {
+    match path {
         "name" => "metadata.name",
         "source" => "source.component",
         "status.successful" => "status.succeeded",
         other => other,
-    };
+    }
+}
+
+fn field(object: &Value, path: &str) -> String {
+    let path = stored(path);
     match object.pointer(&format!("/{}", path.replace('.', "/"))) {
         Some(Value::String(text)) => text.clone(),
         Some(Value::Null) => String::new(),

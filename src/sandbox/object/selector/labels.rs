@@ -35,11 +35,11 @@ pub(super) enum Operator {
 }
 
 impl Requirement {
-    fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
-        let value = labels.get(&self.key);
+    fn matches(&self, value: Option<&str>) -> bool {
+        let listed = |value: &str| self.values.iter().any(|each| each == value);
         match self.operator {
-            Operator::In | Operator::Equals => value.is_some_and(|value| self.values.contains(value)),
-            Operator::NotIn | Operator::NotEquals => value.is_none_or(|value| !self.values.contains(value)),
+            Operator::In | Operator::Equals => value.is_some_and(listed),
+            Operator::NotIn | Operator::NotEquals => !value.is_some_and(listed),
             Operator::Exists => value.is_some(),
             Operator::DoesNotExist => value.is_none(),
             Operator::GreaterThan => self.compare(value).is_some_and(|order| order.is_gt()),
@@ -47,7 +47,7 @@ impl Requirement {
         }
     }
 
-    fn compare(&self, value: Option<&String>) -> Option<std::cmp::Ordering> {
+    fn compare(&self, value: Option<&str>) -> Option<std::cmp::Ordering> {
         let value: i64 = value?.parse().ok()?;
         let limit: i64 = self.values.first()?.parse().ok()?;
         Some(value.cmp(&limit))
@@ -97,7 +97,13 @@ impl LabelSelector {
 
     /// Whether these labels are selected.
     pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
-        !self.nothing && self.requirements.iter().all(|requirement| requirement.matches(labels))
+        self.matches_by(|key| labels.get(key).map(String::as_str))
+    }
+
+    /// The same for labels of any kind, by a look-up.
+    pub fn matches_by<'a>(&self, value: impl Fn(&str) -> Option<&'a str>) -> bool {
+        !self.nothing
+            && self.requirements.iter().all(|requirement| requirement.matches(value(&requirement.key)))
     }
 
     /// Whether this object's labels are selected.

@@ -1,4 +1,10 @@
 //! The figures that users feel, measured on the release binary: `cargo bench`.
+//!
+//! `cargo bench -- NAME` measures one of them: `database` is one database's life, `api` the API server with the objects
+//! of a thousand.
+
+mod api;
+mod objects;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -79,11 +85,8 @@ fn measure(home: &Path) -> Outcome<()> {
     Ok(())
 }
 
-fn main() -> Outcome<()> {
-    // `cargo test --benches` and `--list` ask for no measurement.
-    if !std::env::args().any(|argument| argument == "--bench") {
-        return Ok(());
-    }
+/// One database's life in a sandbox of its own.
+fn database() -> Outcome<()> {
     let home = tempfile::Builder::new().prefix("dbctl-").tempdir_in("/tmp")?;
     std::fs::set_permissions(home.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     let cache = dbctl::sandbox::home::Home::locate()?.cache();
@@ -92,4 +95,27 @@ fn main() -> Outcome<()> {
     let outcome = measure(home.path());
     dbctl(home.path(), &["sandbox", "down"])?;
     outcome
+}
+
+fn main() -> Outcome<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [mode, directory] = arguments.as_slice()
+        && mode == api::SERVER
+    {
+        return api::be_server(Path::new(directory));
+    }
+    // `cargo test --benches` and `--list` ask for no measurement.
+    if !arguments.iter().any(|argument| argument == "--bench") {
+        return Ok(());
+    }
+    let names: Vec<&str> =
+        arguments.iter().map(String::as_str).filter(|argument| !argument.starts_with("--")).collect();
+    let figures: [(&str, fn() -> Outcome<()>); 2] = [("database", database), ("api", api::measure)];
+    if let Some(unknown) = names.iter().find(|name| !figures.iter().any(|(known, _)| known == *name)) {
+        return Err(format!("no figures of the name {unknown:?}: database or api").into());
+    }
+    for (_, measure) in figures.iter().filter(|(name, _)| names.is_empty() || names.contains(name)) {
+        measure()?;
+    }
+    Ok(())
 }
