@@ -273,7 +273,7 @@ mod tests {
         assert!(tail.more().unwrap().is_empty());
         append("e\n2026-01-01T00:00:06.000000000Z stderr F two\n");
         assert_eq!(tail.more().unwrap(), [(false, b"one".to_vec()), (true, b"two\n".to_vec())]);
-        std::fs::rename(&path, set_aside(&path)).unwrap();
+        std::fs::rename(&path, path.with_extension("old")).unwrap();
         append("2026-01-01T00:00:08.000000000Z stdout F three\n");
         assert_eq!(tail.more().unwrap(), [(false, b"three\n".to_vec())]);
     }
