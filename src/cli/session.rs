@@ -132,7 +132,10 @@ fn kubeconfig_paths(
 }
 
 /// The cluster's configuration, and a name for it.
-async fn cluster_config(context: &Context) -> Result<(Config, String)> {
+///
+/// # Errors
+/// Where there is no cluster, or its kubeconfig cannot be read.
+pub async fn cluster_config(context: &Context) -> Result<(Config, String)> {
     let global = &context.global;
     let home = std::env::var_os("HOME").map(PathBuf::from);
     let paths = kubeconfig_paths(global.kubeconfig.as_ref(), std::env::var_os("KUBECONFIG"), home);

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::random::{self, NoRandomness};
 use super::resource::{namespaced, plain};
+use super::retry;
 use crate::api::{Database, DatabaseStatus, FIELD_MANAGER, FINALIZER, Names};
 use crate::patroni::{self, Credentials, Lock, PatroniError, REST_USER};
 use crate::plan::{Action, Apply, Event, Kind, Observed, SecretPlan, View, internal, name_of};
@@ -163,7 +164,8 @@ impl<'a> Actor<'a> {
         finalizers.extend(add.then(|| FINALIZER.to_owned()));
         let patch = json!({ "metadata": { "resourceVersion": self.version, "finalizers": finalizers } });
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        let patched = self.databases().patch_metadata(&self.name, &params, &Patch::Merge(patch)).await;
+        let (api, patch) = (self.databases(), Patch::Merge(patch));
+        let patched = retry::write(|| api.patch_metadata(&self.name, &params, &patch)).await;
         match patched {
             Ok(patched) => self.version = patched.metadata.resource_version,
             Err(kube::Error::Api(status)) if !add && status.is_not_found() => {}
@@ -177,11 +179,8 @@ impl<'a> Actor<'a> {
         let object = serde_json::from_value(body.clone())
             .map_err(|error| on(doing.clone())(kube::Error::SerdeError(error)))?;
         let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
-        namespaced(self.client, &self.namespace, kind)
-            .create(&params, &object)
-            .await
-            .map_err(on(doing))
-            .map(drop)
+        let api = namespaced(self.client, &self.namespace, kind);
+        retry::write(|| api.create(&params, &object)).await.map_err(on(doing)).map(drop)
     }
 
     async fn create_secret(&self, plan: &SecretPlan) -> Result<(), ActError> {
@@ -222,7 +221,8 @@ impl<'a> Actor<'a> {
             params = params.force();
         }
         let api = namespaced(self.client, &self.namespace, apply.kind);
-        api.patch(name, &params, &Patch::Apply(&body))
+        let patch = Patch::Apply(&body);
+        retry::write(|| api.patch(name, &params, &patch))
             .await
             .map_err(on(format!("apply {} {name}", apply.kind)))
             .map(drop)
@@ -231,8 +231,9 @@ impl<'a> Actor<'a> {
     /// A fresh read: what the watch has told may be older than a failover.
     async fn check_leader(&self, below: i32) -> Result<(), ActError> {
         let names = Names(&self.name);
+        let leader = names.leader();
         let api = namespaced(self.client, &self.namespace, Kind::ConfigMap);
-        let lock = api.get_opt(&names.leader()).await.map_err(on("read the leader lock"))?.map(plain);
+        let lock = retry::read(|| api.get_opt(&leader)).await.map_err(on("read the leader lock"))?.map(plain);
         let holder = lock.and_then(|lock| Lock::of(&lock).holder).and_then(|holder| names.ordinal(&holder));
         if holder.is_some_and(|ordinal| ordinal < below) { Ok(()) } else { Err(ActError::LeaderMoved) }
     }
@@ -241,7 +242,8 @@ impl<'a> Actor<'a> {
         let preconditions =
             uid.map(|uid| Preconditions { uid: Some(uid.to_owned()), resource_version: None });
         let params = DeleteParams { preconditions, ..DeleteParams::background() };
-        match namespaced(self.client, &self.namespace, kind).delete(name, &params).await {
+        let api = namespaced(self.client, &self.namespace, kind);
+        match retry::write(|| api.delete(name, &params)).await {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
             Err(error) => Err(on(format!("delete {kind} {name}"))(error)),
@@ -257,7 +259,7 @@ impl<'a> Actor<'a> {
     async fn credentials(&self) -> Result<Credentials, ActError> {
         let name = Names(&self.name).internal_secret();
         let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
-        let secret = api.get(&name).await.map_err(on(format!("read Secret {name}")))?;
+        let secret = retry::read(|| api.get(&name)).await.map_err(on(format!("read Secret {name}")))?;
         let bytes = secret.data.and_then(|mut data| data.remove(internal::REST));
         let password = bytes.and_then(|bytes| String::from_utf8(bytes.0).ok());
         let password = password.ok_or(ActError::NoPassword(name, internal::REST))?;
@@ -273,7 +275,8 @@ impl<'a> Actor<'a> {
             "status": status,
         });
         let params = PatchParams::apply(FIELD_MANAGER).force();
-        let patched = self.databases().patch_status(&self.name, &params, &Patch::Apply(&body)).await;
+        let (api, patch) = (self.databases(), Patch::Apply(&body));
+        let patched = retry::write(|| api.patch_status(&self.name, &params, &patch)).await;
         match patched {
             Ok(patched) => self.version = patched.metadata.resource_version,
             // It went while we looked.

@@ -10,6 +10,7 @@ mod observe;
 mod random;
 mod reconcile;
 mod resource;
+mod retry;
 mod run;
 #[cfg(test)]
 mod tests;

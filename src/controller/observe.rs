@@ -10,6 +10,7 @@ use kube::Client;
 use super::cache::{Cache, Key};
 use super::known::Known;
 use super::resource::{namespaced, plain};
+use super::retry;
 use crate::api::{Database, Names};
 use crate::patroni::{self, TTL_SECONDS};
 use crate::plan::{Kind, LockAge, Observed, View, needed_by};
@@ -69,9 +70,11 @@ async fn look_up_missing(
         let api = namespaced(client, &key.0, kind);
         // A Secret's content is not needed here.
         let found = if kind == Kind::Secret {
-            api.get_metadata_opt(&name).await?.and_then(|object| serde_json::to_value(object).ok())
+            retry::read(|| api.get_metadata_opt(&name))
+                .await?
+                .and_then(|object| serde_json::to_value(object).ok())
         } else {
-            api.get_opt(&name).await?.map(plain)
+            retry::read(|| api.get_opt(&name)).await?.map(plain)
         };
         Ok::<_, kube::Error>(found.map(|object| (kind, object)))
     });

@@ -21,9 +21,6 @@ use crate::api::{Database, FINALIZER};
 use crate::patroni;
 use crate::plan::{Action, Event, Plan, Settings, plan, plan_unreadable, stand_in};
 
-/// After a write that was based on something older, the watch has most likely told of the newer by then.
-const AFTER_CONFLICT: Duration = Duration::from_millis(200);
-
 /// What is watched and reconciled: a Database, or one that cannot be read.
 pub type Guarded = DeserializeGuard<Database>;
 
@@ -167,7 +164,7 @@ pub fn after_error(guarded: &Arc<Guarded>, error: &PassError, shared: &Arc<Share
     let key = (guarded.namespace().unwrap_or_default(), guarded.name_any());
     if matches!(error, PassError::Act(error) if error.is_conflict()) {
         tracing::debug!(namespace = %key.0, database = %key.1, %error, "a pass was based on something older");
-        return controller::Action::requeue(AFTER_CONFLICT);
+        return controller::Action::requeue(jittered(shared.backoff.after_conflict(&key)));
     }
     let delay = shared.backoff.after_error(&key);
     tracing::warn!(namespace = %key.0, database = %key.1, %error, ?delay, "a pass failed");

@@ -21,6 +21,7 @@ use super::cache::{Cache, Key, keep};
 use super::known::Known;
 use super::reconcile::{Guarded, Shared, after_error, reconcile};
 use super::resource::{plain, scoped};
+use super::retry;
 use crate::api::{FIELD_MANAGER, LABEL_DATABASE};
 use crate::patroni::{self, PatroniError};
 use crate::plan::{Kind, Settings};
@@ -90,7 +91,7 @@ pub async fn run(
     let (watches, complete) = watches(&client, config.namespace.as_deref(), &shared.cache, &passes);
     let (store, writer) = reflector::store();
     let changed = watcher(databases, watcher::Config::default())
-        .default_backoff()
+        .backoff(retry::WatchPauses::default())
         .modify(|database: &mut Guarded| drop(database.managed_fields_mut().drain(..)))
         .reflect(writer)
         .applied_objects()
@@ -130,7 +131,8 @@ fn databases(client: &Client, namespace: Option<&str>) -> Api<Guarded> {
 }
 
 async fn check_definition(client: &Client, namespace: Option<&str>) -> Result<(), ControllerError> {
-    match databases(client, namespace).list(&ListParams::default().limit(1)).await {
+    let (api, one) = (databases(client, namespace), ListParams::default().limit(1));
+    match retry::read(|| api.list(&one)).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.is_not_found() => Err(ControllerError::NoDefinition),
         Err(error) => Err(Box::new(error).into()),
@@ -163,7 +165,9 @@ fn events(
     kind: Kind,
 ) -> impl Stream<Item = Result<watcher::Event<Value>, watcher::Error>> + Send + use<> {
     let config = watcher::Config::default().labels(LABEL_DATABASE);
-    watcher(scoped(client, namespace, kind), config).default_backoff().map_ok(|event| map(event, plain))
+    watcher(scoped(client, namespace, kind), config)
+        .backoff(retry::WatchPauses::default())
+        .map_ok(|event| map(event, plain))
 }
 
 fn map<A, B>(event: watcher::Event<A>, with: impl FnOnce(A) -> B) -> watcher::Event<B> {

@@ -1,12 +1,15 @@
 //! The controller against the sandbox's API server. Pods are played by the test.
 
+mod access;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::{Namespace, Secret, ServiceAccount};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
-use kube::core::ApiResource;
+use kube::core::{ApiResource, GroupVersionKind};
 use kube::runtime::events::Reporter;
 use kube::{Client, Config, ResourceExt};
 use serde_json::{Value, json};
@@ -16,7 +19,8 @@ use super::act::Actor;
 use super::resource::{namespaced, plain};
 use super::{ControllerConfig, run};
 use crate::api::{Database, crd};
-use crate::plan::{Action, Kind, Observed, Settings, name_of, needed, plan};
+use crate::install::{ACCOUNT, NAMESPACE, Scope, rbac};
+use crate::plan::{APPLIED, Action, Kind, Observed, Settings, name_of, needed, plan};
 use crate::sandbox::api::{ApiConfig, Running, serve};
 
 /// A client's configuration with a bearer token, read as a kubeconfig is.
@@ -43,7 +47,12 @@ struct Cluster {
 }
 
 impl Cluster {
+    /// The controller with the role that it has in a cluster.
     async fn start(definition: CustomResourceDefinition) -> Self {
+        Self::start_with(definition, &rbac(NAMESPACE, Scope::Cluster)).await
+    }
+
+    async fn start_with(definition: CustomResourceDefinition, role: &[Value]) -> Self {
         let _ =
             tracing_subscriber::fmt().with_env_filter("dbctl=debug,kube=info").with_test_writer().try_init();
         let state = tempfile::tempdir().unwrap();
@@ -64,8 +73,33 @@ impl Cluster {
             databases.list_metadata(&ListParams::default()).await.is_ok()
         })
         .await;
-        let controller = tokio::spawn(run(client.clone(), ControllerConfig::default(), stop.clone()));
+        let token = Self::install(&client, role).await;
+        let own = token_config(&format!("http://{}", api.address), &token).await;
+        let own = Client::try_from(own).unwrap();
+        let controller = tokio::spawn(run(own, ControllerConfig::default(), stop.clone()));
         Self { client, stop, api, controller, _state: state }
+    }
+
+    /// As `kubectl apply -f manifests/rbac.yaml`; returns a token of the controller's account.
+    async fn install(client: &Client, role: &[Value]) -> String {
+        let namespace = json!({ "metadata": { "name": NAMESPACE } });
+        let namespaces: Api<Namespace> = Api::all(client.clone());
+        namespaces.create(&PostParams::default(), &serde_json::from_value(namespace).unwrap()).await.unwrap();
+        for object in role {
+            let object: DynamicObject = serde_json::from_value(object.clone()).unwrap();
+            let types = object.types.clone().unwrap();
+            let (group, version) = types.api_version.split_once('/').unwrap_or(("", &types.api_version));
+            let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, &types.kind));
+            let api: Api<DynamicObject> = match object.namespace() {
+                Some(namespace) => Api::namespaced_with(client.clone(), &namespace, &resource),
+                None => Api::all_with(client.clone(), &resource),
+            };
+            api.create(&PostParams::default(), &object).await.unwrap();
+        }
+        let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), NAMESPACE);
+        let request = TokenRequest { spec: Some(TokenRequestSpec::default()), ..TokenRequest::default() };
+        let answer = accounts.create_token_request(ACCOUNT, &PostParams::default(), &request).await.unwrap();
+        answer.status.unwrap().token.unwrap()
     }
 
     async fn stop(self) {

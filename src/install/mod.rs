@@ -3,4 +3,4 @@
 
 mod rbac;
 
-pub use rbac::{ACCOUNT, NAMESPACE, RULES, Rule, Scope, rbac, rbac_yaml};
+pub use rbac::{ACCOUNT, NAMESPACE, RULES, Rule, Scope, qualified, rbac, rbac_yaml};

@@ -23,6 +23,21 @@ pub struct Rule {
     pub verbs: &'static [&'static str],
 }
 
+impl Rule {
+    /// The resource with its group, as `statefulsets.apps`, and its subresource behind a slash.
+    pub fn qualified(&self) -> String {
+        let (resource, subresource) = self.resource.split_once('/').unwrap_or((self.resource, ""));
+        qualified(self.group, resource, subresource)
+    }
+}
+
+/// A resource in one word.
+pub fn qualified(group: &str, resource: &str, subresource: &str) -> String {
+    let dot = if group.is_empty() { "" } else { "." };
+    let slash = if subresource.is_empty() { "" } else { "/" };
+    format!("{resource}{dot}{group}{slash}{subresource}")
+}
+
 const fn rule(group: &'static str, resource: &'static str, verbs: &'static [&'static str]) -> Rule {
     Rule { group, resource, verbs }
 }
@@ -134,6 +149,31 @@ mod tests {
         let committed = std::fs::read_to_string(path).unwrap_or_default();
         let wanted = rbac_yaml(NAMESPACE, Scope::Cluster).unwrap();
         assert!(committed == wanted, "run `cargo run -- generate rbac > manifests/rbac.yaml`");
+    }
+
+    /// What the controller was seen to ask for: the table that `controller::tests::access` writes and checks.
+    const NEEDS: &str = include_str!("needs.txt");
+    /// What it never asks for itself, but grants to members' pods.
+    const GRANTED: [&str; 1] = ["patch pods"];
+
+    fn covered(rules: &[(String, &str)], need: &str) -> bool {
+        rules.iter().any(|(resource, verb)| need == format!("{verb} {resource}"))
+    }
+
+    #[test]
+    fn a_role_without_any_one_of_its_verbs_is_too_small() {
+        let all: Vec<(String, &str)> =
+            RULES.iter().flat_map(|rule| rule.verbs.iter().map(|verb| (rule.qualified(), *verb))).collect();
+        let needs: Vec<&str> = NEEDS.lines().chain(GRANTED).collect();
+        for need in &needs {
+            assert!(covered(&all, need), "the role lacks {need}");
+        }
+        for index in 0..all.len() {
+            let mut fewer = all.clone();
+            let (resource, verb) = fewer.remove(index);
+            let suffices = needs.iter().all(|need| covered(&fewer, need));
+            assert!(!suffices, "nothing needs {verb} {resource}");
+        }
     }
 
     #[test]

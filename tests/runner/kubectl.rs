@@ -62,7 +62,7 @@ spec:
 #[test]
 fn the_example_goes_through_kubectl() {
     let sandbox = Sandbox::new();
-    sandbox.run(&["sandbox", "up"]).ok();
+    sandbox.start();
     let file = sandbox.home().join("orders-db.yaml");
     std::fs::write(&file, EXAMPLE).unwrap();
     let applied = kubectl(&sandbox, &["apply", "-f", file.to_str().unwrap()]).ok();

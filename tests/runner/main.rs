@@ -2,8 +2,11 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod access;
 mod cli;
 mod conformance;
+mod external;
+mod faults;
 mod isolation;
 mod journeys;
 mod kills;

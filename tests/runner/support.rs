@@ -8,10 +8,12 @@ use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use dbctl::sandbox::provision::{Provisioner, Silent};
 use dbctl::sandbox::{api, controllers, home::Home};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
+use crate::external::{Apart, External, client};
 use crate::recording::Target;
 
 /// The longest wait for a condition. Generous: only a failure takes this long.
@@ -53,10 +55,39 @@ impl ControlPlane {
 /// Whole journeys share two cores; one at a time is both faster and easier to read.
 static JOURNEY: Mutex<()> = Mutex::new(());
 
+/// Names a kubeconfig: journeys then go through that API server, and of the sandbox only the node runs.
+const KUBECONFIG: &str = "DBCTL_TEST_KUBECONFIG";
+
 /// The binary with a `DBCTL_HOME` of its own, whose cache is the one the machine already has.
 pub struct Sandbox {
+    // In this order they go.
+    external: Option<External>,
+    _apart: Option<Apart>,
     home: TempDir,
     _turn: MutexGuard<'static, ()>,
+}
+
+/// A line of the API server's count of requests.
+#[derive(Clone, Debug, serde::Deserialize)]
+pub struct Access {
+    pub user: String,
+    pub verb: String,
+    #[serde(default)]
+    pub group: String,
+    #[serde(default)]
+    pub resource: String,
+    #[serde(default)]
+    pub subresource: String,
+    pub allowed: bool,
+    pub code: String,
+    pub count: u64,
+}
+
+impl Access {
+    /// Verb and resource.
+    pub fn what(&self) -> String {
+        format!("{} {}", self.verb, dbctl::install::qualified(&self.group, &self.resource, &self.subresource))
+    }
 }
 
 /// What a command answered.
@@ -114,13 +145,65 @@ pub fn cache() -> PathBuf {
 }
 
 impl Sandbox {
+    /// The sandbox, or what `DBCTL_TEST_KUBECONFIG` names.
     pub fn new() -> Self {
+        let mut sandbox = Self::own();
+        if let Some(kubeconfig) = std::env::var_os(KUBECONFIG) {
+            sandbox.external = Some(External::start(Path::new(&kubeconfig), sandbox.home.path()));
+        }
+        sandbox
+    }
+
+    /// The same parts, each a process of its own.
+    pub fn apart() -> Self {
+        let mut sandbox = Self::own();
+        let apart = Apart::start();
+        sandbox.external = Some(External::start(&apart.kubeconfig(), sandbox.home.path()));
+        sandbox._apart = Some(apart);
+        sandbox
+    }
+
+    /// The sandbox, whatever the environment names: for what only its own API server has.
+    pub fn own() -> Self {
         let turn = JOURNEY.lock().unwrap_or_else(PoisonError::into_inner);
         // Short, for Unix sockets; open, for the unprivileged user that postgres runs as.
         let home = tempfile::Builder::new().prefix("dbctl-").tempdir_in("/tmp").unwrap();
         std::fs::set_permissions(home.path(), Permissions::from_mode(0o755)).unwrap();
         std::os::unix::fs::symlink(cache(), home.path().join("cache")).unwrap();
-        Self { home, _turn: turn }
+        Self { external: None, _apart: None, home, _turn: turn }
+    }
+
+    /// Whether everything is the sandbox's.
+    pub fn is_own(&self) -> bool {
+        self.external.is_none()
+    }
+
+    /// Starts it, where that is not done by itself.
+    #[track_caller]
+    pub fn start(&self) {
+        if self.is_own() {
+            self.run(&["sandbox", "up"]).ok();
+        }
+    }
+
+    /// Kills what runs the pods, as a machine that loses power does.
+    pub fn kill(&mut self) {
+        if let Some(external) = &mut self.external {
+            return external.kill_node();
+        }
+        let daemon = self.run(&["sandbox", "status", "-o", "json"]).ok();
+        let daemon: serde_json::Value = serde_json::from_str(&daemon.stdout).unwrap();
+        let id = i32::try_from(daemon["pid"].as_i64().unwrap()).unwrap();
+        let id = rustix::process::Pid::from_raw(id).unwrap();
+        rustix::process::kill_process(id, rustix::process::Signal::KILL).unwrap();
+    }
+
+    /// Starts again what was killed.
+    pub fn revive(&mut self) {
+        // The sandbox starts by itself with the next command.
+        if let Some(external) = &mut self.external {
+            external.start_node();
+        }
     }
 
     pub fn home(&self) -> &Path {
@@ -128,12 +211,42 @@ impl Sandbox {
     }
 
     pub fn kubeconfig(&self) -> PathBuf {
+        if let Some(external) = &self.external {
+            return external.kubeconfig();
+        }
         Home::at(self.home().to_owned()).unwrap().kubeconfig()
     }
 
-    /// `dbctl --sandbox ARGS`.
+    /// What was asked of the sandbox's API server so far, and what came of it.
+    pub async fn access(&self) -> Vec<Access> {
+        let request = http::Request::get("/debug/access").body(Vec::new()).unwrap();
+        self.client().await.request(request).await.unwrap()
+    }
+
+    /// Orders faults of the sandbox's API server, or ends them.
+    pub async fn faults(&self, faults: Option<serde_json::Value>) {
+        let request = match &faults {
+            Some(_) => http::Request::put("/debug/faults"),
+            None => http::Request::delete("/debug/faults"),
+        };
+        let body = faults.map(|faults| faults.to_string().into_bytes()).unwrap_or_default();
+        let request = request.header("content-type", "application/json").body(body).unwrap();
+        self.client().await.request_text(request).await.unwrap();
+    }
+
+    /// `dbctl --sandbox ARGS`, or `dbctl --kubeconfig FILE ARGS`.
     pub fn run(&self, args: &[&str]) -> Answer {
-        dbctl(self.home()).arg("--sandbox").args(args).output().unwrap().into()
+        let Some(external) = &self.external else {
+            return dbctl(self.home()).arg("--sandbox").args(args).output().unwrap().into();
+        };
+        let mut command = dbctl(self.home());
+        // A cluster's user has a psql.
+        let image = format!("dbctl/postgres:{}", dbctl::api::PgVersion::DEFAULT);
+        let image = Provisioner::new(cache()).ensure(&image, &Silent).unwrap();
+        let mut path = vec![image.build.join("bin")];
+        path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
+        command.env("PATH", std::env::join_paths(path).unwrap()).env("LD_LIBRARY_PATH", image.libraries());
+        command.arg("--kubeconfig").arg(external.kubeconfig()).args(args).output().unwrap().into()
     }
 
     /// One value from SQL on the primary.
@@ -154,10 +267,7 @@ impl Sandbox {
 
     /// A client for the sandbox's API, as its administrator.
     pub async fn client(&self) -> kube::Client {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let kubeconfig = kube::config::Kubeconfig::read_from(self.kubeconfig()).unwrap();
-        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await.unwrap();
-        kube::Client::try_from(config).unwrap()
+        client(&self.kubeconfig()).await
     }
 
     /// The processes that belong to this sandbox: those that name its home in their arguments or environment.
@@ -181,6 +291,9 @@ impl Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
+        if !self.is_own() {
+            return;
+        }
         let answer = self.run(&["sandbox", "down"]);
         if answer.code != 0 || std::thread::panicking() {
             let log = Home::at(self.home().to_owned()).unwrap().state().join("daemon.log");

@@ -3,15 +3,18 @@
 mod clash;
 mod down;
 mod fault;
+mod identity;
 mod kubeconfig;
 mod logs;
 mod network;
+mod parts;
 mod reset;
 mod serve;
 pub mod software;
 pub mod start;
 mod status;
 
+use std::net::Ipv4Addr;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -84,6 +87,29 @@ enum Command {
         yes: bool,
     },
     Fault(Box<fault::FaultArgs>),
+    /// Run the sandbox's node alone, for any API server
+    ///
+    /// Pods that are placed on it run as processes of this machine. It needs an administrator's kubeconfig. Its files are
+    /// in DBCTL_HOME, which no other part uses at the same time.
+    Node {
+        /// Name of its Node object
+        #[arg(long, value_name = "NAME", default_value = "sandbox")]
+        name: String,
+        #[command(flatten)]
+        kind: Kind,
+    },
+    /// Run the sandbox's controllers alone, for any API server that has none
+    ///
+    /// They are what of Kubernetes' own a database relies on: StatefulSets, Services' endpoints, volumes, garbage
+    /// collection, scheduling. It needs an administrator's kubeconfig.
+    Controllers,
+    /// Run the sandbox's API server alone
+    #[command(hide = true)]
+    Api {
+        /// The /24 that Services get their addresses from [default: one of the loopback]
+        #[arg(long, value_name = "ADDRESS")]
+        services: Option<Ipv4Addr>,
+    },
     /// Be the sandbox's process
     #[command(hide = true)]
     Run {
@@ -126,12 +152,19 @@ pub fn run(context: &Context, args: SandboxArgs) -> Result<ExitCode> {
         Command::Shim => return Ok(crate::sandbox::node::shim_main()),
         command => command,
     };
+    if let Command::Controllers = command {
+        parts::controllers(context)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let home = Home::locate().map_err(CliError::failed)?;
-    if let Command::Run { background, kind } = command {
-        serve::run(context, &home, background, kind.into())?;
-    } else {
-        super::log_to_stderr(context, &super::COMMAND_LOG);
-        manage(context, &home, command)?;
+    match command {
+        Command::Run { background, kind } => serve::run(context, &home, background, kind.into())?,
+        Command::Node { name, kind } => parts::node(context, &home, &name, kind.into())?,
+        Command::Api { services } => parts::api(context, &home, services)?,
+        command => {
+            super::log_to_stderr(context, &super::COMMAND_LOG);
+            manage(context, &home, command)?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -145,6 +178,10 @@ fn manage(context: &Context, home: &Home, command: Command) -> Result<()> {
         Command::Logs { follow, tail } => logs::run(context, home, follow, tail),
         Command::Reset { yes } => reset::run(context, home, yes),
         Command::Fault(args) => super::single(fault::run(context, home, *args)),
-        Command::Run { .. } | Command::Shim => Ok(()),
+        Command::Run { .. }
+        | Command::Node { .. }
+        | Command::Controllers
+        | Command::Api { .. }
+        | Command::Shim => Ok(()),
     }
 }

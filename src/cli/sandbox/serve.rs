@@ -11,12 +11,13 @@ use kube::api::{ListParams, Patch, PatchParams};
 use kube::config::AuthInfo;
 use kube::runtime::wait::{await_condition, conditions};
 use kube::{Api, Client, Config, ResourceExt};
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::kubeconfig;
 use super::network::{self, Held, Wishes};
+use super::{identity, kubeconfig};
 use crate::api::{self, Database, Names};
 use crate::cli::controller::{DEFAULT_IMAGE, stop_on_signal};
 use crate::cli::error::{CliError, Result};
@@ -109,7 +110,7 @@ async fn sandbox(home: &Home, claim: &Claim, wishes: Wishes) -> Result<()> {
     let authority = running.authority.clone();
     kubeconfig::write(home, address, &authority, &token)
         .map_err(|error| CliError::failed(format!("write {}: {error}", home.kubeconfig().display())))?;
-    let client = || client(address, &token);
+    let client = || client(address, json!({ "token": token }));
 
     let mut api_server: Parts = JoinSet::new();
     spawn(&mut api_server, "API server", running.finished());
@@ -118,6 +119,7 @@ async fn sandbox(home: &Home, claim: &Claim, wishes: Wishes) -> Result<()> {
         apply_definition(&client()?).await?;
         let access = Access::new(format!("https://{address}"), authority);
         start_parts(&mut parts, home, &held, access, &stops, &client)?;
+        start_controller(&mut parts, home, address, &stops, &client()?).await?;
         await_ready(&client()?, &mut parts).await?;
         let _ = tokio::time::timeout(SETTLE_LIMIT, settled(&client()?, began)).await;
         Ok(())
@@ -151,10 +153,10 @@ async fn serve_api(home: &Home, held: &Held, token: &str, stops: &Stops) -> Resu
 }
 
 /// A client of this sandbox's own API server; each part has its own, as it would have in a cluster.
-fn client(address: SocketAddr, token: &str) -> Result<Client> {
+fn client(address: SocketAddr, credentials: Value) -> Result<Client> {
     let make = || -> Result<Client, Box<dyn std::error::Error>> {
         let mut config = Config::new(format!("http://{address}").parse()?);
-        let auth: AuthInfo = serde_json::from_value(serde_json::json!({ "token": token }))?;
+        let auth: AuthInfo = serde_json::from_value(credentials)?;
         config.auth_info = auth;
         spare_roots(&mut config);
         Ok(Client::try_from(config)?)
@@ -188,8 +190,22 @@ fn start_parts(
     let mut config = NodeConfig::new(home.clone(), held.network.network, access);
     (config.isolation, config.volumes) = (held.network.isolation, held.network.volumes);
     spawn(parts, "node", node::run(client()?, config, stops.node.clone()));
+    Ok(())
+}
+
+/// Starts dbctl's own controller, which gets to do what it may do in a cluster.
+async fn start_controller(
+    parts: &mut Parts,
+    home: &Home,
+    address: SocketAddr,
+    stops: &Stops,
+    admin: &Client,
+) -> Result<()> {
+    let identity = identity::prepare(admin, &home.state()).await?;
+    let own = client(address, json!({ "tokenFile": identity.file() }))?;
+    spawn(parts, "controller's token", identity.keep(admin.clone(), stops.controllers.clone()));
     let config = ControllerConfig { namespace: None, image: DEFAULT_IMAGE.to_owned() };
-    spawn(parts, "database controller", controller::run(client()?, config, stops.controllers.clone()));
+    spawn(parts, "database controller", controller::run(own, config, stops.controllers.clone()));
     Ok(())
 }
 

@@ -40,6 +40,8 @@ pub struct App {
     pub service_prefix: Ipv4Addr,
     /// The last bytes of the Service addresses in use.
     pub service_ips: Mutex<BTreeSet<u8>>,
+    /// The node ports in use.
+    pub node_ports: Mutex<super::node_port::Used>,
     /// What goes wrong on demand.
     pub faults: Arc<Faults>,
     /// Cancelled when the server stops.
@@ -72,6 +74,7 @@ impl App {
             name: None,
             subresource: None,
             query: Query::default(),
+            body: bytes::Bytes::new(),
             headers: HeaderMap::new(),
             form: Form::Object,
             user: User::system("system:apiserver"),
@@ -95,6 +98,8 @@ pub struct Call {
     pub subresource: Option<Subresource>,
     /// The query string.
     pub query: Query,
+    /// The body as it came.
+    pub body: bytes::Bytes,
     /// The headers.
     pub headers: HeaderMap,
     /// The form the answer is wanted in.

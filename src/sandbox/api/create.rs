@@ -12,7 +12,7 @@ use super::body::{self, meta, metadata_mut};
 use super::call::{Call, Refused};
 use super::failure::Failure;
 use super::store::{Record, WriteError};
-use super::{cluster_ip, hooks};
+use super::{cluster_ip, hooks, node_port};
 use crate::sandbox::object::{FieldError, apply::track_update, builtin};
 
 /// A generated name is cut to this length before its random end: a label has 63 characters.
@@ -113,10 +113,10 @@ async fn make_named(call: &Call, mut object: Value, owned: bool) -> Result<Value
     set_server_fields(&mut object, now)?;
     hooks::admit(call, &mut object)?;
     let schema = resource.schema();
-    schema.prune(&mut object);
     if let Some(why) = body::wrong_type(call, &object) {
         return Err(body::cannot_be_handled(call, &why).into());
     }
+    schema.prune(&mut object);
     let errors = if resource.custom.is_some() {
         schema.default(&mut object);
         prepare_custom(call, &mut object);
@@ -130,6 +130,7 @@ async fn make_named(call: &Call, mut object: Value, owned: bool) -> Result<Value
     };
     check(call, &object, errors)?;
     let address = cluster_ip::reserve(call, &mut object)?;
+    let ports = node_port::reserve(call, &mut object, None)?;
     hooks::check(call, None, &object)?;
     if !owned {
         track_update(None, &mut object, &schema, &call.writer(now));
@@ -139,6 +140,7 @@ async fn make_named(call: &Call, mut object: Value, owned: bool) -> Result<Value
     let record = call.commit(&key, None, Some(&draft)).await?;
     if record.is_some() {
         address.keep();
+        ports.keep();
         hooks::after_write(call, meta(&object, "name")).await?;
     }
     stamp(&mut object, record.as_ref());

@@ -10,9 +10,10 @@ use super::body::{finalizers, meta, metadata_mut};
 use super::call::{Call, Refused};
 use super::create::{seconds, stamp};
 use super::failure::Failure;
+use super::request::Query;
 use super::store::WriteError;
 use super::update::{is_done, success};
-use super::{hooks, read};
+use super::{hooks, options, read};
 use crate::sandbox::object::FieldError;
 
 const ORPHAN: &str = "orphan";
@@ -47,13 +48,19 @@ impl DeleteOptions {
         if let Some(kind) = field("kind").and_then(Value::as_str).filter(|kind| *kind != "DeleteOptions") {
             return Err(Failure::bad_request(format!("{kind:?} cannot be handled as a DeleteOptions")));
         }
-        if field("dryRun").and_then(Value::as_array).is_some_and(|list| !list.is_empty()) {
-            call.query.set("dryRun", "All");
+        // With a body, the query string is not looked at.
+        let empty = Query::default();
+        if body.is_some() {
+            let asked = field("dryRun").and_then(Value::as_array).and_then(|list| list.first());
+            call.query.set("dryRun", asked.and_then(Value::as_str).unwrap_or_default());
         }
-        let query = &call.query;
+        if let Some(error) = call.query.get("dryRun").and_then(options::dry_run) {
+            return Err(Failure::option("DeleteOptions", error));
+        }
+        let query = if body.is_some() { &empty } else { &call.query };
         let grace = match field("gracePeriodSeconds").and_then(Value::as_i64) {
             Some(grace) => Some(grace),
-            None => query.number("gracePeriodSeconds")?.and_then(|grace| i64::try_from(grace).ok()),
+            None => query.number("gracePeriodSeconds")?,
         };
         let policy = field("propagationPolicy").and_then(Value::as_str).or(query.get("propagationPolicy"));
         let orphan = field("orphanDependents").and_then(Value::as_bool).or(query.flag_or("orphanDependents"));
@@ -68,7 +75,7 @@ impl DeleteOptions {
             (Some("Orphan"), None) | (None, Some(true)) => Some(Propagation::Orphan),
             (None, None) => None,
             (Some(other), None) => {
-                let allowed = ["Foreground", "Background", "Orphan"];
+                let allowed = ["Foreground", "Background", "Orphan", "nil"];
                 let error = FieldError::not_supported("propagationPolicy", &json!(other), allowed);
                 return Err(Failure::option("DeleteOptions", error));
             }
@@ -154,7 +161,7 @@ async fn try_remove(call: &Call, options: &DeleteOptions) -> Result<Deleted, Ref
     check_preconditions(call, options, &live)?;
     hooks::check_delete(call, &live)?;
     let mut object = live.clone();
-    set_finalizers(&mut object, options.propagation);
+    set_finalizers(&mut object, options.propagation.or_else(|| usual_propagation(call, &live)));
     let grace = grace(&live, options);
     mark(&mut object, grace, Timestamp::now());
     let (key, expect) = (call.key()?, Some(record.version()));
@@ -188,10 +195,20 @@ fn check_preconditions(call: &Call, options: &DeleteOptions, live: &Value) -> Re
             let why = format!(
                 "the {what} in the precondition ({asked}) does not match the {what} in record ({current}). The object might have been {guess}"
             );
-            return Err(Failure::conflict(&call.resource, call.name()?, &why));
+            return Err(Failure::precondition(&call.resource, call.name()?, &why));
         }
     }
     Ok(())
+}
+
+/// What happens without a wish: Jobs leave their pods behind, for the sake of clients older than the garbage collector.
+fn usual_propagation(call: &Call, live: &Value) -> Option<Propagation> {
+    let asked = finalizers(live).iter().any(|name| name == ORPHAN || name == FOREGROUND);
+    (orphans_by_default(call) && !asked).then_some(Propagation::Orphan)
+}
+
+fn orphans_by_default(call: &Call) -> bool {
+    matches!(&*call.resource.storage, "batch/jobs" | "/replicationcontrollers")
 }
 
 /// The garbage collector is asked through finalizers; without a wish those that are there stay.

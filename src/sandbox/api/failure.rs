@@ -38,7 +38,12 @@ impl Failure {
 
     /// 422 for an option that is wrong; `kind` is that of the options.
     pub fn option(kind: &str, error: FieldError) -> Self {
-        Self::from_status(object::invalid("meta.k8s.io", kind, "", &[error]))
+        Self::options(kind, &[error])
+    }
+
+    /// 422 for options that are wrong.
+    pub fn options(kind: &str, errors: &[FieldError]) -> Self {
+        Self::from_status(object::invalid("meta.k8s.io", kind, "", errors))
     }
 
     /// 500 for what Kubernetes gives no reason for.
@@ -59,7 +64,7 @@ impl Failure {
     /// 403, with the sentence that follows `… is forbidden: `.
     pub fn forbidden(resource: &Resource, name: &str, why: &str, causes: Option<Value>) -> Self {
         let message = format!("{} \"{name}\" is forbidden: {why}", resource.qualified());
-        let mut details = details(resource, name);
+        let mut details = details(resource, name, &resource.plural);
         if let Some(causes) = causes {
             details["causes"] = causes;
         }
@@ -91,7 +96,7 @@ impl Failure {
     /// 404 for an object.
     pub fn not_found(resource: &Resource, name: &str) -> Self {
         let message = format!("{} \"{name}\" not found", resource.qualified());
-        Self::new(404, "NotFound", &message, details(resource, name))
+        Self::new(404, "NotFound", &message, details(resource, name, &resource.plural))
     }
 
     /// 404 for the namespace of an object.
@@ -121,13 +126,13 @@ impl Failure {
     /// 409 for a name that is taken.
     pub fn already_exists(resource: &Resource, name: &str) -> Self {
         let message = format!("{} \"{name}\" already exists", resource.qualified());
-        Self::new(409, "AlreadyExists", &message, details(resource, name))
+        Self::new(409, "AlreadyExists", &message, details(resource, name, &resource.plural))
     }
 
     /// 409, with the reason that ends the sentence.
     pub fn conflict(resource: &Resource, name: &str, why: &str) -> Self {
         let message = format!("Operation cannot be fulfilled on {} \"{name}\": {why}", resource.qualified());
-        Self::new(409, "Conflict", &message, details(resource, name))
+        Self::new(409, "Conflict", &message, details(resource, name, &resource.plural))
     }
 
     /// 409 for a pod that cannot be bound to a node.
@@ -147,11 +152,28 @@ impl Failure {
         Self::new(410, "Expired", &message, Value::Null)
     }
 
-    /// 410 for a list that was read in pages too slowly.
-    pub fn continue_expired() -> Self {
+    /// 410 for a list of a version that is gone.
+    pub fn list_expired() -> Self {
+        Self::new(410, "Expired", "The resourceVersion for the provided list is too old.", Value::Null)
+    }
+
+    /// 410 for a list that was read in pages too slowly, with a token that goes on all the same.
+    pub fn continue_expired(token: &str) -> Self {
         let message = "The provided continue parameter is too old to display a consistent list result. You can \
-                       start a new list without the continue parameter.";
-        Self::new(410, "Expired", message, Value::Null)
+                       start a new list without the continue parameter, or use the continue token in this response to \
+                       retrieve the remainder of the results. Continuing with the provided token results in an \
+                       inconsistent list - objects that were created, modified, or deleted between the time the first \
+                       chunk was returned and now may show up in the list.";
+        let mut failure = Self::new(410, "Expired", message, Value::Null);
+        failure.body["metadata"] = json!({"continue": token});
+        failure
+    }
+
+    /// 422 for a watch from a resourceVersion that is none. Kubernetes names the resource here, not the kind.
+    pub fn no_watch_version(resource: &Resource, asked: &str) -> Self {
+        let why = format!("strconv.ParseUint: parsing {asked:?}: invalid syntax");
+        let error = FieldError::invalid("resourceVersion", &json!(asked), &why);
+        Self::from_status(object::invalid(&resource.group, &resource.plural, "", &[error]))
     }
 
     /// 415.
@@ -161,6 +183,24 @@ impl Failure {
             accepted.join(", ")
         );
         Self::new(415, "UnsupportedMediaType", &message, Value::Null)
+    }
+
+    /// 422 for a write that must say what it replaces. Kubernetes names the resource here, not the kind.
+    pub fn no_version(resource: &Resource, name: &str) -> Self {
+        let detail = "must be specified for an update";
+        let error = FieldError::invalid("metadata.resourceVersion", &json!(0), detail);
+        Self::from_status(object::invalid(&resource.group, &resource.plural, name, &[error]))
+    }
+
+    /// 409 for a deletion whose preconditions do not hold. Kubernetes names the kind here, not the resource.
+    pub fn precondition(resource: &Resource, name: &str, why: &str) -> Self {
+        let kind = if resource.group.is_empty() {
+            resource.kind.to_string()
+        } else {
+            format!("{}.{}", resource.kind, resource.group)
+        };
+        let message = format!("Operation cannot be fulfilled on {kind} \"{name}\": {why}");
+        Self::new(409, "Conflict", &message, details(resource, name, &resource.kind))
     }
 
     /// 422.
@@ -241,10 +281,12 @@ impl Failure {
     }
 }
 
-fn details(resource: &Resource, name: &str) -> Value {
-    let mut details = json!({"name": name, "kind": resource.plural});
-    if !resource.group.is_empty() {
-        details["group"] = json!(resource.group);
+fn details(resource: &Resource, name: &str, kind: &str) -> Value {
+    let mut details = json!({"kind": kind});
+    for (field, value) in [("name", name), ("group", &resource.group)] {
+        if !value.is_empty() {
+            details[field] = json!(value);
+        }
     }
     details
 }

@@ -7,7 +7,7 @@ use super::body::{meta, metadata_mut};
 use super::call::Call;
 use super::failure::Failure;
 use super::rbac::escalation;
-use super::{cluster_ip, crd};
+use super::{cluster_ip, crd, node_port};
 
 /// Fills in what depends on other objects, before defaults.
 ///
@@ -23,7 +23,11 @@ pub fn admit(call: &Call, object: &mut Value) -> Result<(), Failure> {
             default_account(object);
             priority(call, object)?;
         }
-        "/persistentvolumeclaims" => default_class(call, object)?,
+        "/persistentvolumeclaims" => {
+            default_class(call, object)?;
+            protect(object, "kubernetes.io/pvc-protection");
+        }
+        "/persistentvolumes" => protect(object, "kubernetes.io/pv-protection"),
         _ => {}
     }
     Ok(())
@@ -82,7 +86,10 @@ pub async fn after_write(call: &Call, name: &str) -> Result<(), Failure> {
 /// Where what is served cannot be worked out.
 pub async fn after_delete(call: &Call, object: &Value) -> Result<(), Failure> {
     match &*call.resource.storage {
-        "/services" => cluster_ip::release(&call.app, object),
+        "/services" => {
+            cluster_ip::release(&call.app, object);
+            node_port::release(&call.app, object);
+        }
         crd::STORAGE => Box::pin(crd::after_write(&call.app, meta(object, "name"))).await?,
         _ => {}
     }
@@ -97,6 +104,15 @@ fn name_namespace(object: &mut Value) {
         if let Some(labels) = labels.as_object_mut() {
             labels.insert("kubernetes.io/metadata.name".into(), name.into());
         }
+    }
+}
+
+/// What is in use must not go.
+fn protect(object: &mut Value, finalizer: &str) {
+    let Some(metadata) = metadata_mut(object) else { return };
+    let list = metadata.entry("finalizers").or_insert_with(|| json!([]));
+    if let Some(list) = list.as_array_mut().filter(|list| !list.iter().any(|name| name == finalizer)) {
+        list.push(finalizer.into());
     }
 }
 
@@ -127,6 +143,13 @@ fn priority(call: &Call, pod: &mut Value) -> Result<(), Failure> {
             (found["value"].clone(), found["preemptionPolicy"].clone())
         }
     };
+    if let Some(asked) = spec.get("priority").filter(|asked| !asked.is_null() && **asked != value) {
+        let why = format!(
+            "the integer value of priority ({asked}) must not be provided in pod spec; priority admission controller \
+             computed {value} from the given PriorityClass name"
+        );
+        return Err(Failure::forbidden(&call.resource, &name, &why, None));
+    }
     spec.insert("priority".into(), value);
     if !policy.is_null() {
         spec.insert("preemptionPolicy".into(), policy);

@@ -70,7 +70,7 @@ pub fn decode(bytes: &[u8]) -> Result<Value, ProtobufError> {
             }
             (2, Wire::Bytes(object)) => raw = object,
             (3 | 4, Wire::Bytes(text)) if !text.is_empty() && text != MEDIA_TYPE.as_bytes() => {
-                encoding = utf8(text)?
+                encoding = utf8(text)?;
             }
             _ => {}
         }
@@ -237,7 +237,7 @@ fn time(bytes: &[u8], micro: bool) -> Result<Value, ProtobufError> {
         match item? {
             (1, Wire::Varint(bits)) => (seconds, given) = (bits.cast_signed(), true),
             (2, Wire::Varint(bits)) => {
-                (nanos, given) = (i32::try_from(bits.cast_signed()).unwrap_or(0), true)
+                (nanos, given) = (i32::try_from(bits.cast_signed()).unwrap_or(0), true);
             }
             _ => {}
         }

@@ -19,7 +19,8 @@ use crate::sandbox::object::FieldError;
 #[derive(Debug, Deserialize, Serialize)]
 struct Continue {
     v: String,
-    rv: u64,
+    /// The version of the list; below zero the newest, for a list that goes on although its version is gone.
+    rv: i64,
     start: String,
 }
 
@@ -27,13 +28,13 @@ const CONTINUE_VERSION: &str = "meta.k8s.io/v1";
 
 impl Continue {
     fn parse(text: &str) -> Result<Self, Failure> {
-        let refuse = || Failure::bad_request("continue key is not valid");
+        let refuse = || Failure::bad_request("invalid continue token: continue key is not valid");
         let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| refuse())?;
         let token: Self = serde_json::from_slice(&bytes).map_err(|_| refuse())?;
         if token.v == CONTINUE_VERSION { Ok(token) } else { Err(refuse()) }
     }
 
-    fn encode(version: u64, start: &str) -> String {
+    fn encode(version: i64, start: &str) -> String {
         let token = json!({"v": CONTINUE_VERSION, "rv": version, "start": start});
         URL_SAFE_NO_PAD.encode(token.to_string())
     }
@@ -62,14 +63,17 @@ pub fn get(call: &Call) -> Result<Response, Failure> {
 pub fn list(call: &Call) -> Result<Response, Failure> {
     let filter = Filter::parse(&call.resource, call.namespace.as_deref(), &call.query)?;
     let listing = snapshot(call, &filter)?;
+    // A limit below zero is none.
     let limit = call.query.number("limit")?.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(0);
+    call.query.number("timeoutSeconds")?;
     let mut items = selected(call, &filter, listing.items)?;
     let mut metadata = json!({"resourceVersion": listing.version.to_string()});
     if limit > 0 && items.len() > limit {
         let rest = items.len() - limit;
         items.truncate(limit);
         if let Some((last, _)) = items.last() {
-            metadata["continue"] = Continue::encode(listing.version, last).into();
+            let version = i64::try_from(listing.version).unwrap_or(-1);
+            metadata["continue"] = Continue::encode(version, last).into();
         }
         // As Kubernetes, which cannot count what a selector leaves.
         if call.query.get("labelSelector").is_none() && call.query.get("fieldSelector").is_none() {
@@ -104,20 +108,26 @@ pub fn matching(call: &Call) -> Result<Listing, Failure> {
 fn snapshot(call: &Call, filter: &Filter) -> Result<Listing, Failure> {
     let (store, storage) = (&call.app.store, &call.resource.storage);
     if let Some(token) = call.query.get("continue") {
+        if call.query.get("resourceVersionMatch").is_some() {
+            check_options(call, 0)?;
+        }
         let token = Continue::parse(token)?;
         if call.query.resource_version()?.is_some_and(|asked| asked > 0) {
             let why = "specifying resource version is not allowed when using continue";
             return Err(Failure::bad_request(why));
         }
+        let Ok(version) = u64::try_from(token.rv) else {
+            return Ok(store.list(storage, &filter.prefix, Some(&token.start)));
+        };
         return store
-            .list_at(token.rv, storage, &filter.prefix, Some(&token.start))
-            .map_err(|_| Failure::continue_expired());
+            .list_at(version, storage, &filter.prefix, Some(&token.start))
+            .map_err(|_| Failure::continue_expired(&Continue::encode(-1, &token.start)));
     }
     let asked = known_version(call)?;
     check_options(call, asked)?;
     if call.query.get("resourceVersionMatch") == Some("Exact") {
         let found = store.list_at(asked, storage, &filter.prefix, None);
-        return found.map_err(|error| Failure::too_old(asked, error));
+        return found.map_err(|_| Failure::list_expired());
     }
     Ok(store.list(storage, &filter.prefix, None))
 }
@@ -132,24 +142,28 @@ fn known_version(call: &Call) -> Result<u64, Failure> {
 /// Options of a list must fit together.
 fn check_options(call: &Call, asked: u64) -> Result<(), Failure> {
     const FIELD: &str = "resourceVersionMatch";
-    let error = match call.query.get(FIELD) {
-        _ if call.query.get("sendInitialEvents").is_some() => {
-            FieldError::forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list")
+    let mut errors = Vec::new();
+    if let Some(found) = call.query.get(FIELD) {
+        if call.query.get("resourceVersion").is_none() {
+            let why = "resourceVersionMatch is forbidden unless resourceVersion is provided";
+            errors.push(FieldError::forbidden(FIELD, why));
         }
-        None => return Ok(()),
-        Some(_) if call.query.get("resourceVersion").is_none() => FieldError::forbidden(
-            FIELD,
-            "resourceVersionMatch is forbidden unless resourceVersion is provided",
-        ),
-        Some("NotOlderThan") => return Ok(()),
-        Some("Exact") if asked > 0 => return Ok(()),
-        Some("Exact") => {
-            let why = "resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"";
-            FieldError::forbidden(FIELD, why)
+        if call.query.get("continue").is_some() {
+            let why = "resourceVersionMatch is forbidden when continue is provided";
+            errors.push(FieldError::forbidden(FIELD, why));
         }
-        Some(other) => FieldError::not_supported(FIELD, &json!(other), ["Exact", "NotOlderThan", ""]),
-    };
-    Err(Failure::option("ListOptions", error))
+        if !["Exact", "NotOlderThan"].contains(&found) {
+            errors.push(FieldError::not_supported(FIELD, &json!(found), ["Exact", "NotOlderThan", ""]));
+        }
+        if found == "Exact" && asked == 0 && call.query.get("resourceVersion").is_some() {
+            let why = "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
+            errors.push(FieldError::forbidden(FIELD, why));
+        }
+    }
+    if call.query.get("sendInitialEvents").is_some() {
+        errors.push(FieldError::forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list"));
+    }
+    if errors.is_empty() { Ok(()) } else { Err(Failure::options("ListOptions", &errors)) }
 }
 
 /// Objects as the list of their kind, or as a table.

@@ -112,28 +112,26 @@ impl Query {
         self.0.insert(name.to_owned(), value.to_owned());
     }
 
-    /// A parameter that is true: Go's reading, and Python's `True`.
+    /// A parameter that is true: anything but `false` and `0`.
     pub fn flag(&self, name: &str) -> bool {
         self.flag_or(name).unwrap_or(false)
     }
 
     /// A parameter that is true or false.
     pub fn flag_or(&self, name: &str) -> Option<bool> {
-        match self.0.get(name)?.as_str() {
-            "0" | "f" | "F" | "false" | "False" | "FALSE" => Some(false),
-            _ => Some(true),
-        }
+        let text = self.0.get(name)?;
+        Some(text != "0" && !text.eq_ignore_ascii_case("false"))
     }
 
     /// A number.
     ///
     /// # Errors
     /// 400 where it is none.
-    pub fn number(&self, name: &str) -> Result<Option<u64>, Failure> {
+    pub fn number(&self, name: &str) -> Result<Option<i64>, Failure> {
         let Some(text) = self.get(name) else { return Ok(None) };
-        text.parse().map(Some).map_err(|_| {
-            Failure::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax: {name}"))
-        })
+        text.parse()
+            .map(Some)
+            .map_err(|_| Failure::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))
     }
 
     /// The resourceVersion.
@@ -158,8 +156,8 @@ impl Query {
             None => Ok(false),
             Some("All") => Ok(true),
             Some(other) => {
-                let error = FieldError::not_supported("dryRun", &json!(other), ["All"]);
-                Err(Failure::option("CreateOptions", error))
+                let error = FieldError::not_supported("dryRun", &json!([other]), ["All"]);
+                Err(Failure::option("DeleteOptions", error))
             }
         }
     }

@@ -33,8 +33,8 @@ use super::store::Store;
 use super::tls::{self, Authority, Certificates, Port};
 use super::update::Edit;
 use super::{
-    ApiConfig, ApiError, body, cluster_ip, connect, crd, create, delete, discovery, events, logs, openapi,
-    read, reviews, scale, subresource, tokens, update, watch,
+    ApiConfig, ApiError, body, cluster_ip, connect, crd, create, delete, discovery, events, logs, node_port,
+    openapi, options, read, reviews, scale, subresource, tokens, update, watch,
 };
 
 /// Namespaces that are always there.
@@ -122,6 +122,7 @@ fn open(config: &ApiConfig, stop: CancellationToken) -> Result<App, ApiError> {
             .map_err(|source| ApiError::File { path: "/dev/urandom".into(), source })?,
         service_prefix: config.service_prefix,
         service_ips: Mutex::new(BTreeSet::new()),
+        node_ports: Mutex::default(),
         faults: Arc::default(),
         stop,
     })
@@ -149,6 +150,7 @@ fn signing_key(path: &Path) -> Result<Vec<u8>, ApiError> {
 /// Serves the definitions that are there, and makes the namespaces that must be.
 async fn prepare(app: &Arc<App>) -> Result<(), Failure> {
     cluster_ip::load(app)?;
+    node_port::load(app)?;
     crd::refresh(app)?;
     for (name, _) in app.store.list(crd::STORAGE, "", None).items {
         // A definition whose acceptance was cut short.
@@ -242,6 +244,8 @@ async fn dispatch(app: &Arc<App>, request: Request, user: User, exempt: bool) ->
         Method::GET => bytes::Bytes::new(),
         _ => body::read(body).await?,
     };
+    options::check(&call, &parts.method)?;
+    call.body = bytes.clone();
     if call.subresource.is_some() {
         return on_subresource(call, &parts.method, &raw_query, &bytes).await;
     }
@@ -319,6 +323,7 @@ fn call(app: &Arc<App>, path: &str, query: &str, headers: HeaderMap, user: User)
         name: target.name,
         subresource,
         query: Query::parse(query),
+        body: bytes::Bytes::new(),
         headers,
         form,
         user,
@@ -340,10 +345,10 @@ async fn on_resource(mut call: Call, method: &Method, bytes: &[u8]) -> Result<Re
         (&Method::GET, true) => read::get(&call),
         (&Method::GET, false) => read::list(&call),
         (&Method::POST, false) if call.namespace.is_some() == call.resource.namespaced => {
-            create::create(&call, body::decode(&call.headers, bytes)?).await
+            create::create(&call, call.decode(bytes)?).await
         }
         (&Method::PUT, true) => {
-            let object = call.typed(body::decode(&call.headers, bytes)?)?;
+            let object = call.typed(call.decode(bytes)?)?;
             update::update(&call, &Edit::Replace(object)).await
         }
         (&Method::PATCH, true) => update::update(&call, &Edit::patch(&call, bytes)?).await,

@@ -23,7 +23,7 @@ use crate::sandbox::object::selector::LabelSelector;
 pub async fn bind(call: &Call, binding: &Value) -> Result<Response, Failure> {
     let node = binding.pointer("/target/name").and_then(Value::as_str).unwrap_or_default();
     if node.is_empty() {
-        return Err(Failure::bad_request("target.name: Required value"));
+        return Err(Failure::unknown("target.name: Required value"));
     }
     loop {
         let (record, mut pod) = call.live()?;
@@ -48,9 +48,16 @@ pub async fn bind(call: &Call, binding: &Value) -> Result<Response, Failure> {
             Err(Refused::Write(WriteError::Stale)) => {}
             Err(Refused::Write(error)) => return Err(error.into()),
             Err(Refused::Failure(failure)) => return Err(failure),
-            Ok(_) => return Ok(value_response(StatusCode::CREATED, &success(Value::Null))),
+            Ok(_) => return Ok(created()),
         }
     }
+}
+
+/// That something was done which made no object.
+fn created() -> Response {
+    let mut status = success(Value::Null);
+    status["code"] = json!(201);
+    value_response(StatusCode::CREATED, &status)
 }
 
 fn mark_scheduled(pod: &mut Value) {
@@ -89,7 +96,7 @@ pub async fn evict(call: &Call, eviction: &Value, mut deletion: Call) -> Result<
         mark_disrupted(call).await?;
     }
     remove(&deletion, &options).await?;
-    Ok(value_response(StatusCode::CREATED, &success(Value::Null)))
+    Ok(created())
 }
 
 /// Says in the pod's status why it goes.

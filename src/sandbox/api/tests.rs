@@ -4,6 +4,7 @@ mod behaviour;
 mod faults;
 mod replay;
 mod rights;
+mod rules;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;

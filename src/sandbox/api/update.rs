@@ -14,9 +14,9 @@ use super::failure::Failure;
 use super::rbac::Attributes;
 use super::registry::Subresource;
 use super::store::{Record, WriteError};
-use super::{cluster_ip, gate, hooks};
+use super::{cluster_ip, gate, hooks, node_port};
 use crate::sandbox::object::apply::{ApplyError, apply, track_update};
-use crate::sandbox::object::{FieldError, builtin, error, invalid, patch};
+use crate::sandbox::object::{builtin, error, patch};
 
 /// How often a write is tried again that others were quicker than.
 const ATTEMPTS: usize = 50;
@@ -50,35 +50,45 @@ impl Edit {
     /// 400 where it does not parse, 415 where it is no kind of patch.
     pub fn patch(call: &Call, bytes: &[u8]) -> Result<Self, Failure> {
         let custom = call.resource.custom.is_some();
-        let edit = match body::media_type(&call.headers) {
-            "application/json-patch+json" => Self::Json(body::json(bytes)?),
-            "application/merge-patch+json" => Self::Merge(body::json(bytes)?),
-            "application/strategic-merge-patch+json" if !custom => Self::Strategic(body::json(bytes)?),
-            "application/apply-patch+yaml" => Self::Apply(call.typed(body::yaml(bytes)?)?),
+        Ok(match body::media_type(&call.headers) {
+            "application/json-patch+json" => Self::Json(body::patch(bytes)?),
+            "application/merge-patch+json" => Self::Merge(body::patch(bytes)?),
+            "application/strategic-merge-patch+json" if !custom => Self::Strategic(body::patch(bytes)?),
+            "application/apply-patch+yaml" => Self::Apply(applied(call, body::yaml(bytes)?)?),
             _ => {
                 let mut accepted = vec!["application/json-patch+json", "application/merge-patch+json"];
                 accepted.extend((!custom).then_some("application/strategic-merge-patch+json"));
                 accepted.push("application/apply-patch+yaml");
                 return Err(Failure::unsupported_media_type(&accepted));
             }
-        };
-        check_options(call, &edit)?;
-        Ok(edit)
+        })
     }
 }
 
-fn check_options(call: &Call, edit: &Edit) -> Result<(), Failure> {
-    let refuse = |error| Err(Failure::option("PatchOptions", error));
-    match edit {
-        Edit::Apply(_) if call.query.get("fieldManager").is_none() => {
-            refuse(FieldError::required("fieldManager", "is required for apply patch"))
-        }
-        Edit::Apply(_) => Ok(()),
-        _ if call.query.get("force").is_some() => {
-            refuse(FieldError::forbidden("force", "may not be specified for non-apply patch"))
-        }
-        _ => Ok(()),
+/// An applied configuration, which must name its type and be of the resource's.
+fn applied(call: &Call, mut config: Value) -> Result<Value, Failure> {
+    let text = |key: &str| config.get(key).and_then(Value::as_str).unwrap_or_default();
+    let (version, kind) = (text("apiVersion"), text("kind"));
+    if version != &*call.resource.name.api_version || kind != &*call.resource.name.kind {
+        let group = if version.contains('/') || version.is_empty() { "" } else { "/" };
+        let slash = if version.is_empty() { "/" } else { "" };
+        return Err(Failure::bad_request(format!(
+            "invalid object type: {group}{version}{slash}, Kind={kind}"
+        )));
     }
+    if config.pointer("/metadata/managedFields").is_some_and(|entries| !entries.is_null()) {
+        return Err(Failure::bad_request("metadata.managedFields must be nil"));
+    }
+    if let Some(fields) = config.as_object_mut() {
+        fields.entry("metadata").or_insert_with(|| Value::Object(Map::new()));
+    }
+    let schema = call.resource.schema();
+    if let Some(path) = schema.unknown_fields(&config).first() {
+        let gvk = call.resource.gvk();
+        let problem = ApplyError::Untyped(format!(".{path}: field not declared in schema"));
+        return Err(Failure::from_status(problem.status(&gvk, &config)));
+    }
+    Ok(config)
 }
 
 /// Answers a PUT or PATCH of an object or its status.
@@ -106,12 +116,25 @@ async fn change(call: &Call, edit: &Edit) -> Result<Outcome, Failure> {
     for _ in 0..ATTEMPTS {
         let (record, live) = match (call.live(), edit) {
             (Err(_), Edit::Apply(applied)) if call.subresource.is_none() && !exists(call)? => {
+                if meta(applied, "name").is_empty() {
+                    return Err(nameless(call)?);
+                }
                 match create_applied(call, applied).await {
                     Err(Refused::Write(WriteError::Stale)) => continue,
                     Err(Refused::Write(error)) => return Err(error.into()),
                     Err(Refused::Failure(failure)) => return Err(failure),
                     Ok(outcome) => return Ok(outcome),
                 }
+            }
+            (Err(_), Edit::Replace(object)) if may_create(call) && !exists(call)? => {
+                authorize_making(call)?;
+                let mut object = object.clone();
+                if let Some(metadata) = metadata_mut(&mut object) {
+                    metadata.remove("resourceVersion");
+                }
+                let warnings = call.unknown_fields(&object)?;
+                let object = create::make(call, object, false).await?;
+                return Ok(Outcome { object, warnings, created: true });
             }
             (found, _) => found?,
         };
@@ -129,41 +152,62 @@ fn exists(call: &Call) -> Result<bool, Failure> {
     Ok(call.app.store.latest(&call.resource.storage, &call.key()?).is_some())
 }
 
+/// Kinds whose objects a PUT may make.
+const MADE_BY_PUT: [&str; 9] = [
+    "/endpoints",
+    "/events",
+    "/limitranges",
+    "/services",
+    "coordination.k8s.io/leases",
+    "rbac.authorization.k8s.io/clusterrolebindings",
+    "rbac.authorization.k8s.io/clusterroles",
+    "rbac.authorization.k8s.io/rolebindings",
+    "rbac.authorization.k8s.io/roles",
+];
+
+fn may_create(call: &Call) -> bool {
+    call.subresource.is_none() && MADE_BY_PUT.contains(&&*call.resource.storage)
+}
+
+/// Kinds of which a PUT must say what version it replaces.
+const VERSIONED: [&str; 5] = [
+    "apiextensions.k8s.io/customresourcedefinitions",
+    "coordination.k8s.io/leases",
+    "policy/poddisruptionbudgets",
+    "storage.k8s.io/csinodes",
+    "storage.k8s.io/volumeattachments",
+];
+
+/// The refusal of an object without a name.
+fn nameless(call: &Call) -> Result<Failure, Failure> {
+    let path = call.name()?;
+    Ok(Failure::bad_request(format!(
+        "the name of the object ({path} based on URL) was undeterminable: name must be provided"
+    )))
+}
+
 /// The name in the body must be that in the path.
 fn check_name(call: &Call, edit: &Edit, object: &Value) -> Result<(), Failure> {
     let (own, path) = (meta(object, "name"), call.name()?);
-    if own.is_empty() && matches!(edit, Edit::Replace(_)) {
-        return Err(Failure::bad_request(format!(
-            "the name of the object ({path} based on URL) was undeterminable: name must be provided"
-        )));
+    let namespace = meta(object, "namespace");
+    if call.namespace.as_deref().is_some_and(|path| !namespace.is_empty() && namespace != path) {
+        return Err(Failure::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    if own.is_empty() && !matches!(edit, Edit::Apply(_)) {
+        return Err(nameless(call)?);
     }
     if !own.is_empty() && own != path {
         return Err(Failure::bad_request(format!(
             "the name of the object ({own}) does not match the name on the URL ({path})"
         )));
     }
-    let own = meta(object, "namespace");
-    if let Some(path) = call.namespace.as_deref().filter(|path| !own.is_empty() && own != *path) {
-        return Err(Failure::bad_request(format!(
-            "the namespace of the object ({own}) does not match the namespace on the request ({path})"
-        )));
-    }
     Ok(())
 }
 
-/// Applies to what is not there: makes it.
-async fn create_applied(call: &Call, applied: &Value) -> Result<Outcome, Refused> {
-    if !meta(applied, "resourceVersion").is_empty() {
-        return Err(Failure::stale(&call.resource, call.name()?).into());
-    }
-    if !meta(applied, "uid").is_empty() {
-        let why = format!(
-            "uid mismatch: the provided object specified uid {}, and no existing object was found",
-            meta(applied, "uid")
-        );
-        return Err(Failure::conflict(&call.resource, call.name()?, &why).into());
-    }
-    // Who makes an object by applying it must be allowed to make it.
+/// Who makes an object by applying it, or by a PUT, must be allowed to make it.
+fn authorize_making(call: &Call) -> Result<(), Failure> {
     let asked = Attributes::resource(
         "create",
         &call.resource.group,
@@ -174,9 +218,21 @@ async fn create_applied(call: &Call, applied: &Value) -> Result<Outcome, Refused
     let verdict = gate::authorize(&call.app, &call.user, &asked);
     let code = if verdict.is_ok() { StatusCode::CREATED } else { StatusCode::FORBIDDEN };
     call.app.access_log.count(&call.user.username, asked, verdict.is_ok(), code);
-    verdict?;
-    let warnings = call.unknown_fields(applied)?;
+    verdict
+}
+
+/// Applies to what is not there: makes it.
+async fn create_applied(call: &Call, applied: &Value) -> Result<Outcome, Refused> {
+    if !meta(applied, "uid").is_empty() {
+        let why = format!(
+            "uid mismatch: the provided object specified uid {}, and no existing object was found",
+            meta(applied, "uid")
+        );
+        return Err(Failure::conflict(&call.resource, call.name()?, &why).into());
+    }
+    authorize_making(call)?;
     let object = apply_over(call, None, applied)?;
+    let warnings = call.repeated_keys()?;
     let object = create::make(call, object, true).await?;
     Ok(Outcome { object, warnings, created: true })
 }
@@ -193,10 +249,8 @@ fn apply_over(call: &Call, live: Option<&Value>, applied: &Value) -> Result<Valu
     }
     let writer = call.writer(Timestamp::now());
     let force = call.query.flag("force");
-    apply(live, &wanted, &call.resource.schema(), &writer, force).map_err(|error: ApplyError| {
-        let name = call.name().unwrap_or_default();
-        Failure::from_status(error.status(&call.resource.group, &call.resource.kind, name))
-    })
+    apply(live, &wanted, &call.resource.schema(), &writer, force)
+        .map_err(|error: ApplyError| Failure::from_status(error.status(&call.resource.gvk(), applied)))
 }
 
 /// The edited object, before the server has had its say.
@@ -208,7 +262,44 @@ fn edited(call: &Call, edit: &Edit, live: &Value) -> Result<Value, Failure> {
         Edit::Strategic(patch) => patch::strategic_patch(live, patch, &call.resource.schema()),
         Edit::Apply(applied) => return apply_over(call, Some(live), applied),
     };
-    call.typed(patched.map_err(|error| Failure::from_status(error.status()))?)
+    let patched = patched.map_err(|error| Failure::from_status(error.status()))?;
+    if call.resource.custom.is_some() || matches!(edit, Edit::Replace(_)) {
+        return call.typed(patched);
+    }
+    call.typed(patched.clone()).map_err(|failure| {
+        body::unreadable_patch(shown(edit, &patched), failure.body()["message"].as_str().unwrap_or_default())
+    })
+}
+
+/// What the refusal of a patch shows: what came of it, or for a strategic one the patch, as Go prints maps.
+fn shown(edit: &Edit, patched: &Value) -> String {
+    match edit {
+        Edit::Strategic(patch) => printed(patch),
+        _ => patched.to_string(),
+    }
+}
+
+fn printed(value: &Value) -> String {
+    match value {
+        Value::Object(fields) => {
+            let fields: Vec<_> =
+                fields.iter().map(|(name, value)| format!("{name}:{}", printed(value))).collect();
+            format!("map[{}]", fields.join(" "))
+        }
+        Value::Array(items) => format!("[{}]", items.iter().map(printed).collect::<Vec<_>>().join(" ")),
+        Value::String(text) => text.clone(),
+        Value::Null => "<nil>".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn warnings(call: &Call, edit: &Edit, new: &Value) -> Result<Vec<String>, Failure> {
+    match edit {
+        Edit::Replace(_) => call.unknown_fields(new),
+        Edit::Apply(_) => call.repeated_keys(),
+        Edit::Json(_) => call.unknown_after_patch(new, || shown(edit, new), "json patch "),
+        Edit::Merge(_) | Edit::Strategic(_) => call.unknown_after_patch(new, || shown(edit, new), ""),
+    }
 }
 
 async fn change_live(
@@ -219,14 +310,15 @@ async fn change_live(
 ) -> Result<Outcome, Refused> {
     check_preconditions(call, edit, live)?;
     let mut new = edited(call, edit, live)?;
-    check_preconditions(call, &Edit::Replace(new.clone()), live)?;
+    check_version(call, edit, &new, live)?;
     if !matches!(edit, Edit::Replace(_) | Edit::Apply(_)) {
         check_name(call, edit, &new)?;
     }
-    let warnings = call.unknown_fields(if let Edit::Apply(applied) = edit { applied } else { &new })?;
+    let warnings = warnings(call, edit, &new)?;
     keep_server_fields(&mut new, live, matches!(edit, Edit::Apply(_)));
     let address = cluster_ip::adjust(call, &mut new, live)?;
     prepare(call, edit, &mut new, live)?;
+    let ports = node_port::reserve(call, &mut new, Some(live))?;
     let owned = matches!(edit, Edit::Apply(_));
     if same(&new, live, owned) {
         return Ok(Outcome { object: live.clone(), warnings, created: false });
@@ -237,43 +329,58 @@ async fn change_live(
     store(call, record, &mut new).await?;
     if !call.query.dry_run()? {
         address.keep();
+        ports.keep();
         cluster_ip::release_dropped(call, &new, live);
+        node_port::release_dropped(call, &new, live);
     }
     Ok(Outcome { object: new, warnings, created: false })
 }
 
-/// A resourceVersion or uid in the change must be the object's.
+/// The uid in a PUT must be the object's.
 fn check_preconditions(call: &Call, edit: &Edit, live: &Value) -> Result<(), Failure> {
-    let (Edit::Replace(wanted) | Edit::Apply(wanted)) = edit else { return Ok(()) };
+    let Edit::Replace(wanted) = edit else { return Ok(()) };
     let (asked, current) = (meta(wanted, "uid"), meta(live, "uid"));
     if !asked.is_empty() && asked != current {
         let why = format!("Precondition failed: UID in precondition: {asked}, UID in object meta: {current}");
         return Err(Failure::conflict(&call.resource, call.name()?, &why));
     }
-    let asked = meta(wanted, "resourceVersion");
-    if !asked.is_empty() && asked != "0" && asked != meta(live, "resourceVersion") {
-        return Err(Failure::stale(&call.resource, call.name()?));
-    }
     Ok(())
+}
+
+/// A resourceVersion in the change must be the object's, and some kinds must have one.
+fn check_version(call: &Call, edit: &Edit, new: &Value, live: &Value) -> Result<(), Failure> {
+    let asked = meta(new, "resourceVersion");
+    let must = call.resource.custom.is_some() || VERSIONED.contains(&&*call.resource.storage);
+    match asked {
+        "" | "0" if must && matches!(edit, Edit::Replace(_)) => {
+            Err(Failure::no_version(&call.resource, call.name()?))
+        }
+        "" | "0" => Ok(()),
+        _ if asked.parse::<u64>().is_err() => {
+            Err(Failure::unknown(&format!("strconv.ParseUint: parsing {asked:?}: invalid syntax")))
+        }
+        _ if asked == meta(live, "resourceVersion") => Ok(()),
+        _ => Err(Failure::stale(&call.resource, call.name()?)),
+    }
 }
 
 /// What no client sets. `owned` says that the new `managedFields` are right, also where there are none left.
 fn keep_server_fields(new: &mut Value, live: &Value, owned: bool) {
-    const FIELDS: [&str; 7] = [
-        "name",
-        "namespace",
-        "uid",
-        "creationTimestamp",
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-        "generation",
-    ];
+    const FIELDS: [&str; 5] = ["name", "namespace", "creationTimestamp", "generation", "resourceVersion"];
+    // These may be left out; where they are named, they must be the object's.
+    const CHECKED: [&str; 3] = ["uid", "deletionTimestamp", "deletionGracePeriodSeconds"];
     let Some(old) = live.get("metadata").and_then(Value::as_object) else { return };
     let Some(metadata) = metadata_mut(new) else { return };
     for field in FIELDS {
         copy(metadata, old, field);
     }
-    copy(metadata, old, "resourceVersion");
+    for field in CHECKED {
+        let unset = metadata.get(field).is_none_or(|value| value.is_null() || value == "");
+        // A mark of deletion stays as it is, whatever is sent.
+        if unset || (field == "deletionTimestamp" && old.contains_key(field)) {
+            copy(metadata, old, field);
+        }
+    }
     if !owned && !metadata.contains_key("managedFields") {
         copy(metadata, old, "managedFields");
     }
@@ -294,13 +401,13 @@ fn copy(to: &mut Map<String, Value>, from: &Map<String, Value>, field: &str) {
 fn prepare(call: &Call, edit: &Edit, new: &mut Value, live: &Value) -> Result<(), Failure> {
     let resource = &call.resource;
     let (gvk, schema) = (resource.gvk(), resource.schema());
-    schema.prune(new);
     if let Some(why) = body::wrong_type(call, new) {
         return Err(match edit {
             Edit::Replace(_) | Edit::Apply(_) => body::cannot_be_handled(call, &why),
-            _ => unreadable_patch(new, &why),
+            _ => body::unreadable_patch(shown(edit, new), &why),
         });
     }
+    schema.prune(new);
     let errors = if resource.custom.is_some() {
         schema.default(new);
         prepare_custom(call, new, live);
@@ -330,12 +437,6 @@ fn prepare(call: &Call, edit: &Edit, new: &mut Value, live: &Value) -> Result<()
     } else {
         Err(Failure::invalid(resource, call.name()?, &errors))
     }
-}
-
-/// 422 for a patch that leaves something that is not of its kind.
-fn unreadable_patch(patched: &Value, why: &str) -> Failure {
-    let error = FieldError::invalid("patch", &Value::from(patched.to_string()), why);
-    Failure::from_status(invalid("", "", "", &[error]))
 }
 
 fn keep_all_but_finalizers(new: &mut Value, live: &Value) {

@@ -64,19 +64,21 @@ pub fn open(call: Call) -> Result<Response, Failure> {
 
 fn check_options(version_match: Option<&str>, send_initial: Option<bool>) -> Result<(), Failure> {
     const FIELD: &str = "resourceVersionMatch";
-    let error = match (send_initial, version_match) {
-        (None, None) | (Some(_), Some("NotOlderThan")) => return Ok(()),
-        (None, Some(_)) => {
+    let mut errors = Vec::new();
+    if send_initial.is_some() && version_match != Some("NotOlderThan") {
+        let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+        errors.push(FieldError::forbidden(FIELD, why));
+    }
+    if let Some(found) = version_match {
+        if send_initial.is_none() {
             let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
-            FieldError::forbidden(FIELD, why)
+            errors.push(FieldError::forbidden(FIELD, why));
         }
-        (Some(_), None) => {
-            let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
-            FieldError::forbidden(FIELD, why)
+        if found != "NotOlderThan" {
+            errors.push(FieldError::not_supported(FIELD, &json!(found), ["NotOlderThan"]));
         }
-        (Some(_), Some(other)) => FieldError::not_supported(FIELD, &json!(other), ["NotOlderThan"]),
-    };
-    Err(Failure::option("ListOptions", error))
+    }
+    if errors.is_empty() { Ok(()) } else { Err(Failure::options("ListOptions", &errors)) }
 }
 
 impl Watch {
@@ -87,15 +89,14 @@ impl Watch {
             filter.prefix = call.resource.key(call.namespace.as_deref(), name);
             filter.exact = true;
         }
-        let asked = call.query.resource_version()?;
+        let asked = call.query.resource_version().map_err(|_| {
+            Failure::no_watch_version(&call.resource, call.query.get("resourceVersion").unwrap_or_default())
+        })?;
         let send_initial = call.query.flag_or("sendInitialEvents");
         check_options(call.query.get("resourceVersionMatch"), send_initial)?;
         let store = &call.app.store;
         let changed = store.subscribe(&call.resource.storage);
         let current = store.version();
-        if let Some(asked) = asked.filter(|asked| *asked > current) {
-            return Err(Failure::too_new(asked, current));
-        }
         let from_state = send_initial.unwrap_or(asked.unwrap_or(0) == 0);
         let (cursor, initial) = if from_state {
             let listing = store.list(&call.resource.storage, &filter.prefix, None);
@@ -104,8 +105,9 @@ impl Watch {
             (asked.filter(|asked| *asked > 0).unwrap_or(current), Vec::new())
         };
         let wants_bookmarks = call.query.flag("allowWatchBookmarks");
-        let timeout = call.query.number("timeoutSeconds")?.filter(|seconds| *seconds > 0);
-        let timeout = timeout.map_or(DEFAULT_TIMEOUT, Duration::from_secs);
+        let timeout = call.query.number("timeoutSeconds")?.and_then(|seconds| u64::try_from(seconds).ok());
+        let timeout = timeout.filter(|seconds| *seconds > 0).map_or(DEFAULT_TIMEOUT, Duration::from_secs);
+        call.query.number("limit")?;
         let now = Instant::now();
         let custom = call.resource.custom.as_ref();
         Ok(Self {
@@ -190,7 +192,8 @@ impl Watch {
             }
             match self.call.app.store.changes_since(&self.call.resource.storage, self.cursor) {
                 Ok((version, changes)) => {
-                    self.cursor = version;
+                    // A watch may begin in the future: until then it says nothing.
+                    self.cursor = self.cursor.max(version);
                     self.changes = changes.into_iter();
                 }
                 Err(error) => return Ok(Some(self.fail(&Failure::too_old(self.cursor, error)))),

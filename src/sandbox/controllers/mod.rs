@@ -32,5 +32,5 @@ mod tests;
 
 pub use context::Config;
 pub use error::{ControllersError, ReconcileError};
-pub use run::{run, run_with};
+pub use run::{provision, run, run_with};
 pub use volumes::PROVISIONER;

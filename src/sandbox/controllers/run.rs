@@ -57,6 +57,19 @@ pub async fn run_with(
     tasks.supervise().await
 }
 
+/// Makes the volumes of the sandbox's own storage class, and nothing else, until `stop`: for the sandbox's node in a
+/// cluster that has all other controllers itself.
+///
+/// # Errors
+/// Where a part of it ends before that, which is a defect.
+pub async fn provision(client: Client, stop: CancellationToken) -> Result<(), ControllersError> {
+    let context = Arc::new(Context::new(client, Config { any_storage_class: false, ..Config::default() }));
+    let mut tasks = Tasks::new(Arc::clone(&context), stop.child_token());
+    volumes::start_provisioner(&context, &mut tasks);
+    context.caches.follow(&context.client, &mut tasks);
+    tasks.supervise().await
+}
+
 /// Everything that runs, by name.
 pub(super) struct Tasks {
     context: Arc<Context>,

@@ -46,7 +46,7 @@ pub enum ApplyError {
     /// The request is wrong: 400.
     #[error("{0}")]
     BadRequest(String),
-    /// The configuration does not fit the kind's schema: 400.
+    /// The configuration does not fit the kind's schema: 500.
     #[error("read the configuration: {0}")]
     Untyped(String),
     /// The request names no field manager: 422.
@@ -58,13 +58,23 @@ pub enum ApplyError {
 }
 
 impl ApplyError {
-    /// The `Status` body, for an object of this kind and name.
-    pub fn status(&self, group: &str, kind: &str, name: &str) -> Value {
+    /// The `Status` body, for a configuration of this kind.
+    pub fn status(&self, gvk: &Gvk, applied: &Value) -> Value {
         match self {
+            // The real one has no better code either.
             Self::Untyped(problem) => {
-                let text =
-                    format!("failed to create typed patch object ({name}; {group}, Kind={kind}): {problem}");
-                super::error::status(400, "BadRequest", &text, Value::Null)
+                let meta = |field: &str| {
+                    applied.pointer(&format!("/metadata/{field}")).and_then(Value::as_str).unwrap_or_default()
+                };
+                let text = format!(
+                    "failed to create typed patch object ({}/{}; {}/{}, Kind={}): {problem}",
+                    meta("namespace"),
+                    meta("name"),
+                    gvk.group,
+                    gvk.version,
+                    gvk.kind
+                );
+                super::error::status(500, "", &text, Value::Null)
             }
             Self::BadRequest(text) => super::error::status(400, "BadRequest", text, Value::Null),
             Self::NoManager => {

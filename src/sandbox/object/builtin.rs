@@ -5,6 +5,7 @@ mod definition;
 mod event;
 mod metadata;
 pub(crate) mod names;
+mod nested;
 mod pod_checks;
 mod pods;
 mod prepare;

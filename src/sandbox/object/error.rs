@@ -145,9 +145,11 @@ pub fn invalid(group: &str, kind: &str, name: &str, errors: &[FieldError]) -> Va
         .iter()
         .map(|error| json!({"reason": error.reason.as_str(), "message": error.message, "field": error.field}))
         .collect();
-    let mut details = json!({"name": name, "kind": kind, "causes": causes});
-    if !group.is_empty() {
-        details["group"] = json!(group);
+    let mut details = json!({"causes": causes});
+    for (field, value) in [("name", name), ("kind", kind), ("group", group)] {
+        if !value.is_empty() {
+            details[field] = json!(value);
+        }
     }
     status(422, "Invalid", &format!("{qualified} \"{name}\" is invalid: {list}"), details)
 }
@@ -160,6 +162,9 @@ pub fn status(code: u16, reason: &str, message: &str, details: Value) -> Value {
     });
     if details.is_object() {
         body["details"] = details;
+    }
+    if let Some(fields) = body.as_object_mut() {
+        fields.retain(|_, value| *value != "");
     }
     body
 }

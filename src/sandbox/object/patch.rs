@@ -49,6 +49,13 @@ const MAX_OPERATIONS: usize = 10_000;
 
 /// Applies a JSON patch (RFC 6902), where `test` against null passes on a missing path.
 pub fn json_patch(object: &Value, patch: &Value) -> Result<Value, PatchError> {
+    let Some(list) = patch.as_array() else { return Err(unfit(patch, "[]handlers.jsonPatchOp")) };
+    if let Some(item) = list.iter().find(|item| !item.is_object()) {
+        return Err(unfit(item, "handlers.jsonPatchOp"));
+    }
+    if list.iter().any(|operation| operation.get("path").is_none()) {
+        return Err(PatchError::DoesNotApply("operation missing path field: missing value".to_owned()));
+    }
     let known = ["add", "remove", "replace", "move", "copy", "test"];
     let names = patch.as_array().into_iter().flatten().filter_map(|operation| operation.get("op")?.as_str());
     if let Some(unknown) = names.into_iter().find(|name| !known.contains(name)) {
@@ -76,10 +83,18 @@ pub fn json_patch(object: &Value, patch: &Value) -> Result<Value, PatchError> {
     Ok(result)
 }
 
+/// The refusal of JSON of another form than is read.
+fn unfit(found: &Value, wanted: &str) -> PatchError {
+    let found = super::schema::json_name(found);
+    PatchError::Malformed(format!(
+        "error decoding patch: json: cannot unmarshal {found} into Go value of type {wanted}"
+    ))
+}
+
 /// Applies a JSON merge patch (RFC 7386); it must be an object.
 pub fn merge_patch(object: &Value, patch: &Value) -> Result<Value, PatchError> {
     if !patch.is_object() {
-        return Err(PatchError::Malformed(format!("a merge patch must be an object, not {patch}")));
+        return Err(unfit(patch, "map[string]interface {}"));
     }
     let mut result = object.clone();
     json_patch::merge(&mut result, patch);

@@ -269,7 +269,7 @@ impl Server {
         let manager = target.query.get("fieldManager").map_or("", String::as_str);
         let force = target.query.get("force").is_some_and(|force| force == "true");
         let applied = apply(live, body, &target.schema, &writer(target, manager), force)
-            .map_err(|error: ApplyError| error.status(&target.gvk.group, &target.gvk.kind, "x"))?;
+            .map_err(|error: ApplyError| error.status(&target.gvk, &json!({"metadata": {"name": "x"}})))?;
         match live {
             None => {
                 let managed = applied["metadata"]["managedFields"].clone();

@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+pub(crate) use decode::json_name;
 pub(crate) use kinds::definitions;
 pub(crate) use lists::marks;
 pub(crate) use node::{ListKind, Merge, Node, Type};
@@ -34,11 +35,22 @@ pub enum SchemaError {
     /// A rule or a pattern in the schema does not compile.
     #[error("compile {path}: {problem}")]
     Compile {
-        /// Where it stands.
+        /// Where it stands below the schema, such as `.properties[spec].pattern`.
         path: String,
+        /// The rule or pattern, as errors show it.
+        shown: String,
         /// What is wrong with it.
         problem: String,
     },
+}
+
+impl SchemaError {
+    /// The refusal of the definition whose schema stands at `path`.
+    pub fn field_error(&self, path: &str) -> FieldError {
+        let Self::Compile { path: at, shown, problem } = self;
+        let message = format!("Invalid value: {shown}: {problem}");
+        FieldError { field: format!("{path}{at}"), reason: super::Cause::Invalid, message }
+    }
 }
 
 /// A compiled schema; cheap to clone.
@@ -83,6 +95,16 @@ impl Schema {
     /// Whether the object can be read as this built-in kind at all; the error is the message of the 400.
     pub fn decode(&self, gvk: &Gvk, object: &Value) -> Result<(), String> {
         decode::check(self, gvk, object)
+    }
+
+    /// What of an object cannot be read as its built-in kind.
+    pub fn unreadable(&self, gvk: &Gvk, object: &Value) -> Option<String> {
+        decode::problem_of(self, gvk, object)
+    }
+
+    /// What of a custom resource's metadata cannot be read.
+    pub fn unreadable_metadata(object: &Value) -> Option<String> {
+        decode::metadata_problem(object)
     }
 
     /// Checks a custom resource's structure and rules; `old` is the stored object in an update, and what is wrong

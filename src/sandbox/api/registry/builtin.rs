@@ -39,6 +39,7 @@ const GROUPS: &[(&str, &[Kind])] = &[
             kind("configmaps", "ConfigMap", true).short(&["cm"]),
             kind("endpoints", "Endpoints", true).short(&["ep"]),
             kind("events", "Event", true).short(&["ev"]),
+            kind("limitranges", "LimitRange", true).short(&["limits"]),
             kind("namespaces", "Namespace", false).short(&["ns"]).sub(&[Finalize, Status]),
             kind("nodes", "Node", false).short(&["no"]).sub(&[Proxy, Status]),
             kind("persistentvolumeclaims", "PersistentVolumeClaim", true).short(&["pvc"]).sub(&[Status]),
@@ -53,6 +54,8 @@ const GROUPS: &[(&str, &[Kind])] = &[
                 Proxy,
                 Status,
             ]),
+            kind("podtemplates", "PodTemplate", true),
+            kind("resourcequotas", "ResourceQuota", true).short(&["quota"]).sub(&[Status]),
             kind("secrets", "Secret", true),
             kind("serviceaccounts", "ServiceAccount", true).short(&["sa"]).sub(&[Token]),
             kind("services", "Service", true).short(&["svc"]).all().sub(&[Proxy, Status]),
@@ -97,7 +100,14 @@ const GROUPS: &[(&str, &[Kind])] = &[
     ("coordination.k8s.io", &[kind("leases", "Lease", true)]),
     ("discovery.k8s.io", &[kind("endpointslices", "EndpointSlice", true)]),
     ("events.k8s.io", &[kind("events", "Event", true)]),
-    ("networking.k8s.io", &[kind("networkpolicies", "NetworkPolicy", true).short(&["netpol"])]),
+    (
+        "networking.k8s.io",
+        &[
+            kind("ingressclasses", "IngressClass", false),
+            kind("ingresses", "Ingress", true).short(&["ing"]).sub(&[Status]),
+            kind("networkpolicies", "NetworkPolicy", true).short(&["netpol"]),
+        ],
+    ),
     ("policy", &[kind("poddisruptionbudgets", "PodDisruptionBudget", true).short(&["pdb"]).sub(&[Status])]),
     (
         "rbac.authorization.k8s.io",

@@ -14,6 +14,10 @@ const OBJECTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("objects"
 const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers");
 const VERSION: &str = "version";
 
+/// What a new store begins with. Nobody can have seen an earlier version, so that asking for one is asking for history
+/// that is gone, as in a cluster.
+const FIRST_VERSION: u64 = 100;
+
 /// Most writes in one transaction.
 const MAX_BATCH: usize = 256;
 
@@ -72,7 +76,8 @@ pub fn set_version(database: &Database, version: u64) -> Result<(), StoreError> 
 pub fn load(database: &Database) -> Result<(u64, Vec<Found>), StoreError> {
     let read = database.begin_read().map_err(redb::Error::from)?;
     let numbers = read.open_table(NUMBERS).map_err(redb::Error::from)?;
-    let version = numbers.get(VERSION).map_err(redb::Error::from)?.map_or(1, |number| number.value());
+    let version =
+        numbers.get(VERSION).map_err(redb::Error::from)?.map_or(FIRST_VERSION, |number| number.value());
     let objects = read.open_table(OBJECTS).map_err(redb::Error::from)?;
     let mut found = Vec::new();
     for entry in objects.iter().map_err(redb::Error::from)? {

@@ -85,6 +85,7 @@ async fn queued_writes_are_seen_by_writers_and_committed_in_order() {
     let dir = tempfile::tempdir().unwrap();
     let store = Arc::new(Store::open(&dir.path().join("store.redb")).unwrap());
     let maps: Arc<str> = "/configmaps".into();
+    let first = store.version();
     let mut changed = store.subscribe(&maps);
     let tasks: Vec<_> = (0..50)
         .map(|number| {
@@ -113,7 +114,7 @@ async fn queued_writes_are_seen_by_writers_and_committed_in_order() {
         task.await.unwrap();
     }
     changed.changed().await.unwrap();
-    let (_, changes) = store.changes_since(&maps, 1).unwrap();
+    let (_, changes) = store.changes_since(&maps, first).unwrap();
     let counts: Vec<_> = changes
         .iter()
         .map(|change| {

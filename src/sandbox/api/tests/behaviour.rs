@@ -142,7 +142,9 @@ async fn an_apply_that_changes_nothing_writes_nothing() {
     let (_dir, server) = server().await;
     let maps: Api<ConfigMap> = Api::default_namespaced(server.client());
     let apply = || async {
-        let patch = Patch::Apply(json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"k": "1"}}));
+        let applied =
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"k": "1"}});
+        let patch = Patch::Apply(applied);
         maps.patch("a", &PatchParams::apply("dbctl").force(), &patch).await.unwrap().resource_version()
     };
     assert_eq!(apply().await, apply().await);
@@ -548,8 +550,9 @@ async fn a_younger_schema_shows_in_older_objects() {
             &mut definition["spec"]["versions"][index]["schema"]["openAPIV3Schema"]["properties"]["spec"];
         fields["properties"] = json!({"m": {"type": "string", "default": "new"}});
     }
-    definition["metadata"]["resourceVersion"] = Value::Null;
     let one = format!("{DEFINITIONS}/widgets.example.com");
+    definition["metadata"]["resourceVersion"] =
+        server.get(&one).await.1["metadata"]["resourceVersion"].clone();
     let (code, changed) = server.send("PUT", &one, definition).await;
     assert_eq!((code, &changed["metadata"]["generation"]), (200, &json!(2)), "{changed}");
     let (_, seen) = server.get(&format!("{path}/w")).await;

@@ -339,7 +339,8 @@ async fn to_apply_what_is_not_there_takes_the_right_to_create() {
     grant(&server, "patcher", "jane", json!([rule(&["patch"], "", &["configmaps"])])).await;
     let jane = As(&server, "jane", &[]);
     let path = |name: &str| format!("/api/v1/namespaces/default/configmaps/{name}?fieldManager=t");
-    let body = json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"a": "b"}});
+    let body =
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"a": "b"}});
     let (code, status) =
         jane.send_as("PATCH", &path("a"), "application/apply-patch+yaml", body.clone()).await;
     assert_eq!(code, 403);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::{Job, UncountedTerminatedPods};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector, Pod, PodSpec};
 use kube::api::{DeleteParams, ListParams, ObjectMeta, PostParams, Preconditions};
 use kube::core::Selector;
 use kube::runtime::events::EventType;
@@ -177,6 +177,7 @@ fn build(job: &Job, index: Option<i32>) -> Pod {
         labels.insert(INDEX.to_owned(), index.to_string());
         annotations.insert(INDEX.to_owned(), index.to_string());
         spec.hostname.get_or_insert_with(|| format!("{prefix}-{index}"));
+        tell_index(&mut spec);
         prefix = format!("{prefix}-{index}");
     }
     Pod {
@@ -191,6 +192,25 @@ fn build(job: &Job, index: Option<i32>) -> Pod {
         },
         spec: Some(spec),
         status: None,
+    }
+}
+
+/// Tells every container its pod's number.
+fn tell_index(spec: &mut PodSpec) {
+    const VARIABLE: &str = "JOB_COMPLETION_INDEX";
+    let containers = spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten());
+    for container in containers {
+        let variables = container.env.get_or_insert_default();
+        if variables.iter().any(|variable| variable.name == VARIABLE) {
+            continue;
+        }
+        let field_path = format!("metadata.labels['{INDEX}']");
+        let field_ref = ObjectFieldSelector { field_path, ..Default::default() };
+        variables.push(EnvVar {
+            name: VARIABLE.to_owned(),
+            value_from: Some(EnvVarSource { field_ref: Some(field_ref), ..Default::default() }),
+            ..Default::default()
+        });
     }
 }
 

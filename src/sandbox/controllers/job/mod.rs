@@ -1,6 +1,7 @@
 //! Jobs: pods that are to end well a number of times.
 
 mod act;
+mod failure;
 mod plan;
 #[cfg(test)]
 mod tests;

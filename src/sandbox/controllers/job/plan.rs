@@ -9,6 +9,7 @@ use k8s_openapi::api::batch::v1::{Job, JobCondition, JobSpec, JobStatus, Uncount
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use super::failure::{self, Verdict};
 use crate::sandbox::controllers::meta::{
     annotation, has_finalizer, is_deleting, is_ready, name, phase, pod_condition, uid,
 };
@@ -38,10 +39,16 @@ pub(super) struct Plan {
 }
 
 /// The Job's end, if it has come: its condition, with reason and message where it failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum End {
     Complete,
-    Failed(&'static str, &'static str),
+    Failed(String, String),
+}
+
+impl End {
+    fn failed(reason: &str, message: &str) -> Self {
+        Self::Failed(reason.to_owned(), message.to_owned())
+    }
 }
 
 /// The condition that says how a Job has ended, once everything is done.
@@ -67,6 +74,8 @@ struct Tally {
     last_failure: Option<Timestamp>,
     restarts: i32,
     release: Vec<String>,
+    /// Why the Job's policy says that it has failed.
+    condemned: Option<String>,
 }
 
 fn is_indexed(spec: &JobSpec) -> bool {
@@ -124,6 +133,7 @@ fn tally(job: &Job, spec: &JobSpec, pods: &[Pod]) -> Tally {
         last_failure: None,
         restarts: 0,
         release: Vec::new(),
+        condemned: None,
     };
     let mut active: Vec<&Pod> = Vec::new();
     for pod in pods {
@@ -135,11 +145,19 @@ fn tally(job: &Job, spec: &JobSpec, pods: &[Pod]) -> Tally {
                 tally.succeeded += i32::from(new && !is_indexed(spec));
             }
             "Failed" => {
-                tally.failed += i32::from(new);
+                let verdict = failure::judge(spec, pod);
+                tally.failed += i32::from(new && verdict != Verdict::Ignore);
+                if let Verdict::Fail(why) = verdict {
+                    tally.condemned.get_or_insert(why);
+                }
                 tally.last_failure = tally.last_failure.max(ended_at(pod));
             }
             _ if is_deleting(&pod.metadata) => {
                 tally.terminating += 1;
+                if spec.pod_failure_policy.is_some() {
+                    // How it ends decides.
+                    continue;
+                }
                 tally.failed += i32::from(new);
             }
             _ => {
@@ -190,8 +208,10 @@ fn end(job: &Job, spec: &JobSpec, tally: &Tally, now: Timestamp) -> Option<End> 
     for each in conditions(job.status.as_ref()).filter(|each| each.status == "True") {
         match (each.type_.as_str(), each.reason.as_deref()) {
             ("SuccessCriteriaMet" | "Complete", _) => return Some(End::Complete),
-            ("FailureTarget" | "Failed", Some("DeadlineExceeded")) => return Some(DEADLINE),
-            ("FailureTarget" | "Failed", _) => return Some(BACKOFF),
+            ("FailureTarget" | "Failed", reason) => {
+                let message = each.message.as_deref().unwrap_or_default();
+                return Some(End::failed(reason.unwrap_or_default(), message));
+            }
             _ => {}
         }
     }
@@ -206,14 +226,15 @@ fn end(job: &Job, spec: &JobSpec, tally: &Tally, now: Timestamp) -> Option<End> 
     if success {
         return Some(End::Complete);
     }
-    if tally.failed > limit || (on_failure && tally.restarts > 0 && tally.restarts >= limit) {
-        return Some(BACKOFF);
+    if let Some(why) = &tally.condemned {
+        return Some(End::failed("PodFailurePolicy", why));
     }
-    (deadline(job, spec).is_some_and(|deadline| deadline <= now)).then_some(DEADLINE)
+    if tally.failed > limit || (on_failure && tally.restarts > 0 && tally.restarts >= limit) {
+        return Some(End::failed("BackoffLimitExceeded", "Job has reached the specified backoff limit"));
+    }
+    let over = deadline(job, spec).is_some_and(|deadline| deadline <= now);
+    over.then(|| End::failed("DeadlineExceeded", "Job was active longer than specified deadline"))
 }
-
-const DEADLINE: End = End::Failed("DeadlineExceeded", "Job was active longer than specified deadline");
-const BACKOFF: End = End::Failed("BackoffLimitExceeded", "Job has reached the specified backoff limit");
 
 fn deadline(job: &Job, spec: &JobSpec) -> Option<Timestamp> {
     let started = job.status.as_ref()?.start_time.as_ref()?.0;
@@ -242,7 +263,7 @@ pub(super) fn plan(job: &Job, pods: &[Pod], now: Timestamp) -> Plan {
             sooner(&mut plan.recheck, until(deadline, now));
         }
     }
-    plan.status = status(job, spec, &tally, end, suspended, now);
+    plan.status = status(job, spec, &tally, end.as_ref(), suspended, now);
     plan
 }
 
@@ -312,7 +333,7 @@ fn status(
     job: &Job,
     spec: &JobSpec,
     tally: &Tally,
-    end: Option<End>,
+    end: Option<&End>,
     suspended: bool,
     now: Timestamp,
 ) -> JobStatus {
@@ -321,7 +342,7 @@ fn status(
     // The counts are final only after the last pod has ended; until then the Job is merely sure how it ends.
     let settled = end.is_some() && tally.active.is_empty() && tally.terminating == 0;
     let conditions = write_conditions(&old, end, settled, suspended, now);
-    let complete = settled && end == Some(End::Complete);
+    let complete = settled && end == Some(&End::Complete);
     JobStatus {
         active: some(if end.is_some() || suspended { 0 } else { count(tally.active.len()) }),
         completed_indexes: is_indexed(spec)
@@ -341,7 +362,7 @@ fn status(
 
 fn write_conditions(
     old: &JobStatus,
-    end: Option<End>,
+    end: Option<&End>,
     settled: bool,
     suspended: bool,
     now: Timestamp,
@@ -374,7 +395,7 @@ fn write_conditions(
             "CompletionsReached",
             "Reached expected number of succeeded pods",
         ),
-        Some(End::Failed(reason, message)) => ("FailureTarget", "Failed", reason, message),
+        Some(End::Failed(reason, message)) => ("FailureTarget", "Failed", reason.as_str(), message.as_str()),
         None => return conditions,
     };
     set(target, true, reason, message);

@@ -6,10 +6,9 @@ use std::sync::Arc;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::Resource;
 
 use super::pod::pod_name;
-use crate::sandbox::controllers::meta::{name, uid};
+use crate::sandbox::controllers::meta::{controller_reference, name, uid};
 
 /// The claims of a namespace by name.
 pub(super) type Claims = BTreeMap<String, Arc<PersistentVolumeClaim>>;
@@ -85,15 +84,11 @@ pub(super) fn owners(
     };
     let mut new: Vec<OwnerReference> = old.iter().filter(|owner| !mine(owner)).cloned().collect();
     if by_set {
-        new.extend(plain_reference(set));
+        new.push(controller_reference(set));
     }
     if let Some(pod) = pod.filter(|_| by_pod) {
-        new.extend(plain_reference(pod));
+        new.push(controller_reference(pod));
     }
     let same = old.len() == new.len() && new.iter().all(|owner| old.iter().any(|each| each.uid == owner.uid));
     (!same).then_some(new)
-}
-
-fn plain_reference<K: Resource<DynamicType = ()>>(owner: &K) -> Option<OwnerReference> {
-    owner.owner_ref(&())
 }

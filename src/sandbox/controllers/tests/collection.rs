@@ -151,7 +151,13 @@ async fn a_kind_that_changes_its_version_loses_nothing_and_one_that_goes_takes_a
     }
     plane.settled().await;
     let path = format!("{DEFINITIONS}/widgets.example.com");
-    plane.merge(&path, json!({"spec": {"versions": definition("v1")["spec"]["versions"]}})).await;
+    // The version that objects were stored in stays on record.
+    let mut versions = definition("v1")["spec"]["versions"].clone();
+    let mut before = definition("v1alpha1")["spec"]["versions"][0].clone();
+    before["served"] = json!(false);
+    before["storage"] = json!(false);
+    versions.as_array_mut().unwrap().push(before);
+    plane.merge(&path, json!({"spec": {"versions": versions}})).await;
     plane.eventually(&widgets("v1"), |list| list["items"].as_array().is_some_and(|all| all.len() == 2)).await;
     plane.settled().await;
     for name in ["one", "two"] {

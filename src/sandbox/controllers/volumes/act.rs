@@ -16,21 +16,33 @@ use crate::sandbox::controllers::cache::Change;
 use crate::sandbox::controllers::context::Context;
 use crate::sandbox::controllers::error::{ReconcileError, is_conflict};
 use crate::sandbox::controllers::meta::{Key, claims_of, name, namespace, node_of, reference};
-use crate::sandbox::controllers::queue::{Outcome, Queue};
+use crate::sandbox::controllers::queue::{Outcome, Queue, Requests};
 use crate::sandbox::controllers::run::{Tasks, feed};
 use crate::sandbox::controllers::write;
 
 /// Starts the controllers of classes, claims and volumes.
 pub(in crate::sandbox::controllers) fn start(context: &Arc<Context>, tasks: &mut Tasks) {
-    start_claims(context, tasks);
+    let claims = claim_requests(context);
+    tasks.controller("claim", claims, 4, |context, key| async move { reconcile_claim(&context, &key).await });
     start_volumes(context, tasks);
+    start_class(context, tasks);
+}
+
+/// Starts no more than what makes volumes of the sandbox's own class: for a cluster that has the other controllers.
+pub(in crate::sandbox::controllers) fn start_provisioner(context: &Arc<Context>, tasks: &mut Tasks) {
+    let claims = claim_requests(context);
+    tasks.controller("claim", claims, 4, |context, key| async move { provision_claim(&context, &key).await });
+    start_class(context, tasks);
+}
+
+fn start_class(context: &Arc<Context>, tasks: &mut Tasks) {
     let (queue, requests) = Queue::new();
     queue.add(());
     feed(&context.caches.classes, &queue, |_| Some(()));
     tasks.controller("storageclass", requests, 1, |context, ()| async move { provide_class(&context).await });
 }
 
-fn start_claims(context: &Arc<Context>, tasks: &mut Tasks) {
+fn claim_requests(context: &Arc<Context>) -> Requests<Key> {
     let (queue, requests) = Queue::new();
     let caches = &context.caches;
     feed(&caches.claims, &queue, |change| change.new.as_ref().map(|claim| Key::of(&**claim)));
@@ -49,12 +61,7 @@ fn start_claims(context: &Arc<Context>, tasks: &mut Tasks) {
     feed(&caches.classes, &queue, move |_| {
         claims.all().iter().map(|claim| Key::of(&**claim)).collect::<Vec<_>>()
     });
-    tasks.controller(
-        "claim",
-        requests,
-        4,
-        |context, key| async move { reconcile_claim(&context, &key).await },
-    );
+    requests
 }
 
 fn start_volumes(context: &Arc<Context>, tasks: &mut Tasks) {
@@ -120,14 +127,7 @@ async fn reconcile_claim(context: &Context, key: &Key) -> Outcome {
                 write::merge(&api, &*claim, write::without_finalizer(&*claim, claim::PROTECTION)).await?;
             }
         }
-        claim::Step::Provision(volume) => match volumes.create(&PostParams::default(), &volume).await {
-            Err(error) if !is_conflict(&error) => return Err(error.into()),
-            _ => {
-                let note = format!("Successfully provisioned volume {}", name(&volume.metadata));
-                let about = reference(&*claim);
-                context.event(&about, EventType::Normal, "ProvisioningSucceeded", "Provisioning", note).await;
-            }
-        },
+        claim::Step::Provision(volume) => make_volume(context, &claim, &volume).await?,
         claim::Step::Reserve(volume) => {
             let patch = json!({"spec": {"claimRef": claim::reference(&claim)}});
             write::merge(&volumes, &*volume, patch).await?;
@@ -144,6 +144,34 @@ async fn reconcile_claim(context: &Context, key: &Key) -> Outcome {
         }
     }
     Ok(None)
+}
+
+/// Leaves all but a missing volume to the cluster's own controllers.
+async fn provision_claim(context: &Context, key: &Key) -> Outcome {
+    let Some(claim) = context.caches.claims.get(key) else { return Ok(None) };
+    let found = class_of(context, &claim);
+    if let claim::Step::Provision(volume) = claim::step(&claim, &context.caches.volumes.all(), &found) {
+        make_volume(context, &claim, &volume).await?;
+    }
+    Ok(None)
+}
+
+async fn make_volume(
+    context: &Context,
+    claim: &PersistentVolumeClaim,
+    volume: &PersistentVolume,
+) -> Result<(), ReconcileError> {
+    let volumes: Api<PersistentVolume> = context.cluster_api();
+    match volumes.create(&PostParams::default(), volume).await {
+        Err(error) if is_conflict(&error) => Ok(()),
+        Err(error) => Err(error.into()),
+        Ok(_) => {
+            let note = format!("Successfully provisioned volume {}", name(&volume.metadata));
+            let about = reference(claim);
+            context.event(&about, EventType::Normal, "ProvisioningSucceeded", "Provisioning", note).await;
+            Ok(())
+        }
+    }
 }
 
 async fn bind(

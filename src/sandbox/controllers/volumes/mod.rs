@@ -7,6 +7,6 @@ mod class;
 mod tests;
 mod volume;
 
-pub(super) use act::{binds_at_once, start};
+pub(super) use act::{binds_at_once, start, start_provisioner};
 pub(super) use claim::SELECTED_NODE;
 pub use class::PROVISIONER;

@@ -90,7 +90,7 @@ fn conflicts_name_manager_and_field() {
     let made = apply_pod(None, json!({"containers": [{"name": "one", "image": "i:1"}]}), "one", 0).unwrap();
     let wish = json!({"containers": [{"name": "one", "image": "i:2"}]});
     let error = apply_pod(Some(&made), wish.clone(), "two", 1).unwrap_err();
-    let status = error.status("", "Pod", "p");
+    let status = error.status(&Gvk::gvk("", "v1", "Pod"), &json!({"metadata": {"name": "p"}}));
     assert_eq!(
         status["message"],
         "Apply failed with 1 conflict: conflict with \"one\": .spec.containers[name=\"one\"].image"
@@ -113,7 +113,9 @@ fn several_conflicts_are_listed_by_manager() {
     let mut object = pod(json!({"hostname": "a", "nodeName": "n"}));
     track_update(None, &mut object, &pods(), &writer("kubectl", 0));
     let wish = json!({"hostname": "b", "nodeName": "m"});
-    let status = apply_pod(Some(&object), wish, "ctl", 1).unwrap_err().status("", "Pod", "p");
+    let status = apply_pod(Some(&object), wish, "ctl", 1)
+        .unwrap_err()
+        .status(&Gvk::gvk("", "v1", "Pod"), &json!({"metadata": {"name": "p"}}));
     assert_eq!(
         status["message"],
         "Apply failed with 2 conflicts: conflicts with \"kubectl\" using v1:\n- .spec.hostname\n- .spec.nodeName"
@@ -196,8 +198,10 @@ fn the_order_of_merged_lists() {
 #[test]
 fn bad_applies_are_refused() {
     let twice = json!({"containers": [{"name": "a"}, {"name": "a"}]});
-    let status = apply_pod(None, twice, "one", 0).unwrap_err().status("", "Pod", "p");
-    assert_eq!(status["code"], 400);
+    let status = apply_pod(None, twice, "one", 0)
+        .unwrap_err()
+        .status(&Gvk::gvk("", "v1", "Pod"), &json!({"metadata": {"name": "p"}}));
+    assert_eq!(status["code"], 500);
     assert!(
         status["message"]
             .as_str()
@@ -209,14 +213,18 @@ fn bad_applies_are_refused() {
     let mut managed = pod(json!({}));
     managed["metadata"]["managedFields"] = json!([{"manager": "x"}]);
     let error = apply(None, &managed, &pods(), &writer("one", 0), false).unwrap_err();
-    assert_eq!(error.status("", "Pod", "p")["message"], "metadata.managedFields must be nil");
+    assert_eq!(
+        error.status(&Gvk::gvk("", "v1", "Pod"), &json!({"metadata": {"name": "p"}}))["message"],
+        "metadata.managedFields must be nil"
+    );
 }
 
 #[test]
 fn what_was_there_before_tracking_belongs_to_somebody() {
     let live = pod(json!({"hostname": "a"}));
-    let status =
-        apply_pod(Some(&live), json!({"hostname": "b"}), "ctl", 0).unwrap_err().status("", "Pod", "p");
+    let status = apply_pod(Some(&live), json!({"hostname": "b"}), "ctl", 0)
+        .unwrap_err()
+        .status(&Gvk::gvk("", "v1", "Pod"), &json!({"metadata": {"name": "p"}}));
     assert!(
         status["message"].as_str().unwrap().contains("conflict with \"before-first-apply\" using v1"),
         "{status}"

@@ -45,7 +45,9 @@ pub(super) fn create(gvk: &Gvk, object: &Value) -> Vec<FieldError> {
 /// Checks a change of an object's metadata.
 pub(super) fn update(gvk: &Gvk, new: &Value, old: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    for field in ["name", "namespace", "uid", "creationTimestamp"] {
+    const KEPT: [&str; 6] =
+        ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"];
+    for field in KEPT {
         let at = |object: &Value| object.pointer(&format!("/metadata/{field}")).cloned().unwrap_or(json!(""));
         if at(new) != at(old) {
             let value = at(new);
@@ -87,10 +89,15 @@ fn common(object: &Value, errors: &mut Vec<FieldError>) {
     if let Some(map) = object.pointer("/metadata/annotations").and_then(Value::as_object) {
         annotations(map, errors);
     }
-    for name in texts(object, "/metadata/finalizers") {
+    let finalizers = texts(object, "/metadata/finalizers");
+    for name in &finalizers {
         for problem in names::qualified(name) {
             errors.push(FieldError::invalid("metadata.finalizers", &json!(name), &problem));
         }
+    }
+    if finalizers.contains(&"orphan") && finalizers.contains(&"foregroundDeletion") {
+        let detail = "finalizer foregroundDeletion and orphan cannot be both set";
+        errors.push(FieldError::invalid("metadata.finalizers", &json!(finalizers), detail));
     }
     let owners = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
     owner_references(owners.map(Vec::as_slice).unwrap_or_default(), errors);
@@ -123,9 +130,9 @@ fn annotations(map: &Map<String, Value>, errors: &mut Vec<FieldError>) {
 }
 
 fn owner_references(owners: &[Value], errors: &mut Vec<FieldError>) {
-    let mut controllers = 0;
-    for (index, owner) in owners.iter().enumerate() {
-        let path = format!("metadata.ownerReferences[{index}]");
+    let path = "metadata.ownerReferences";
+    let mut first = String::new();
+    for owner in owners {
         for field in ["apiVersion", "kind", "name", "uid"] {
             let value = owner.get(field).and_then(Value::as_str).unwrap_or_default();
             if value.is_empty() {
@@ -135,10 +142,20 @@ fn owner_references(owners: &[Value], errors: &mut Vec<FieldError>) {
                 errors.push(error);
             }
         }
-        controllers += usize::from(owner.get("controller") == Some(&Value::Bool(true)));
-    }
-    if controllers > 1 {
-        let detail = "Only one reference can have Controller set to true";
-        errors.push(FieldError::new("metadata.ownerReferences", Cause::Invalid, None, detail));
+        if text(owner, "/apiVersion") == "v1" && text(owner, "/kind") == "Event" {
+            let detail = "/v1, Kind=Event is disallowed from being an owner";
+            errors.push(FieldError::invalid(path, owner, detail));
+        }
+        if owner.get("controller") == Some(&Value::Bool(true)) {
+            let this = format!("{}/{}", text(owner, "/kind"), text(owner, "/name"));
+            if first.is_empty() {
+                first = this;
+                continue;
+            }
+            let detail = format!(
+                "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {this}"
+            );
+            errors.push(FieldError::invalid(path, &json!(owners), &detail));
+        }
     }
 }

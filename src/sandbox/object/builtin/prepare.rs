@@ -86,8 +86,14 @@ pub(super) fn update(gvk: &Gvk, new: &mut Value, old: &Value) {
     if has_status(gvk) {
         keep(new, old, "status");
     }
-    if (gvk.group.as_str(), gvk.kind.as_str()) == ("", "Service") {
-        service_update(new, old);
+    match (gvk.group.as_str(), gvk.kind.as_str()) {
+        ("", "Service") => service_update(new, old),
+        ("", "Pod") => {
+            if let Some(spec) = new.get_mut("spec").and_then(Value::as_object_mut) {
+                tolerations(spec);
+            }
+        }
+        _ => {}
     }
     if has_generation(gvk) && new["metadata"].is_object() {
         let before = old.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(1);
@@ -100,12 +106,23 @@ pub(super) fn update(gvk: &Gvk, new: &mut Value, old: &Value) {
 pub(super) fn status_update(gvk: &Gvk, new: &mut Value, old: &Value) {
     let status = new.get("status").cloned();
     let managed = new.pointer("/metadata/managedFields").cloned();
-    // A node's status writer may label the node too, and CSI code annotates volumes so.
-    let metadata = matches!(gvk.kind.as_str(), "Node").then(|| new["metadata"].clone());
+    // Who writes the status may label and annotate the object too, as kubelets do with their nodes; a few kinds differ.
+    let metadata = super::known(gvk)
+        .then(|| new["metadata"].clone())
+        .filter(|metadata| metadata.is_object() && gvk.kind != "CustomResourceDefinition");
     let version = new.pointer("/metadata/resourceVersion").cloned();
     let mut kept = old.clone();
     if let Some(metadata) = metadata {
         kept["metadata"] = metadata;
+        let apart = match gvk.kind.as_str() {
+            "Pod" => "ownerReferences",
+            "Deployment" => "labels",
+            _ => "",
+        };
+        if !apart.is_empty() {
+            let old = old["metadata"].get(apart).cloned();
+            set_or_remove(&mut kept["metadata"], apart, old);
+        }
     }
     if let Some(fields) = kept.as_object_mut() {
         match status {
@@ -119,6 +136,14 @@ pub(super) fn status_update(gvk: &Gvk, new: &mut Value, old: &Value) {
         }
     }
     *new = kept;
+}
+
+fn set_or_remove(fields: &mut Value, name: &str, value: Option<Value>) {
+    let Some(fields) = fields.as_object_mut() else { return };
+    match value {
+        Some(value) => drop(fields.insert(name.to_owned(), value)),
+        None => drop(fields.remove(name)),
+    }
 }
 
 /// What counts for the generation: all but metadata and status.
@@ -174,6 +199,11 @@ fn pod(fields: &mut Map<String, Value>) {
         set(spec, "priority", json!(0));
     }
     set(spec, "preemptionPolicy", json!("PreemptLowerPriority"));
+    tolerations(spec);
+}
+
+/// Pods stay on a node that does not answer for five minutes, unless they say otherwise.
+fn tolerations(spec: &mut Map<String, Value>) {
     let tolerations = spec.entry("tolerations").or_insert_with(|| json!([]));
     if let Some(list) = tolerations.as_array_mut() {
         for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
@@ -209,6 +239,7 @@ fn service(fields: &mut Map<String, Value>) {
 fn service_update(new: &mut Value, old: &Value) {
     let external = |object: &Value| text(object, "/spec/type") == "ExternalName";
     let old_spec = old.get("spec").cloned().unwrap_or_default();
+    drop_type_fields(new, &old_spec);
     let both = !external(new) && !external(old);
     let Some(spec) = new.get_mut("spec").and_then(Value::as_object_mut) else { return };
     if !both {
@@ -225,6 +256,41 @@ fn service_update(new: &mut Value, old: &Value) {
     if first_changed && spec.get("clusterIPs") == old_spec.get("clusterIPs") {
         let first = spec.get("clusterIP").cloned().unwrap_or_default();
         spec.insert("clusterIPs".to_owned(), json!([first]));
+    }
+}
+
+/// Fields that only some types of Service have go with the type, unless they were changed with it.
+fn drop_type_fields(new: &mut Value, old: &Value) {
+    let Some(spec) = new.get_mut("spec").and_then(Value::as_object_mut) else { return };
+    let kind = spec.get("type").and_then(Value::as_str).unwrap_or("ClusterIP").to_owned();
+    let on_nodes = |kind: &str| matches!(kind, "NodePort" | "LoadBalancer");
+    let before = old["type"].as_str().unwrap_or("ClusterIP");
+    let mut drop_same = |name: &str| {
+        if spec.get(name) == old.get(name) {
+            spec.remove(name);
+        }
+    };
+    if on_nodes(before) && !on_nodes(&kind) {
+        drop_same("externalTrafficPolicy");
+        drop_same("healthCheckNodePort");
+    }
+    if before == "LoadBalancer" && kind != before {
+        drop_same("allocateLoadBalancerNodePorts");
+        drop_same("loadBalancerClass");
+    }
+    if before != "ExternalName" && kind == "ExternalName" {
+        for name in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+            drop_same(name);
+        }
+    }
+    let numbers = |ports: Option<&Value>| -> Vec<Value> {
+        let ports = ports.and_then(Value::as_array).into_iter().flatten();
+        ports.map(|port| port["nodePort"].clone()).collect()
+    };
+    if on_nodes(before) && !on_nodes(&kind) && numbers(spec.get("ports")) == numbers(old.get("ports")) {
+        for port in super::pods::each(spec, "ports") {
+            port.remove("nodePort");
+        }
     }
 }
 

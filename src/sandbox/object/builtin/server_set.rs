@@ -11,11 +11,24 @@ pub(crate) fn paths(gvk: &Gvk, object: &Value) -> Vec<Vec<String>> {
         ("", "Pod") => pod(object),
         ("", "Service") => service(object),
         ("", "Namespace") => {
-            vec![path(["metadata", "labels", "kubernetes.io/metadata.name"]), path(["spec", "finalizers"])]
+            vec![path(["spec", "finalizers"])]
         }
+        ("", "PersistentVolumeClaim" | "PersistentVolume") => protection(object),
         ("batch", "Job") => job(object),
         _ => Vec::new(),
     }
+}
+
+/// The finalizer that admission adds.
+fn protection(object: &Value) -> Vec<Vec<String>> {
+    let finalizers = items(object, "/metadata/finalizers");
+    let own = |name: &&Value| {
+        matches!(name.as_str(), Some("kubernetes.io/pvc-protection" | "kubernetes.io/pv-protection"))
+    };
+    if finalizers.iter().all(|name| own(&name)) {
+        return vec![path(["metadata", "finalizers"])];
+    }
+    Vec::new()
 }
 
 fn path<const N: usize>(names: [&str; N]) -> Vec<String> {

@@ -261,12 +261,12 @@ fn the_generation_counts_changes_of_the_spec() {
 
 #[test]
 fn a_status_write_keeps_the_rest() {
-    let gvk = gvk("apps", "StatefulSet");
+    let gvk = gvk("apps", "Deployment");
     let old = json!({"metadata": {"name": "x", "labels": {"a": "b"}}, "spec": {"replicas": 1}, "status": {"replicas": 0}});
-    let mut new = json!({"metadata": {"name": "x", "managedFields": []}, "spec": {"replicas": 9}, "status": {"replicas": 1}});
+    let mut new = json!({"metadata": {"name": "x", "managedFields": [], "annotations": {"c": "d"}}, "spec": {"replicas": 9}, "status": {"replicas": 1}});
     prepare_status_update(&gvk, &mut new, &old);
     let expected = json!({
-        "metadata": {"name": "x", "labels": {"a": "b"}, "managedFields": []},
+        "metadata": {"name": "x", "labels": {"a": "b"}, "annotations": {"c": "d"}, "managedFields": []},
         "spec": {"replicas": 1}, "status": {"replicas": 1},
     });
     assert_eq!(new, expected);
@@ -397,8 +397,9 @@ fn definitions_are_checked() {
     );
     let bad = json!({"type": "object", "x-kubernetes-validations": [{"rule": "self.("}]});
     assert!(
-        crd("widgets.g.example.com", bad)[0]
-            .contains("openAPIV3Schema.x-kubernetes-validations: Invalid value")
+        crd("widgets.g.example.com", bad)[0].contains(
+            "openAPIV3Schema.x-kubernetes-validations[0].rule: Invalid value: {\"Rule\":\"self.(\","
+        )
     );
 }
 

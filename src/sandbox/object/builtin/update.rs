@@ -49,6 +49,11 @@ pub(super) fn check(gvk: &Gvk, new: &Value, old: &Value, errors: &mut Vec<FieldE
         ("scheduling.k8s.io", "PriorityClass") if new["value"] != old["value"] => {
             errors.push(FieldError::forbidden("value", "may not be changed in an update."));
         }
+        ("events.k8s.io", "Event") => {
+            let fields = ["regarding", "reason", "note", "type", "eventTime", "action", "related"];
+            fixed(new, old, &fields, errors);
+            fixed(new, old, &["reportingController", "reportingInstance"], errors);
+        }
         ("storage.k8s.io", "StorageClass") => storage_class(new, old, errors),
         ("apiextensions.k8s.io", "CustomResourceDefinition") => {
             fixed(new, old, &["spec.group", "spec.scope", "spec.names.kind", "spec.names.plural"], errors);
@@ -102,11 +107,28 @@ fn pod(new: &Value, old: &Value, errors: &mut Vec<FieldError>) {
             return;
         }
     }
-    let kept =
-        items(old, "/spec/tolerations").iter().all(|one| items(new, "/spec/tolerations").contains(one));
-    let same_deadline = new.pointer("/spec/activeDeadlineSeconds").is_some()
-        || old.pointer("/spec/activeDeadlineSeconds").is_none();
-    if !kept || !same_deadline || frozen_part(new, old) != frozen_part(old, old) {
+    // How long a toleration lasts may change.
+    let timeless = |toleration: &Value| fields_without(toleration, &["tolerationSeconds"]);
+    let kept = items(old, "/spec/tolerations")
+        .iter()
+        .all(|one| items(new, "/spec/tolerations").iter().any(|other| timeless(one) == timeless(other)));
+    if !kept {
+        let detail = "existing toleration can not be modified except its tolerationSeconds";
+        errors.push(FieldError::forbidden("spec.tolerations", detail));
+    }
+    let deadline = |pod: &Value| pod.pointer("/spec/activeDeadlineSeconds").and_then(Value::as_i64);
+    match (deadline(new), deadline(old)) {
+        (Some(new), Some(old)) if new > old => {
+            let detail = "must be less than or equal to previous value";
+            errors.push(FieldError::invalid("spec.activeDeadlineSeconds", &json!(new), detail));
+        }
+        (None, Some(_)) => {
+            let detail = "must not update from a positive integer to nil value";
+            errors.push(FieldError::invalid("spec.activeDeadlineSeconds", &Value::Null, detail));
+        }
+        _ => {}
+    }
+    if frozen_part(new, old) != frozen_part(old, old) {
         errors.push(FieldError::forbidden("spec", POD));
     }
     for list in ["containers", "initContainers"] {

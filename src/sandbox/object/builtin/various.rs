@@ -19,6 +19,7 @@ pub(super) fn service(object: &Value, errors: &mut Vec<FieldError>) {
     }
     one_of(spec, "type", &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"], "spec", errors);
     one_of(spec, "sessionAffinity", &["ClientIP", "None"], "spec", errors);
+    service_type(spec, kind, headless, errors);
     if kind == "ExternalName" && text(spec, "/externalName").is_empty() {
         errors.push(FieldError::required("spec.externalName", ""));
     }
@@ -37,6 +38,27 @@ pub(super) fn service(object: &Value, errors: &mut Vec<FieldError>) {
             errors.push(FieldError::duplicate(path, &identity));
         }
         seen.push(identity);
+    }
+}
+
+/// What does not go with a Service's type.
+fn service_type(spec: &Value, kind: &str, headless: bool, errors: &mut Vec<FieldError>) {
+    if headless && matches!(kind, "NodePort" | "LoadBalancer") {
+        let detail = format!("may not be set to 'None' for {kind} services");
+        errors.push(FieldError::invalid("spec.clusterIPs[0]", &json!("None"), &detail));
+    }
+    if kind == "ClusterIP" {
+        let numbered = |port: &Value| port["nodePort"].as_i64().is_some_and(|number| number != 0);
+        for (index, _) in items(spec, "/ports").iter().enumerate().filter(|(_, port)| numbered(port)) {
+            let detail = "may not be used when `type` is 'ClusterIP'";
+            errors.push(FieldError::forbidden(format!("spec.ports[{index}].nodePort"), detail));
+        }
+    }
+    let policy = text(spec, "/externalTrafficPolicy");
+    let inside = matches!(kind, "ClusterIP" | "ExternalName") && items(spec, "/externalIPs").is_empty();
+    if !policy.is_empty() && inside {
+        let detail = "may only be set for externally-accessible services";
+        errors.push(FieldError::invalid("spec.externalTrafficPolicy", &json!(policy), detail));
     }
 }
 
@@ -99,11 +121,27 @@ pub(super) fn secret(object: &Value, errors: &mut Vec<FieldError>) {
     let needed: &[&str] = match text(object, "/type") {
         "kubernetes.io/tls" => &["tls.crt", "tls.key"],
         "kubernetes.io/ssh-auth" => &["ssh-privatekey"],
+        "kubernetes.io/dockercfg" => &[".dockercfg"],
         "kubernetes.io/dockerconfigjson" => &[".dockerconfigjson"],
         _ => &[],
     };
-    for key in needed.iter().filter(|key| object["data"].get(**key).is_none()) {
+    let has = |key: &str| object["data"].get(key).is_some();
+    for key in needed.iter().filter(|key| !has(key)) {
         errors.push(FieldError::required(format!("data[{key}]"), ""));
+    }
+    match text(object, "/type") {
+        // One of the two is enough.
+        "kubernetes.io/basic-auth" if !has("username") && !has("password") => {
+            errors.push(FieldError::required("data[username]", ""));
+            errors.push(FieldError::required("data[password]", ""));
+        }
+        "kubernetes.io/service-account-token"
+            if text(object, "/metadata/annotations/kubernetes.io~1service-account.name").is_empty() =>
+        {
+            let field = "metadata.annotations[kubernetes.io/service-account.name]";
+            errors.push(FieldError::required(field, ""));
+        }
+        _ => {}
     }
 }
 

@@ -55,7 +55,10 @@ pub(super) fn stateful_set(object: &Value, errors: &mut Vec<FieldError>) {
             let detail = "only allowed for updateStrategy 'RollingUpdate'";
             errors.push(FieldError::invalid("spec.updateStrategy.rollingUpdate", value, detail));
         }
-        "OnDelete" | "RollingUpdate" => {}
+        "OnDelete" | "RollingUpdate" => {
+            let rolling = &spec["updateStrategy"]["rollingUpdate"];
+            not_negative(rolling, "partition", "spec.updateStrategy.rollingUpdate", errors);
+        }
         other => {
             let detail = "must be 'RollingUpdate' or 'OnDelete'";
             errors.push(FieldError::invalid("spec.updateStrategy", &json!({"type": other}), detail));

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::checks::Checks;
 use super::node::{ListKind, Node, Type};
 use super::rules::Rules;
-use super::{Schema, SchemaError, join, kinds};
+use super::{Schema, SchemaError, kinds};
 
 /// The tree of a custom resource: what its definition says, with the fields every object has.
 pub(super) fn custom_root(schema: &Value) -> Result<Schema, SchemaError> {
@@ -54,15 +54,15 @@ fn node(schema: &Value, path: &str) -> Result<Node, SchemaError> {
     let flag = |name: &str| schema.get(name).and_then(Value::as_bool).unwrap_or_default();
     let mut properties = BTreeMap::new();
     for (name, child) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
-        properties.insert(name.clone(), custom(child, &join(path, name))?);
+        properties.insert(name.clone(), custom(child, &format!("{path}.properties[{name}]"))?);
     }
     let additional = schema.get("additionalProperties");
     let values = match additional {
-        Some(child) if child.is_object() => Some(custom(child, &format!("{path}.*"))?),
+        Some(child) if child.is_object() => Some(custom(child, &format!("{path}.additionalProperties"))?),
         _ => None,
     };
     let items = match schema.get("items") {
-        Some(child) => Some(custom(child, &format!("{path}[]"))?),
+        Some(child) => Some(custom(child, &format!("{path}.items"))?),
         None => None,
     };
     let rules = Rules::compile(schema, path)?;
@@ -88,6 +88,7 @@ fn node(schema: &Value, path: &str) -> Result<Node, SchemaError> {
     };
     if flag("x-kubernetes-embedded-resource") {
         object_fields(&mut node);
+        node.embedded = true;
     }
     Ok(node)
 }
@@ -110,8 +111,9 @@ fn checks(schema: &Value, path: &str) -> Result<Option<Box<Checks>>, SchemaError
     };
     let pattern = match schema.get("pattern").and_then(Value::as_str) {
         Some(text) => Some(Regex::new(text).map_err(|error| SchemaError::Compile {
-            path: join(path, "pattern"),
-            problem: error.to_string(),
+            path: format!("{path}.pattern"),
+            shown: Value::from(text).to_string(),
+            problem: format!("must be a valid regular expression, but isn't: {error}"),
         })?),
         None => None,
     };

@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use base64::Engine;
 use serde_json::Value;
 
+use super::node::MICRO_TIME;
+
 /// Whether a value has a format; unknown formats let everything pass.
 pub(super) fn fits(format: &str, value: &Value) -> bool {
     match value {
@@ -28,7 +30,7 @@ fn number_fits(format: &str, value: &Value) -> bool {
 
 fn text_fits(format: &str, text: &str) -> bool {
     match format {
-        "date-time" | "datetime" => text.parse::<jiff::Timestamp>().is_ok(),
+        "date-time" | "datetime" | MICRO_TIME => text.parse::<jiff::Timestamp>().is_ok(),
         "date" => text.len() == 10 && text.parse::<jiff::civil::Date>().is_ok(),
         "duration" => text.parse::<kube::core::Duration>().is_ok() || humantime::parse_duration(text).is_ok(),
         "byte" => base64::engine::general_purpose::STANDARD.decode(text).is_ok(),

@@ -16,7 +16,7 @@ use schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::{Map, Value};
 
 use super::build::{members, texts};
-use super::node::{Node, QUANTITY, Type};
+use super::node::{MICRO_TIME, Node, QUANTITY, Type};
 use super::{Schema, lists};
 use crate::sandbox::object::Gvk;
 
@@ -166,6 +166,7 @@ fn node(
         kind,
         format: match owner {
             "Quantity" => Some(QUANTITY.to_owned()),
+            "MicroTime" => Some(MICRO_TIME.to_owned()),
             _ => json.get("format").and_then(Value::as_str).map(str::to_owned),
         },
         int_or_string: json.get("x-kubernetes-int-or-string").and_then(Value::as_bool).unwrap_or_default(),

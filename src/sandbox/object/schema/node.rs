@@ -86,6 +86,8 @@ pub(crate) struct Node {
     pub(crate) format: Option<String>,
     pub(crate) nullable: bool,
     pub(crate) int_or_string: bool,
+    /// A whole object of some kind.
+    pub(crate) embedded: bool,
     /// Unknown fields are kept.
     pub(crate) open: bool,
     /// Part of a built-in kind.
@@ -109,11 +111,23 @@ pub(crate) struct Node {
 }
 
 impl Node {
+    /// How the times of a built-in kind are written, where it is one.
+    pub(super) fn time_form(&self) -> Option<&'static str> {
+        match self.format.as_deref() {
+            Some("date-time") if self.builtin => Some("%Y-%m-%dT%H:%M:%SZ"),
+            Some(MICRO_TIME) => Some("%Y-%m-%dT%H:%M:%S.%6fZ"),
+            _ => None,
+        }
+    }
+
     /// Whether it is a quantity of a built-in kind.
     pub(super) fn is_quantity(&self) -> bool {
         self.builtin && self.format.as_deref() == Some(QUANTITY)
     }
 }
+
+/// The format that marks times of built-in kinds that have microseconds; other times have seconds.
+pub(super) const MICRO_TIME: &str = "micro-time";
 
 /// The format that marks quantities of built-in kinds.
 pub(super) const QUANTITY: &str = "quantity";

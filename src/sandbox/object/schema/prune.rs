@@ -10,6 +10,10 @@ pub(super) fn prune(schema: &Schema, value: &mut Value, path: &str, unknown: &mu
     if node.is_quantity() {
         quantity::canonicalise(value);
     }
+    if let (Some(form), Some(time)) = (node.time_form(), value.as_str().and_then(|text| text.parse().ok())) {
+        let time: jiff::Timestamp = time;
+        *value = Value::String(time.strftime(form).to_string());
+    }
     match value {
         Value::Object(fields) => {
             fields.retain(|name, child| {

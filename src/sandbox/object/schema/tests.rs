@@ -241,9 +241,14 @@ fn what_did_not_change_is_let_pass() {
 
 #[test]
 fn optional_old_self_runs_at_creation() {
-    let rule =
-        json!([{"rule": "oldSelf == null || self.size >= 0", "optionalOldSelf": true, "message": "x"}]);
-    assert!(messages(&rules(rule), &json!({"spec": {"size": -1}}), None).is_empty());
+    let rule = json!([{"rule": "oldSelf.hasValue() ? self.size >= oldSelf.value().size : self.size > 0", "optionalOldSelf": true}]);
+    let (one, two) = (json!({"spec": {"size": 1}}), json!({"spec": {"size": 2}}));
+    let zero = json!({"spec": {"size": 0}});
+    let schema = rules(rule);
+    assert!(messages(&schema, &one, None).is_empty());
+    assert!(messages(&schema, &two, Some(&one)).is_empty());
+    assert_eq!(messages(&schema, &zero, None).len(), 1);
+    assert!(messages(&schema, &one, Some(&two))[0].contains("failed rule: oldSelf.hasValue() ?"));
 }
 
 #[test]
@@ -252,7 +257,7 @@ fn rules_that_do_not_compile_are_refused() {
         "type": "integer", "x-kubernetes-validations": [{"rule": "self >"}],
     }}});
     let SchemaError::Compile { path, .. } = Schema::from_crd(&schema).unwrap_err();
-    assert_eq!(path, "a.x-kubernetes-validations");
+    assert_eq!(path, ".properties[a].x-kubernetes-validations[0].rule");
 }
 
 #[test]

@@ -50,6 +50,9 @@ fn structure(schema: &Schema, value: &Value, old: Option<&Value>, path: &str, er
     }
     match value {
         Value::Object(fields) => {
+            if node.embedded {
+                embedded(value, path, errors);
+            }
             for name in &node.required {
                 if !fields.contains_key(name) && !node.builtin {
                     errors.push(FieldError::required(join(path, name), ""));
@@ -71,6 +74,19 @@ fn structure(schema: &Schema, value: &Value, old: Option<&Value>, path: &str, er
             duplicates(node, items, path, errors);
         }
         _ => {}
+    }
+}
+
+/// An object within an object must say what it is.
+fn embedded(object: &Value, path: &str, errors: &mut Vec<FieldError>) {
+    for name in ["apiVersion", "kind"] {
+        match object.get(name) {
+            None => errors.push(FieldError::required(join(path, name), "")),
+            Some(value) if value == "" => {
+                errors.push(FieldError::invalid(join(path, name), value, "must not be empty"));
+            }
+            Some(_) => {}
+        }
     }
 }
 
