@@ -568,13 +568,25 @@ async fn write_status(context: &Context, run: &Run) -> Result<(), kube::Error> {
             Ok(())
         }
         // Gone, or replaced by another of that name: nothing is left to write to.
-        Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
+        Err(error) if has_gone(&api, &run.name, Some(&run.uid), &error).await => Ok(()),
         Err(error) => Err(error),
     }
 }
 
 fn version(pod: &Pod) -> Option<u64> {
     pod.metadata.resource_version.as_ref()?.parse().ok()
+}
+
+/// Whether a refused write means that the very pod is there no more. A conflict alone does not: it may be about anything,
+/// and a status given up then would stay wrong until the pod's next change.
+async fn has_gone(api: &Api<Pod>, name: &str, uid: Option<&str>, error: &kube::Error) -> bool {
+    match error {
+        kube::Error::Api(status) if status.code == 404 => true,
+        kube::Error::Api(status) if status.code == 409 => {
+            api.get_opt(name).await.is_ok_and(|found| found.and_then(|pod| pod.uid()).as_deref() != uid)
+        }
+        _ => false,
+    }
 }
 
 /// Tells the API server that nothing of the pod is left.
@@ -589,7 +601,7 @@ async fn remove(context: &Context, pod: &Pod) {
     loop {
         match api.delete(&pod.name_any(), &params).await {
             Ok(_) => return,
-            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => return,
+            Err(error) if has_gone(&api, &pod.name_any(), pod.uid().as_deref(), &error).await => return,
             Err(error) => tracing::warn!(%error, "failed to delete pod {}", pod.name_any()),
         }
         tokio::time::sleep(RETRY).await;
