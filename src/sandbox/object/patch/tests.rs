@@ -131,6 +131,12 @@ fn bad_strategic_patches_are_refused() {
     }
 }
 
+#[test]
+fn a_null_within_a_list_is_a_value() {
+    let patch = json!({"a": [{"a": null}]});
+    assert_eq!(merge_patch(&json!({}), &patch).unwrap(), patch);
+}
+
 fn fields() -> impl Strategy<Value = Value> {
     any_json().prop_filter("an object", Value::is_object)
 }
