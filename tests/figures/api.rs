@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -105,7 +106,7 @@ pub fn measure() -> Outcome<()> {
     let directory = tempfile::Builder::new().prefix("dbctl-api-").tempdir_in("/tmp")?;
     let mut server = Arc::new(Server::start(directory.path())?);
     let runtime = tokio::runtime::Runtime::new()?;
-    let outcome = runtime.block_on(all(&server)).map_err(|error| error.to_string().into());
+    let outcome = runtime.block_on(all(&server, directory.path())).map_err(|error| error.to_string().into());
     runtime.shutdown_background();
     if let Some(server) = Arc::get_mut(&mut server) {
         drop(server.child.stdin.take());
@@ -114,7 +115,22 @@ pub fn measure() -> Outcome<()> {
     outcome
 }
 
-async fn all(server: &Arc<Server>) -> Result<(), Error> {
+/// How long the disk alone takes to keep a page: no write can be acknowledged sooner.
+fn disk(directory: &Path) -> Result<Vec<Duration>, Error> {
+    let file = std::fs::File::create(directory.join("disk"))?;
+    let page = [7; 4096];
+    let mut took = Vec::new();
+    for round in 0..200 {
+        let began = Instant::now();
+        file.write_all_at(&page, round % 64 * 4096)?;
+        file.sync_data()?;
+        took.push(began.elapsed());
+    }
+    Ok(took)
+}
+
+async fn all(server: &Arc<Server>, directory: &Path) -> Result<(), Error> {
+    println!("the disk alone, 4 KiB and fdatasync: {}", spread(disk(directory)?));
     println!("API server alone, idle: {:.1} MB resident", server.resident().map_err(|e| e.to_string())?);
     let began = Instant::now();
     let made = fill(server).await?;
@@ -130,6 +146,7 @@ async fn all(server: &Arc<Server>) -> Result<(), Error> {
         println!("create, {writers} writers: {}", spread(took));
     }
     deliveries(server).await?;
+    println!("the disk alone, again: {}", spread(disk(directory)?));
     println!("after all that: {:.1} MB resident", server.resident().map_err(|e| e.to_string())?);
     Ok(())
 }
