@@ -32,10 +32,14 @@ fn new_primary(sandbox: &Sandbox, former: &str) -> String {
     })
 }
 
+/// Two members, of which the replica confirms commits: before it does, nobody could follow the primary without a loss.
 fn ready(sandbox: &Sandbox) {
-    eventually("two ready members", || {
+    eventually("two members and a standby that confirms commits", || {
         let status = &sandbox.database("db")["status"];
-        if status["readyReplicas"] == 2 { Ok(()) } else { Err(status.to_string()) }
+        let conditions = status["conditions"].as_array();
+        let ready =
+            conditions.is_some_and(|all| all.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"));
+        if ready && status["readyReplicas"] == 2 { Ok(()) } else { Err(status.to_string()) }
     });
 }
 

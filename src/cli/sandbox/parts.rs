@@ -222,7 +222,7 @@ impl Parts {
             match ended {
                 Ok((_, Ok(()))) => {}
                 Ok((name, Err(error))) => {
-                    result = Err(CliError::failed(format!("go on: the {name} failed to {error}")))
+                    result = Err(CliError::failed(format!("go on: the {name} failed to {error}")));
                 }
                 Err(error) => result = Err(CliError::failed(format!("go on: a part broke: {error}"))),
             }

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::{ObjectMeta, PostParams};
 
 use super::context::Context;
-use super::error::is_conflict;
+use super::error::is_there;
 use super::meta::{Key, is_deleting, name, namespace};
 use super::queue::{Outcome, Queue};
 use super::run::{Tasks, feed};
@@ -40,7 +40,7 @@ async fn reconcile(context: &Context, space: &str) -> Outcome {
         ..Default::default()
     };
     match context.api(space).create(&PostParams::default(), &account).await {
-        Err(error) if !is_conflict(&error) => Err(error.into()),
+        Err(error) if !is_there(&error) => Err(error.into()),
         _ => Ok(None),
     }
 }

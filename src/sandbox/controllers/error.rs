@@ -55,6 +55,12 @@ pub(super) fn is_conflict(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 409)
 }
 
+/// One of that name is there already: what a creation wanted, where the name says all. Not any conflict: the other kinds
+/// leave nothing made.
+pub(super) fn is_there(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.is_already_exists())
+}
+
 /// The answer to a write that may find its work done: a missing object is what a deletion wanted.
 pub(super) fn absent_is_fine<T>(result: Result<T, kube::Error>) -> Result<Option<T>, kube::Error> {
     match result {

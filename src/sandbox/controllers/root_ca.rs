@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::cache::Cache;
 use super::context::Context;
-use super::error::{is_conflict, is_not_found};
+use super::error::{is_not_found, is_there};
 use super::meta::{Key, is_deleting, name, namespace};
 use super::queue::{Outcome, Queue};
 use super::run::{Tasks, feed};
@@ -65,7 +65,7 @@ async fn reconcile(context: &Context, maps: &Cache<ConfigMap>, certificate: &str
     let Some(found) = maps.get(&Key::new(space, NAME)) else {
         return match api.create(&PostParams::default(), &wanted).await {
             // A namespace that went meanwhile, or a map that came.
-            Err(error) if !is_conflict(&error) && !is_not_found(&error) && !is_forbidden(&error) => {
+            Err(error) if !is_there(&error) && !is_not_found(&error) && !is_forbidden(&error) => {
                 Err(error.into())
             }
             _ => Ok(None),

@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tokio::net::TcpStream;
 
 use super::context::Context;
+use super::https;
 use super::paths::Mounts;
 use super::run::Run;
 use super::shim::Spec;
@@ -62,23 +63,26 @@ impl Target {
     }
 
     async fn get(&self, context: &Context, action: &HTTPGetAction, timeout: Duration) -> Result<(), String> {
-        if action.scheme.as_deref().is_some_and(|scheme| !scheme.eq_ignore_ascii_case("http")) {
-            return Err("HTTPS probes are not supported here".to_owned());
-        }
+        let encrypted = action.scheme.as_deref().is_some_and(|scheme| scheme.eq_ignore_ascii_case("https"));
         let host = action.host.as_deref().filter(|host| !host.is_empty()).unwrap_or(&self.address);
         let port = self.port(&action.port)?;
         let path = action.path.as_deref().unwrap_or("/").trim_start_matches('/');
+        let judge = |code: u16| match code {
+            200..400 => Ok(()),
+            _ => Err(format!("HTTP probe failed with statuscode: {code}")),
+        };
+        if encrypted {
+            let headers = action.http_headers.iter().flatten();
+            let headers: Vec<_> = headers.map(|header| (header.name.clone(), header.value.clone())).collect();
+            let answer = tokio::time::timeout(timeout, https::get(host, port, path, &headers)).await;
+            return judge(answer.map_err(|_| "the request timed out".to_owned())??);
+        }
         let mut request = context.http.get(format!("http://{host}:{port}/{path}")).timeout(timeout);
         for header in action.http_headers.iter().flatten() {
             request = request.header(&header.name, &header.value);
         }
         let answer = request.send().await.map_err(|error| describe(&error))?;
-        let code = answer.status().as_u16();
-        if (200..400).contains(&code) {
-            Ok(())
-        } else {
-            Err(format!("HTTP probe failed with statuscode: {code}"))
-        }
+        judge(answer.status().as_u16())
     }
 
     async fn connect(&self, action: &TCPSocketAction, timeout: Duration) -> Result<(), String> {

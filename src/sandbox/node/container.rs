@@ -1,6 +1,7 @@
 //! The life of one container: image, start, probes, end, and start again.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,10 +11,12 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
+use tokio::net::unix::pipe::Sender;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::attach::Stdin;
 use super::backoff::Backoff;
 use super::cgroup::{Group, Limits};
 use super::check::Target;
@@ -21,7 +24,7 @@ use super::context::Context;
 use super::ending;
 use super::env::{Scope, expand, variables};
 use super::events::Kind;
-use super::exec::Live;
+use super::exec::{Live, pipe};
 use super::faults;
 use super::paths::Mounts;
 use super::probing::{self, Unhealthy};
@@ -51,6 +54,16 @@ pub(super) struct Surroundings {
     pub home: PathBuf,
 }
 
+/// What a container is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    Main,
+    /// Done once it succeeds, whatever the policy.
+    Init,
+    /// Begins before the main containers and ends after them, and is always started again.
+    Sidecar,
+}
+
 /// Runs one container of a pod.
 #[derive(Clone)]
 pub(super) struct Runner {
@@ -58,8 +71,9 @@ pub(super) struct Runner {
     pub run: Arc<Run>,
     pub surroundings: Surroundings,
     pub container: Arc<Container>,
-    /// Init containers are done once they succeed, whatever the policy.
-    pub init: bool,
+    pub role: Role,
+    /// When it is to end: with its pod, or for a sidecar after the pod's main containers.
+    pub stop: watch::Receiver<Stop>,
 }
 
 /// How one start ended.
@@ -71,7 +85,7 @@ struct Ended {
 impl Runner {
     /// Runs the container until it needs no further start; the last exit code, or nothing if it never started.
     pub async fn live(self) -> Option<i32> {
-        let mut stop = self.run.stop.subscribe();
+        let mut stop = self.stop.clone();
         let mut backoff = Backoff::default();
         loop {
             let image = self.pull(&mut stop).await?;
@@ -111,9 +125,10 @@ impl Runner {
 
     fn restarts(&self, code: i32) -> bool {
         match restart_policy(&self.run.pod()) {
+            _ if self.role == Role::Sidecar => true,
             "Never" => false,
             "OnFailure" => code != 0,
-            _ => !self.init || code != 0,
+            _ => self.role != Role::Init || code != 0,
         }
     }
 
@@ -142,7 +157,13 @@ impl Runner {
     async fn pull(&self, stop: &mut watch::Receiver<Stop>) -> Option<Image> {
         let mut backoff = Backoff::begun();
         let image = self.image().to_owned();
-        if let Ok(Some(found)) = self.context.provisioner.cached(&image) {
+        let policy = self.container.image_pull_policy.as_deref();
+        if policy == Some("Never") {
+            return self.find(&image, stop).await;
+        }
+        if let Ok(Some(found)) = self.context.provisioner.cached(&image)
+            && policy != Some("Always")
+        {
             self.say(
                 Kind::Normal,
                 "Pulled",
@@ -194,6 +215,22 @@ impl Runner {
                         return None;
                     }
                 }
+            }
+        }
+    }
+
+    /// The software of an image that must not be pulled, once it is there.
+    async fn find(&self, image: &str, stop: &mut watch::Receiver<Stop>) -> Option<Image> {
+        let mut backoff = Backoff::begun();
+        loop {
+            if let Ok(Some(found)) = self.context.provisioner.cached(image) {
+                return Some(found);
+            }
+            let message = format!("Container image \"{image}\" is not present with pull policy of Never");
+            self.say(Kind::Warning, "ErrImageNeverPull", message.clone());
+            self.wait_for("ErrImageNeverPull", message);
+            if stopped_within(backoff.next(Duration::ZERO), stop).await {
+                return None;
             }
         }
     }
@@ -253,7 +290,7 @@ impl Runner {
             None => around.home.clone(),
         };
         let ids = self.context.identity.ids;
-        let spec = Spec { command, env, directory, ids, log: None, enter: Enter::default() };
+        let spec = Spec { command, env, directory, ids, log: None, stdin: false, enter: Enter::default() };
         Ok(Prepared { spec, mounts: Arc::new(mounts), message })
     }
 
@@ -340,7 +377,13 @@ impl Runner {
         };
         let spec = Spec { log: Some(log.clone()), ..prepared.spec.clone() };
         let places = self.surroundings.directories.values().cloned().collect();
-        let mut process = match self.context.launcher.start(id, spec, places).await {
+        let (stdin, files) = match self.standard_input() {
+            Ok((stdin, file)) => (stdin, file.into_iter().collect()),
+            Err(error) => {
+                return self.not_started(id, &format!("failed to make its standard input: {error}"));
+            }
+        };
+        let mut process = match self.context.launcher.start_with(id, spec, places, files).await {
             Ok(process) => process,
             Err(ProcessError::Start(message)) => return self.not_started(id, &message),
             Err(error) => return self.not_started(id, &format!("failed to {error}")),
@@ -369,8 +412,12 @@ impl Runner {
             spec: Arc::new(prepared.spec),
             mounts: prepared.mounts,
         };
-        let live =
-            Live { door: process.door(), spec: Arc::clone(&target.spec), mounts: Arc::clone(&target.mounts) };
+        let live = Live {
+            door: process.door(),
+            spec: Arc::clone(&target.spec),
+            mounts: Arc::clone(&target.mounts),
+            stdin,
+        };
         self.run.set_live(self.name(), Some(live));
         let exit = self.stay(&mut process, &target, stop).await;
         self.run.set_live(self.name(), None);
@@ -379,6 +426,17 @@ impl Runner {
         let starved = exit.code == OUT_OF_MEMORY && group.is_some_and(|group| group.memory_kills() > 0);
         self.ended(id, Some(started), &exit, starved.then_some("OOMKilled"), message);
         Ended { code: exit.code, ran: begun.elapsed() }
+    }
+
+    /// The pipe for those who attach: this end of it, and the container's.
+    fn standard_input(&self) -> std::io::Result<(Option<Stdin>, Option<OwnedFd>)> {
+        if self.container.stdin != Some(true) {
+            return Ok((None, None));
+        }
+        let (reader, writer) = pipe(self.context.identity.ids)?;
+        rustix::io::ioctl_fionbio(&writer, true)?;
+        let once = self.container.stdin_once == Some(true);
+        Ok((Some(Stdin::new(Sender::from_owned_fd_unchecked(writer)?, once)), Some(reader)))
     }
 
     /// Waits for the end, with the probes and the post-start hook going on meanwhile.
@@ -466,7 +524,7 @@ impl Runner {
             finished_at: Some(Time(exit.at)),
             ..ContainerStateTerminated::default()
         };
-        let done = self.init && exit.code == 0;
+        let done = self.role == Role::Init && exit.code == 0;
         self.run.change(self.name(), |status: &mut ContainerStatus| {
             status.state = Some(ContainerState { terminated: Some(terminated), ..ContainerState::default() });
             status.container_id = Some(container_id(id));

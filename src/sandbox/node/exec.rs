@@ -16,6 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::sync::mpsc;
 
+use super::attach::Stdin;
 use super::execution::{Door, Execution};
 use super::http::Shared;
 use super::paths::Mounts;
@@ -34,6 +35,8 @@ pub(super) struct Live {
     /// How its main process was started.
     pub spec: Arc<Spec>,
     pub mounts: Arc<Mounts>,
+    /// The way into its standard input, where it has one.
+    pub stdin: Option<Stdin>,
 }
 
 /// Answers `/exec/NAMESPACE/POD/CONTAINER`.
@@ -107,8 +110,9 @@ async fn attend(
         Ok(streams) => streams,
         Err(error) => return failed(&format!("failed to open its standard streams: {error}")),
     };
-    let translated = command.iter().map(|word| live.mounts.translate(word)).collect();
-    let mut spec = Spec { command: translated, log: None, ..Spec::clone(&live.spec) };
+    let translated: Vec<String> = command.iter().map(|word| live.mounts.translate(word)).collect();
+    let mut spec =
+        Spec { command: with_own_names(translated, &live.mounts), log: None, ..Spec::clone(&live.spec) };
     if wanted.tty && !spec.env.iter().any(|(name, _)| name == "TERM") {
         spec.env.push(("TERM".to_owned(), "xterm".to_owned()));
     }
@@ -126,6 +130,29 @@ async fn attend(
     };
     let code = follow(&mut execution, typing, sizing, showing).await;
     if code == 0 { success() } else { exited(command, code) }
+}
+
+/// An archive names its members by the paths that tar was given, and `kubectl cp` looks for its own: they are translated
+/// back.
+fn with_own_names(mut command: Vec<String>, mounts: &Mounts) -> Vec<String> {
+    let [program, mode, ..] = command.as_slice() else { return command };
+    let creates = mode == "-c" || mode == "--create" || (!mode.starts_with("--") && mode.contains('c'));
+    if program.rsplit('/').next() != Some("tar") || !creates || !mode.contains('f') {
+        return command;
+    }
+    let names = mounts.iter().map(|(own, host)| {
+        let host = host.to_string_lossy();
+        let escaped = host.replace(['.', '[', '*', '^', '$', '\\', ','], ".");
+        format!(
+            "--transform=s,^/*{}\\(/\\|$\\),{}\\1,S",
+            escaped.trim_start_matches('/'),
+            own.trim_start_matches('/')
+        )
+    });
+    let names: Vec<String> = names.collect();
+    // After the archive's name, which follows its mode.
+    command.splice(3.min(command.len())..3.min(command.len()), names);
+    command
 }
 
 fn startup(error: &super::execution::ExecError) -> String {
@@ -236,7 +263,8 @@ fn terminal(wanted: Wanted, ids: Option<(u32, u32)>) -> std::io::Result<(Ours, [
     Ok((ours, [slave.try_clone()?, slave.try_clone()?, slave]))
 }
 
-fn pipe(ids: Option<(u32, u32)>) -> std::io::Result<(OwnedFd, OwnedFd)> {
+/// A pipe that programs of the pod may open by name too: what is read, and what is written.
+pub(super) fn pipe(ids: Option<(u32, u32)>) -> std::io::Result<(OwnedFd, OwnedFd)> {
     let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     // Programs open /dev/stdout by its name too.
     give(&reader, ids)?;
@@ -285,7 +313,7 @@ impl Writer {
     }
 }
 
-fn success() -> Value {
+pub(super) fn success() -> Value {
     json!({"metadata": {}, "status": "Success"})
 }
 
@@ -302,4 +330,22 @@ fn failed(message: &str) -> Value {
     let message = format!("Internal error occurred: {message}");
     json!({"metadata": {}, "status": "Failure", "message": message, "reason": "InternalError",
         "details": {"causes": [{"message": message}]}, "code": 500})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn archives_name_their_members_as_the_container_does() {
+        let mut mounts = Mounts::default();
+        mounts.add("/run/postgresql", "/tmp/h.x/v/1/run".into());
+        let command = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let made = with_own_names(command("tar cf - /tmp/h.x/v/1/run/file"), &mounts);
+        let name = "--transform=s,^/*tmp/h.x/v/1/run\\(/\\|$\\),run/postgresql\\1,S";
+        assert_eq!(made, ["tar", "cf", "-", name, "/tmp/h.x/v/1/run/file"]);
+        for other in ["tar -xmf - -C /tmp", "cat cf -", "tar"] {
+            assert_eq!(with_own_names(command(other), &mounts), command(other));
+        }
+    }
 }

@@ -146,12 +146,16 @@ pub(super) async fn pass(mut stdin: UnixStream, mut inbox: mpsc::UnboundedReceiv
     while let Some((order, files)) = inbox.recv().await {
         let Ok(mut line) = serde_json::to_vec(&order) else { continue };
         line.push(b'\n');
-        let sent = if files.is_empty() { Ok(0) } else { send(&stdin, &line, &files).await };
-        let Ok(sent) = sent else { return };
-        if stdin.write_all(line.get(sent..).unwrap_or_default()).await.is_err() {
+        if write(&mut stdin, &line, &files).await.is_err() {
             return;
         }
     }
+}
+
+/// Writes a line, with the files that go along.
+pub(super) async fn write(stdin: &mut UnixStream, line: &[u8], files: &[OwnedFd]) -> std::io::Result<()> {
+    let sent = if files.is_empty() { 0 } else { send(stdin, line, files).await? };
+    stdin.write_all(line.get(sent..).unwrap_or_default()).await
 }
 
 /// Sends the beginning of a line, with all the files; how much of it.

@@ -116,12 +116,8 @@ async fn tunnel(socket: WebSocket, connection: DuplexStream) {
     let inward = async {
         while let Some(Ok(message)) = source.next().await {
             match message {
-                Message::Binary(bytes) => {
-                    if writer.write_all(&bytes).await.is_err() {
-                        break;
-                    }
-                }
-                Message::Close(_) => break,
+                Message::Binary(bytes) if writer.write_all(&bytes).await.is_ok() => {}
+                Message::Binary(_) | Message::Close(_) => break,
                 _ => {}
             }
         }

@@ -52,8 +52,11 @@ type Key = (ring::digest::Digest, &'static str);
 pub(super) struct Guard {
     client: Client,
     node: Arc<str>,
-    known: Arc<Mutex<HashMap<Vec<u8>, (Instant, Result<(), Refusal>)>>>,
+    known: Arc<Mutex<HashMap<Vec<u8>, Known>>>,
 }
+
+/// An answer, and when it was given.
+type Known = (Instant, Result<(), Refusal>);
 
 impl Guard {
     pub fn new(client: Client, node: &str) -> Self {

@@ -16,6 +16,7 @@ use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::attach::attach;
 use super::context::Context;
 use super::exec::exec;
 use super::faults::http as faults;
@@ -65,6 +66,7 @@ pub(super) async fn serve(
 ) -> std::io::Result<()> {
     let router = Router::new()
         .route("/containerLogs/{namespace}/{pod}/{container}", get(container_logs))
+        .route("/attach/{namespace}/{pod}/{container}", any(attach))
         .route("/faults", get(faults::list))
         .route("/faults/{namespace}/{pod}", get(faults::get).put(faults::replace).delete(faults::clear))
         .route("/exec/{namespace}/{pod}/{container}", any(exec))

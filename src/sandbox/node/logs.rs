@@ -23,6 +23,7 @@ pub(super) struct Select {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Entry<'a> {
     time: &'a str,
+    errors: bool,
     partial: bool,
     text: &'a [u8],
 }
@@ -30,9 +31,9 @@ struct Entry<'a> {
 fn parse(line: &[u8]) -> Option<Entry<'_>> {
     let mut parts = line.splitn(4, |byte| *byte == b' ');
     let time = std::str::from_utf8(parts.next()?).ok()?;
-    let _stream = parts.next()?;
+    let errors = parts.next()? == b"stderr";
     let tag = parts.next()?;
-    Some(Entry { time, partial: tag == b"P", text: parts.next()? })
+    Some(Entry { time, errors, partial: tag == b"P", text: parts.next()? })
 }
 
 impl Select {
@@ -131,11 +132,63 @@ impl Follower {
 
     /// Whether the path leads to another file by now.
     fn was_set_aside(&mut self) -> std::io::Result<bool> {
-        use std::os::unix::fs::MetadataExt;
         let Some(file) = &self.file else { return Ok(false) };
-        let open = file.get_ref().metadata()?;
-        Ok(std::fs::metadata(&self.path).is_ok_and(|named| named.ino() != open.ino()))
+        leads_elsewhere(&self.path, file.get_ref())
     }
+}
+
+/// Reads what is added to a log from now on, as the container wrote it.
+#[derive(Debug)]
+pub(super) struct Tail {
+    path: PathBuf,
+    file: BufReader<std::fs::File>,
+    pending: Vec<u8>,
+}
+
+impl Tail {
+    pub fn new(path: PathBuf) -> std::io::Result<Self> {
+        let mut file = std::fs::File::open(&path)?;
+        std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0))?;
+        Ok(Self { path, file: BufReader::new(file), pending: Vec::new() })
+    }
+
+    /// What was added: whether to standard error, and the bytes.
+    pub fn more(&mut self) -> std::io::Result<Vec<(bool, Vec<u8>)>> {
+        let mut added = Vec::new();
+        self.collect(&mut added)?;
+        if leads_elsewhere(&self.path, self.file.get_ref())? {
+            // Whatever came between the last look and the change of files.
+            self.collect(&mut added)?;
+            self.file = BufReader::new(std::fs::File::open(&self.path)?);
+            self.collect(&mut added)?;
+        }
+        Ok(added)
+    }
+
+    fn collect(&mut self, added: &mut Vec<(bool, Vec<u8>)>) -> std::io::Result<()> {
+        loop {
+            self.file.read_until(b'\n', &mut self.pending)?;
+            if self.pending.pop_if(|last| *last == b'\n').is_none() {
+                return Ok(());
+            }
+            // The rest of a line of which the beginning was not read is no entry.
+            if let Some(entry) = parse(&self.pending) {
+                let mut text = entry.text.to_vec();
+                if !entry.partial {
+                    text.push(b'\n');
+                }
+                added.push((entry.errors, text));
+            }
+            self.pending.clear();
+        }
+    }
+}
+
+/// Whether a path leads to another file by now.
+fn leads_elsewhere(path: &Path, file: &std::fs::File) -> std::io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let open = file.metadata()?;
+    Ok(std::fs::metadata(path).is_ok_and(|named| named.ino() != open.ino()))
 }
 
 /// Cuts an answer to a number of bytes; what is left of the number.
@@ -205,6 +258,24 @@ mod tests {
         assert_eq!(more(), "seven\neight\n");
         let all = String::from_utf8(read(&path, &Select::default()).unwrap()).unwrap();
         assert!(all.starts_with("one\n") && all.ends_with("seven\neight\n"), "{all}");
+    }
+
+    #[test]
+    fn a_tail_begins_now_and_tells_the_streams_apart() {
+        let (_directory, path) = log(LOG);
+        let mut tail = Tail::new(path.clone()).unwrap();
+        assert!(tail.more().unwrap().is_empty());
+        let append = |text: &str| {
+            let mut file = std::fs::File::options().append(true).create(true).open(&path).unwrap();
+            file.write_all(text.as_bytes()).unwrap();
+        };
+        append("2026-01-01T00:00:06.000000000Z stdout P on");
+        assert!(tail.more().unwrap().is_empty());
+        append("e\n2026-01-01T00:00:06.000000000Z stderr F two\n");
+        assert_eq!(tail.more().unwrap(), [(false, b"one".to_vec()), (true, b"two\n".to_vec())]);
+        std::fs::rename(&path, path.with_extension("old")).unwrap();
+        append("2026-01-01T00:00:08.000000000Z stdout F three\n");
+        assert_eq!(tail.more().unwrap(), [(false, b"three\n".to_vec())]);
     }
 
     #[test]

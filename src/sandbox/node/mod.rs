@@ -5,6 +5,7 @@
 
 mod access;
 mod address;
+mod attach;
 mod backoff;
 mod bounds;
 mod cgroup;
@@ -22,6 +23,7 @@ mod forward;
 mod frontier;
 mod guard;
 mod http;
+mod https;
 mod local;
 mod logs;
 mod network;

@@ -15,6 +15,11 @@ impl Mounts {
         self.0.sort_by_key(|(path, _)| std::cmp::Reverse(path.len()));
     }
 
+    /// The paths in the container and on the host.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Path)> {
+        self.0.iter().map(|(own, host)| (own.as_str(), host.as_path()))
+    }
+
     /// Rewrites a value, each part of it between `:` and `=` on its own.
     pub fn translate(&self, value: &str) -> String {
         let parts = value.split_inclusive([':', '=']).map(|part| {

@@ -14,8 +14,9 @@ use tokio::sync::{OwnedMutexGuard, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
-use super::container::{Runner, Surroundings, stopped};
+use super::container::{Role, Runner, Surroundings, stopped};
 use super::context::Context;
 use super::env::Scope;
 use super::events::Kind as EventKind;
@@ -23,7 +24,7 @@ use super::faults;
 use super::frontier::Frontier;
 use super::run::{Place, Run, Stop};
 use super::sources::{Contents, Sources, references};
-use super::status::{compose, waiting};
+use super::status::{Facts, compose, is_sidecar, waiting};
 use super::token;
 use super::volumes::{self, Kind};
 
@@ -108,12 +109,21 @@ async fn live(
     let mut reports = JoinSet::new();
     reports.spawn(report(Arc::clone(context), Arc::clone(run)));
     let mut stopping = false;
+    let deadline = active_deadline(run);
     while !life.is_empty() {
         // Deletion may have been asked for before this pod came here.
         obey(run, updates.borrow_and_update().as_ref());
         tokio::select! {
             _ = life.join_next() => {}
             Ok(()) = updates.changed() => {}
+            () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)),
+                if deadline.is_some() && *run.stop.borrow() == Stop::No =>
+            {
+                let message = "Pod was active on the node longer than the specified deadline";
+                context.events.say(&run.pod(), None, EventKind::Normal, "DeadlineExceeded", message.to_owned());
+                run.facts.send_modify(|facts| facts.failure = Some(("DeadlineExceeded", message)));
+                end_by(run, Instant::now() + grace(&run.pod()));
+            }
             () = node_stops.cancelled(), if !stopping => {
                 stopping = true;
                 // What happens now is not the pod's doing, and nobody is to act on it.
@@ -137,9 +147,17 @@ async fn live(
     while updates.borrow_and_update().is_some() && write_status(context, run).await.is_err() {
         tokio::time::sleep(RETRY).await;
     }
-    if *run.stop.borrow() == Stop::No {
+    if *run.stop.borrow() == Stop::No || run.facts.borrow().failure.is_some() {
         wait_for_deletion(updates, node_stops).await;
     }
+}
+
+/// When the pod has been active for as long as it may.
+fn active_deadline(run: &Run) -> Option<Instant> {
+    let seconds = run.pod().spec.as_ref()?.active_deadline_seconds?;
+    let active = Timestamp::now().as_millisecond() - run.facts.borrow().started.as_millisecond();
+    let left = seconds.saturating_mul(1000).saturating_sub(active);
+    Some(Instant::now() + Duration::from_millis(u64::try_from(left).unwrap_or(0)))
 }
 
 fn grace(pod: &Pod) -> Duration {
@@ -190,12 +208,13 @@ async fn lifecycle(context: Arc<Context>, run: Arc<Run>) {
     let mut keeping = JoinSet::new();
     keeping.spawn(refresh(Arc::clone(&context), Arc::clone(&run), ground.clone_for_refresh()));
     let spec = pod.spec.clone().unwrap_or_default();
-    let runner = |container: &Container, init: bool| Runner {
+    let runner = |container: &Container, role: Role, stop: watch::Receiver<Stop>| Runner {
         context: Arc::clone(&context),
         run: Arc::clone(&run),
         surroundings: ground.surroundings.clone(),
         container: Arc::new(container.clone()),
-        init,
+        role,
+        stop,
     };
     if spec.init_containers.is_some() {
         for container in &spec.containers {
@@ -203,20 +222,61 @@ async fn lifecycle(context: Arc<Context>, run: Arc<Run>) {
         }
     }
     let containers = async {
+        let mut sidecars = Vec::new();
+        let mut initialized = true;
         for container in spec.init_containers.iter().flatten() {
-            if *stop.borrow() != Stop::No || runner(container, true).live().await != Some(0) {
-                return;
+            initialized = *stop.borrow() == Stop::No;
+            if initialized && is_sidecar(container) {
+                let (order, told) = watch::channel(Stop::No);
+                let life = tokio::spawn(runner(container, Role::Sidecar, told).live());
+                sidecars.push((order, AbortOnDropHandle::new(life)));
+                initialized = has_started(&run, &container.name, &mut stop).await;
+            } else if initialized {
+                initialized = runner(container, Role::Init, run.stop.subscribe()).live().await == Some(0);
+            }
+            if !initialized {
+                break;
             }
         }
         let mut running = JoinSet::new();
-        for container in &spec.containers {
-            running.spawn(runner(container, false).live());
+        for container in spec.containers.iter().filter(|_| initialized) {
+            running.spawn(runner(container, Role::Main, run.stop.subscribe()).live());
         }
         while running.join_next().await.is_some() {}
+        end_sidecars(&run, sidecars).await;
     };
     containers.await;
     unmount(&context, &run).await;
     ground.locks.clear();
+}
+
+/// Resolves once a sidecar has started, or the pod is to end; whether it has.
+async fn has_started(run: &Run, name: &str, stop: &mut watch::Receiver<Stop>) -> bool {
+    let mut facts = run.facts.subscribe();
+    let started =
+        |facts: &Facts| facts.init.iter().any(|status| status.name == name && status.started == Some(true));
+    tokio::select! {
+        facts = facts.wait_for(started) => facts.is_ok(),
+        () = stopped(stop) => false,
+    }
+}
+
+/// Ends the sidecars, the last one first.
+async fn end_sidecars(run: &Run, sidecars: Vec<(watch::Sender<Stop>, AbortOnDropHandle<Option<i32>>)>) {
+    let mut stop = run.stop.subscribe();
+    let deadline = Instant::now() + grace(&run.pod());
+    for (order, mut life) in sidecars.into_iter().rev() {
+        loop {
+            order.send_replace(match *stop.borrow_and_update() {
+                Stop::No => Stop::By(deadline),
+                given => given,
+            });
+            tokio::select! {
+                _ = &mut life => break,
+                Ok(()) = stop.changed() => {}
+            }
+        }
+    }
 }
 
 /// Unmounts the pod's volumes, if they are mounted, while nobody else can want them.
@@ -508,13 +568,25 @@ async fn write_status(context: &Context, run: &Run) -> Result<(), kube::Error> {
             Ok(())
         }
         // Gone, or replaced by another of that name: nothing is left to write to.
-        Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
+        Err(error) if has_gone(&api, &run.name, Some(&run.uid), &error).await => Ok(()),
         Err(error) => Err(error),
     }
 }
 
 fn version(pod: &Pod) -> Option<u64> {
     pod.metadata.resource_version.as_ref()?.parse().ok()
+}
+
+/// Whether a refused write means that the very pod is there no more. A conflict alone does not: it may be about anything,
+/// and a status given up then would stay wrong until the pod's next change.
+async fn has_gone(api: &Api<Pod>, name: &str, uid: Option<&str>, error: &kube::Error) -> bool {
+    match error {
+        kube::Error::Api(status) if status.code == 404 => true,
+        kube::Error::Api(status) if status.code == 409 => {
+            api.get_opt(name).await.is_ok_and(|found| found.and_then(|pod| pod.uid()).as_deref() != uid)
+        }
+        _ => false,
+    }
 }
 
 /// Tells the API server that nothing of the pod is left.
@@ -529,7 +601,7 @@ async fn remove(context: &Context, pod: &Pod) {
     loop {
         match api.delete(&pod.name_any(), &params).await {
             Ok(_) => return,
-            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => return,
+            Err(error) if has_gone(&api, &pod.name_any(), pod.uid().as_deref(), &error).await => return,
             Err(error) => tracing::warn!(%error, "failed to delete pod {}", pod.name_any()),
         }
         tokio::time::sleep(RETRY).await;

@@ -6,13 +6,13 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::net::UnixStream;
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::sync::mpsc;
 
 use super::cgroup::Group;
-use super::execution::{Door, Execs, pass};
+use super::execution::{Door, Execs, pass, write};
 use super::shim::tree::Mark;
 use super::shim::{Order, Report, Spec};
 
@@ -98,12 +98,22 @@ impl Launcher {
     ///
     /// # Errors
     /// When the shim or the main process does not start.
-    pub async fn start(
+    pub async fn start(&self, id: &str, spec: Spec, places: Vec<PathBuf>) -> Result<Process, ProcessError> {
+        self.start_with(id, spec, places, Vec::new()).await
+    }
+
+    /// The same with the container's standard input, where it is to have one.
+    ///
+    /// # Errors
+    /// When the shim or the main process does not start.
+    pub async fn start_with(
         &self,
         id: &str,
         mut spec: Spec,
         places: Vec<PathBuf>,
+        stdin: Vec<OwnedFd>,
     ) -> Result<Process, ProcessError> {
+        spec.stdin = !stdin.is_empty();
         let home = self.home.to_string_lossy().into_owned();
         let marks = [(HOME_MARK.to_owned(), home), (CONTAINER_MARK.to_owned(), id.to_owned())];
         let pod = spec.env.iter().find(|(name, _)| name == POD_MARK).cloned();
@@ -117,7 +127,7 @@ impl Launcher {
             .current_dir("/")
             .process_group(0);
         // A socket, since open files go through it too.
-        let (mut stdin, far) = UnixStream::pair()?;
+        let (mut near, far) = UnixStream::pair()?;
         let far = far.into_std()?;
         far.set_nonblocking(false)?;
         command.stdin(Stdio::from(OwnedFd::from(far))).stdout(Stdio::piped()).stderr(Stdio::inherit());
@@ -129,9 +139,9 @@ impl Launcher {
         };
         let mut line = serde_json::to_vec(&spec).map_err(std::io::Error::other)?;
         line.push(b'\n');
-        stdin.write_all(&line).await?;
+        write(&mut near, &line, &stdin).await?;
         let (orders, inbox) = mpsc::unbounded_channel();
-        tokio::spawn(pass(stdin, inbox));
+        tokio::spawn(pass(near, inbox));
         let entry = format!("{CONTAINER_MARK}={id}");
         let mark = Mark::new(entry, places, vec![self.programs.clone()]);
         let mut lines = BufReader::new(stdout).lines();

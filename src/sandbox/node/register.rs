@@ -48,7 +48,7 @@ pub(super) async fn register(
     let node = node(config, features);
     match nodes.create(&PostParams::default(), &node).await {
         Ok(_) => {}
-        Err(kube::Error::Api(status)) if status.code == 409 => {
+        Err(kube::Error::Api(status)) if status.is_already_exists() => {
             let labels = json!({"metadata": {"labels": node.metadata.labels, "annotations": node.metadata.annotations}});
             nodes.patch(&config.name, &PatchParams::default(), &Patch::Merge(labels)).await?;
         }

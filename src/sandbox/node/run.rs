@@ -186,6 +186,7 @@ fn facts(pod: &Pod, host: String, address: Option<String>, now: Timestamp) -> Fa
         host,
         started,
         over: false,
+        failure: None,
     }
 }
 

@@ -1,7 +1,8 @@
 //! A pod's status from what its containers do; pure.
 
 use k8s_openapi::api::core::v1::{
-    ContainerState, ContainerStateWaiting, ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus,
+    Container, ContainerState, ContainerStateWaiting, ContainerStatus, HostIP, Pod, PodCondition, PodIP,
+    PodStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -19,8 +20,10 @@ pub(super) struct Facts {
     pub host: String,
     /// When the node took the pod.
     pub started: Timestamp,
-    /// The pod is being deleted, and nothing of it runs any more.
+    /// The pod is to end, and nothing of it runs any more.
     pub over: bool,
+    /// Why the node ends the pod by itself: a reason, and a sentence.
+    pub failure: Option<(&'static str, &'static str)>,
 }
 
 /// A container that has not been started.
@@ -31,12 +34,15 @@ pub(super) fn waiting(reason: &str, message: Option<String>) -> ContainerState {
 
 /// The status to be written: only the conditions that a node owns are in it.
 pub(super) fn compose(pod: &Pod, facts: &Facts, now: Timestamp) -> PodStatus {
-    let initialized = facts.init.iter().all(|status| exit_code(status) == Some(0));
+    let initialized = has_begun(facts) || facts.init.iter().all(|status| is_done(pod, status));
     let phase = phase(pod, facts, initialized);
+    let failure = facts.failure.filter(|_| phase == "Failed");
     let conditions = conditions(pod, facts, initialized, &phase, now);
     let list = |statuses: &[ContainerStatus]| (!statuses.is_empty()).then(|| statuses.to_vec());
     PodStatus {
         phase: Some(phase),
+        reason: failure.map(|(reason, _)| reason.to_owned()),
+        message: failure.map(|(_, message)| message.to_owned()),
         conditions: Some(conditions),
         container_statuses: list(&facts.main),
         init_container_statuses: list(&facts.init),
@@ -48,6 +54,31 @@ pub(super) fn compose(pod: &Pod, facts: &Facts, now: Timestamp) -> PodStatus {
         observed_generation: pod.metadata.generation,
         ..PodStatus::default()
     }
+}
+
+/// Whether a container is one that runs beside the main ones.
+pub(super) fn is_sidecar(container: &Container) -> bool {
+    container.restart_policy.as_deref() == Some("Always")
+}
+
+/// The statuses of containers that run beside the main ones.
+fn sidecars<'a>(pod: &'a Pod, facts: &'a Facts) -> impl Iterator<Item = &'a ContainerStatus> {
+    facts.init.iter().filter(|status| of_sidecar(pod, status))
+}
+
+fn of_sidecar(pod: &Pod, status: &ContainerStatus) -> bool {
+    let containers = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
+    containers.into_iter().any(|container| container.name == status.name && is_sidecar(container))
+}
+
+/// Whether a main container was started: from then on, the pod is initialized.
+fn has_begun(facts: &Facts) -> bool {
+    facts.main.iter().any(|status| status.container_id.is_some())
+}
+
+/// Whether the main containers need not wait for it any more.
+fn is_done(pod: &Pod, status: &ContainerStatus) -> bool {
+    exit_code(status) == Some(0) || of_sidecar(pod, status) && status.started == Some(true)
 }
 
 /// Whether a status says all that `wanted` does: then there is nothing to write.
@@ -63,6 +94,10 @@ fn exit_code(status: &ContainerStatus) -> Option<i32> {
     status.state.as_ref()?.terminated.as_ref().map(|terminated| terminated.exit_code)
 }
 
+fn is_running(status: &ContainerStatus) -> bool {
+    status.state.as_ref().is_some_and(|state| state.running.is_some())
+}
+
 /// `restartPolicy` of a pod.
 pub(super) fn restart_policy(pod: &Pod) -> &str {
     pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()).unwrap_or("Always")
@@ -71,15 +106,21 @@ pub(super) fn restart_policy(pod: &Pod) -> &str {
 fn phase(pod: &Pod, facts: &Facts, initialized: bool) -> String {
     // A pod that is over will not be restarted, whatever its policy.
     let policy = if facts.over { "Never" } else { restart_policy(pod) };
-    let init_failed = facts.init.iter().any(|status| exit_code(status).is_some_and(|code| code != 0));
+    if facts.over && facts.failure.is_some() {
+        return "Failed".to_owned();
+    }
+    let init_failed = facts
+        .init
+        .iter()
+        .filter(|status| !of_sidecar(pod, status))
+        .any(|status| exit_code(status).is_some_and(|code| code != 0));
     if !initialized && (facts.over || init_failed && policy == "Never") {
         return "Failed".to_owned();
     }
     let (mut waiting, mut running, mut stopped, mut succeeded) = (0, 0, 0, 0);
     for status in &facts.main {
-        let state = status.state.as_ref();
         let was = status.last_state.as_ref().is_some_and(|state| state.terminated.is_some());
-        if state.is_some_and(|state| state.running.is_some()) {
+        if is_running(status) {
             running += 1;
         } else if let Some(code) = exit_code(status) {
             stopped += 1;
@@ -92,8 +133,8 @@ fn phase(pod: &Pod, facts: &Facts, initialized: bool) -> String {
     }
     let phase = if !initialized || (waiting > 0 && !facts.over) {
         "Pending"
-    } else if running > 0 {
-        "Running"
+    } else if running > 0 || (!facts.over && sidecars(pod, facts).any(is_running)) {
+        "Running" // Sidecars end after the others, and with them the pod.
     } else if stopped == succeeded && waiting == 0 && policy != "Always" {
         "Succeeded"
     } else if policy == "Never" {
@@ -105,14 +146,10 @@ fn phase(pod: &Pod, facts: &Facts, initialized: bool) -> String {
 }
 
 fn conditions(pod: &Pod, facts: &Facts, initialized: bool, phase: &str, now: Timestamp) -> Vec<PodCondition> {
-    let unready: Vec<&str> =
-        facts.main.iter().filter(|status| !status.ready).map(|status| status.name.as_str()).collect();
-    let incomplete: Vec<&str> = facts
-        .init
-        .iter()
-        .filter(|status| exit_code(status) != Some(0))
-        .map(|status| status.name.as_str())
-        .collect();
+    let all = sidecars(pod, facts).chain(&facts.main);
+    let unready: Vec<&str> = all.filter(|status| !status.ready).map(|status| status.name.as_str()).collect();
+    let incomplete: Vec<&str> =
+        facts.init.iter().filter(|status| !is_done(pod, status)).map(|status| status.name.as_str()).collect();
     let complaint = |reason: &str, what: &str, names: &[&str]| {
         Some((reason.to_owned(), format!("containers with {what} status: [{}]", names.join(" "))))
     };
@@ -215,6 +252,7 @@ mod tests {
             host: "127.1.0.2".to_owned(),
             started: Timestamp::UNIX_EPOCH,
             over,
+            failure: None,
         }
     }
 
@@ -253,6 +291,33 @@ mod tests {
             let status = compose(&pod(policy), &facts(init, main, *over), Timestamp::UNIX_EPOCH);
             assert_eq!(status.phase.as_deref(), Some(*expected), "case {number}");
         }
+    }
+
+    #[test]
+    fn sidecars_are_done_once_they_have_started_and_count_as_ready_or_not() {
+        let mut pod = pod("Never");
+        let sidecar = json!([{"name": "c0", "restartPolicy": "Always"}]);
+        pod.spec.as_mut().unwrap().init_containers = serde_json::from_value(sidecar).unwrap();
+        let mut facts = facts(&[running()], &[fresh()], false);
+        let phase = |facts: &Facts| compose(&pod, facts, Timestamp::UNIX_EPOCH).phase.unwrap();
+        assert_eq!(found(&compose(&pod, &facts, Timestamp::UNIX_EPOCH), "Initialized").status, "False");
+        facts.init[0].started = Some(true);
+        assert_eq!(found(&compose(&pod, &facts, Timestamp::UNIX_EPOCH), "Initialized").status, "True");
+        facts.main[0].state = serde_json::from_value(ended(0)).unwrap();
+        assert_eq!(phase(&facts), "Running", "the sidecar still runs");
+        facts.init[0].ready = false;
+        let status = compose(&pod, &facts, Timestamp::UNIX_EPOCH);
+        assert!(found(&status, "Ready").message.as_ref().unwrap().contains("c0"));
+        facts.init[0].state = serde_json::from_value(ended(137)).unwrap();
+        facts.main[0].container_id = Some("c".to_owned());
+        assert_eq!(phase(&facts), "Succeeded");
+        facts.failure = Some(("DeadlineExceeded", "too long"));
+        facts.over = true;
+        let status = compose(&pod, &facts, Timestamp::UNIX_EPOCH);
+        assert_eq!(
+            (status.phase.as_deref(), status.reason.as_deref()),
+            (Some("Failed"), Some("DeadlineExceeded"))
+        );
     }
 
     fn found<'a>(status: &'a PodStatus, kind: &str) -> &'a PodCondition {

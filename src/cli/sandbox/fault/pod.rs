@@ -186,7 +186,7 @@ pub async fn set(context: &Context, local: &Local, args: &PodArgs) -> Result<()>
         .flatten()
         .filter(|fault| fault["status"] == "refused")
         .filter(|fault| fault["name"].as_str().is_some_and(|name| asked.contains_key(name)))
-        .map(|fault| show::reason(fault))
+        .map(show::reason)
         .collect();
     if let Some(table) = show::table(&Value::Null, &[told]) {
         context.ui.data(table)?;

@@ -9,7 +9,7 @@ use kube::runtime::events::EventType;
 
 use super::plan::{plan, reference as job_reference};
 use crate::sandbox::controllers::context::Context;
-use crate::sandbox::controllers::error::{ReconcileError, absent_is_fine, is_conflict};
+use crate::sandbox::controllers::error::{ReconcileError, absent_is_fine, is_there};
 use crate::sandbox::controllers::meta::{
     Key, controller_of, is_controlled_by, name, namespace, reference, uid,
 };
@@ -77,7 +77,7 @@ async fn create(context: &Context, cron: &CronJob, job: &Job) -> Result<Option<J
             context.event(&reference(cron), EventType::Normal, "SuccessfulCreate", "Create", note).await;
             Ok(Some(made))
         }
-        Err(error) if is_conflict(&error) => Ok(None),
+        Err(error) if is_there(&error) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }

@@ -15,7 +15,7 @@ use super::plan::{Action, Observed, plan};
 use super::pod::{NAME_LABEL, ordinal};
 use crate::sandbox::controllers::cache::Change;
 use crate::sandbox::controllers::context::Context;
-use crate::sandbox::controllers::error::{ReconcileError, is_conflict};
+use crate::sandbox::controllers::error::{ReconcileError, is_conflict, is_there};
 use crate::sandbox::controllers::meta::{
     Key, controller_of, controller_reference, is_controlled_by, is_deleting, label, name, namespace,
     reference, uid,
@@ -176,7 +176,7 @@ async fn act(context: &Context, set: &StatefulSet, action: Action) -> Result<(),
         Action::Start { claims: missing, pod } => {
             for claim in missing {
                 match claims.create(&PostParams::default(), &claim).await {
-                    Err(error) if !is_conflict(&error) => return Err(error.into()),
+                    Err(error) if !is_there(&error) => return Err(error.into()),
                     _ => {}
                 }
             }

@@ -14,7 +14,7 @@ use super::class::{self, Found};
 use super::{claim, volume};
 use crate::sandbox::controllers::cache::Change;
 use crate::sandbox::controllers::context::Context;
-use crate::sandbox::controllers::error::{ReconcileError, is_conflict};
+use crate::sandbox::controllers::error::{ReconcileError, is_there};
 use crate::sandbox::controllers::meta::{Key, claims_of, name, namespace, node_of, reference};
 use crate::sandbox::controllers::queue::{Outcome, Queue, Requests};
 use crate::sandbox::controllers::run::{Tasks, feed};
@@ -107,7 +107,7 @@ async fn provide_class(context: &Context) -> Outcome {
     let Some(class) = class::standard(&context.caches.classes.all()) else { return Ok(None) };
     let api: Api<StorageClass> = context.cluster_api();
     match api.create(&PostParams::default(), &class).await {
-        Err(error) if !is_conflict(&error) => Err(error.into()),
+        Err(error) if !is_there(&error) => Err(error.into()),
         _ => Ok(None),
     }
 }
@@ -163,7 +163,7 @@ async fn make_volume(
 ) -> Result<(), ReconcileError> {
     let volumes: Api<PersistentVolume> = context.cluster_api();
     match volumes.create(&PostParams::default(), volume).await {
-        Err(error) if is_conflict(&error) => Ok(()),
+        Err(error) if is_there(&error) => Ok(()),
         Err(error) => Err(error.into()),
         Ok(_) => {
             let note = format!("Successfully provisioned volume {}", name(&volume.metadata));

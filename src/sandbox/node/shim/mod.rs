@@ -47,6 +47,9 @@ pub struct Spec {
     pub ids: Option<(u32, u32)>,
     /// The log file, in CRI format; without one the last output is part of the report.
     pub log: Option<PathBuf>,
+    /// Whether its standard input comes along as an open file; without one it has none.
+    #[serde(default)]
+    pub stdin: bool,
     /// Where on this machine it runs.
     #[serde(default)]
     pub enter: Enter,
@@ -163,8 +166,11 @@ fn run() -> Result<(), ShimError> {
     let spec: Spec = serde_json::from_str(&line)?;
     let sink = Sink::open(spec.log.as_deref()).map_err(|error| ShimError::Io("open the log", error))?;
     let (events, queue) = channel();
-    let started =
-        spec.enter.around(|| start(&spec, &sink)).map_err(|(what, error)| ShimError::Io(what, error))?;
+    let input = if spec.stdin { inbox.files(1).pop() } else { None };
+    let started = spec
+        .enter
+        .around(|| start(&spec, &sink, input))
+        .map_err(|(what, error)| ShimError::Io(what, error))?;
     let (main, readers) = match started {
         Ok(started) => started,
         Err(error) => {
@@ -199,7 +205,7 @@ fn report(report: &Report) {
     }
 }
 
-fn start(spec: &Spec, sink: &Sink) -> std::io::Result<(Pid, Vec<JoinHandle<()>>)> {
+fn start(spec: &Spec, sink: &Sink, input: Option<OwnedFd>) -> std::io::Result<(Pid, Vec<JoinHandle<()>>)> {
     let Some((program, arguments)) = spec.command.split_first() else {
         return Err(std::io::Error::other("the container has no command"));
     };
@@ -210,7 +216,11 @@ fn start(spec: &Spec, sink: &Sink) -> std::io::Result<(Pid, Vec<JoinHandle<()>>)
     if let Some((uid, gid)) = spec.ids {
         command.uid(uid).gid(gid);
     }
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut child = command
+        .stdin(input.map_or_else(Stdio::null, Stdio::from))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
     let main = Pid::from_raw(i32::try_from(child.id()).unwrap_or_default());
     let main = main.ok_or_else(|| std::io::Error::other("the child has no process id"))?;
     let outputs: [(&'static str, Option<Box<dyn Read + Send>>); 2] = [

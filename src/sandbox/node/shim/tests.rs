@@ -31,6 +31,7 @@ fn shell(script: &str) -> Spec {
         directory: "/".into(),
         ids: None,
         log: None,
+        stdin: false,
         enter: Enter::default(),
     }
 }
