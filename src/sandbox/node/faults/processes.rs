@@ -32,6 +32,7 @@ pub(super) async fn freeze(run: &Run) -> Result<String, String> {
         }
     };
     match frozen {
+        Ok(1) => Ok("1 process stands still".to_owned()),
         Ok(count) => Ok(format!("{count} processes stand still")),
         Err(error) => {
             let _ = thaw(run).await;
@@ -75,7 +76,7 @@ pub(super) async fn kill(context: &Context, run: &Run) -> Result<String, String>
         Ok(count)
     });
     let count = killed.await.unwrap_or_else(|error| Err(error.to_string()))?;
-    Ok(format!("{count} processes were killed"))
+    Ok(if count == 1 { "1 process was killed".to_owned() } else { format!("{count} processes were killed") })
 }
 
 /// The control groups of all containers, if they can stop processes.
@@ -98,15 +99,20 @@ fn shims(run: &Run) -> BTreeSet<i32> {
 }
 
 /// Sends SIGSTOP until everything below stands still. Twice: a process that began while it was looked at is seen by the
-/// second look, and nothing begins where everything stands.
+/// second look, and nothing begins where everything stands. A process within the kernel (`D`) that has been told stops
+/// before it does anything of its own; one that waits in vfork(2) for a stopped child stays there.
 pub(super) fn stop(shims: &BTreeSet<i32>) -> Result<usize, String> {
     let mut still = 0;
     let mut count = 0;
+    let mut told = BTreeSet::new();
     until(|| {
         let alive = tree::alive_below(shims);
+        let stands =
+            |pid: &i32, state: char| matches!(state, 'T' | 't') || (state == 'D' && told.contains(pid));
         let moving: Vec<i32> =
-            alive.iter().filter(|(_, state)| !matches!(state, 'T' | 't')).map(|(pid, _)| *pid).collect();
+            alive.iter().filter(|(pid, state)| !stands(pid, **state)).map(|(pid, _)| *pid).collect();
         moving.iter().for_each(|pid| signal(*pid, Signal::STOP));
+        told.extend(&moving);
         still = if moving.is_empty() { still + 1 } else { 0 };
         count = alive.len();
         still == 2

@@ -160,7 +160,8 @@ async fn without_control_groups_signals_stop_a_whole_tree() {
     for _ in 0..3 {
         assert!(stop(&shims).unwrap() >= 3, "main process, fork loop, runaway");
         let states: BTreeSet<char> = tree::alive_below(&shims).into_values().collect();
-        assert_eq!(states, BTreeSet::from(['T']));
+        // The loop may wait in vfork(2) for a child that stands still.
+        assert!(states.is_subset(&BTreeSet::from(['D', 'T'])), "{states:?}");
         assert!(!changes(&beat).await);
         resume(&shims);
         let last = std::fs::read_to_string(&beat).unwrap();
