@@ -197,6 +197,10 @@ impl Cluster {
             json!({ "phase": "Bound" }),
         )
         .await;
+        // Nothing here takes the protection away that a claim is made with.
+        let bare = Patch::Merge(json!({ "metadata": { "finalizers": null } }));
+        let claims = self.api(Kind::PersistentVolumeClaim);
+        claims.patch(&format!("data-{name}-{ordinal}"), &PatchParams::default(), &bare).await.unwrap();
         let status = if ordinal == 0 {
             json!({ "role": "primary", "state": "running", "timeline": 1 })
         } else {

@@ -11,6 +11,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+/// Measures and prints.
+type Measure = fn() -> Outcome<()>;
 
 /// Members of the measured database.
 const MEMBERS: &str = "3";
@@ -110,7 +112,7 @@ fn main() -> Outcome<()> {
     }
     let names: Vec<&str> =
         arguments.iter().map(String::as_str).filter(|argument| !argument.starts_with("--")).collect();
-    let figures: [(&str, fn() -> Outcome<()>); 2] = [("database", database), ("api", api::measure)];
+    let figures: [(&str, Measure); 2] = [("database", database), ("api", api::measure)];
     if let Some(unknown) = names.iter().find(|name| !figures.iter().any(|(known, _)| known == *name)) {
         return Err(format!("no figures of the name {unknown:?}: database or api").into());
     }

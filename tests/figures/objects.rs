@@ -78,7 +78,7 @@ pub fn of_database(number: usize) -> Vec<Object> {
         secret("-internal"),
         secret("-replication"),
         map("", json!({}), json!({"patroni.yml": config.repeat(6)})),
-        map("-leader", leader.clone(), json!({})),
+        map("-leader", leader, json!({})),
         map(
             "-config",
             json!({"config": config.repeat(3), "history": "[[1,50331648,\"no recovery target\"]]"}),

@@ -133,10 +133,8 @@ fn phase(pod: &Pod, facts: &Facts, initialized: bool) -> String {
     }
     let phase = if !initialized || (waiting > 0 && !facts.over) {
         "Pending"
-    } else if running > 0 {
-        "Running"
-    } else if !facts.over && sidecars(pod, facts).any(is_running) {
-        "Running" // They end after the others, and with them the pod.
+    } else if running > 0 || (!facts.over && sidecars(pod, facts).any(is_running)) {
+        "Running" // Sidecars end after the others, and with them the pod.
     } else if stopped == succeeded && waiting == 0 && policy != "Always" {
         "Succeeded"
     } else if policy == "Never" {
