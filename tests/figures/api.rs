@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -74,6 +75,15 @@ impl Server {
         Ok(status_field(self.child.id().into(), "VmRSS")? as f64 / 1e3)
     }
 
+    /// The processor time that it has used.
+    fn processor(&self) -> Result<Duration, Error> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        let fields = stat.rsplit_once(')').ok_or("no name")?.1.split_whitespace();
+        // utime and stime: the fourteenth and fifteenth of all, in hundredths of a second.
+        let ticks = fields.skip(11).take(2).map(str::parse::<u64>).sum::<Result<u64, _>>()?;
+        Ok(Duration::from_millis(ticks * 10))
+    }
+
     async fn send(&self, method: &str, path: &str, body: Option<&Value>) -> Result<bytes::Bytes, Error> {
         let request = self.http.request(method.parse()?, format!("{}{path}", self.url)).bearer_auth(TOKEN);
         let request = if let Some(body) = body { request.json(body) } else { request };
@@ -105,7 +115,7 @@ pub fn measure() -> Outcome<()> {
     let directory = tempfile::Builder::new().prefix("dbctl-api-").tempdir_in("/tmp")?;
     let mut server = Arc::new(Server::start(directory.path())?);
     let runtime = tokio::runtime::Runtime::new()?;
-    let outcome = runtime.block_on(all(&server)).map_err(|error| error.to_string().into());
+    let outcome = runtime.block_on(all(&server, directory.path())).map_err(|error| error.to_string().into());
     runtime.shutdown_background();
     if let Some(server) = Arc::get_mut(&mut server) {
         drop(server.child.stdin.take());
@@ -114,7 +124,22 @@ pub fn measure() -> Outcome<()> {
     outcome
 }
 
-async fn all(server: &Arc<Server>) -> Result<(), Error> {
+/// How long the disk alone takes to keep a page: no write can be acknowledged sooner.
+fn disk(directory: &Path) -> Result<Vec<Duration>, Error> {
+    let file = std::fs::File::create(directory.join("disk"))?;
+    let page = [7; 4096];
+    let mut took = Vec::new();
+    for round in 0..200 {
+        let began = Instant::now();
+        file.write_all_at(&page, round % 64 * 4096)?;
+        file.sync_data()?;
+        took.push(began.elapsed());
+    }
+    Ok(took)
+}
+
+async fn all(server: &Arc<Server>, directory: &Path) -> Result<(), Error> {
+    println!("the disk alone, 4 KiB and fdatasync: {}", spread(disk(directory)?));
     println!("API server alone, idle: {:.1} MB resident", server.resident().map_err(|e| e.to_string())?);
     let began = Instant::now();
     let made = fill(server).await?;
@@ -125,11 +150,20 @@ async fn all(server: &Arc<Server>) -> Result<(), Error> {
         server.resident().map_err(|e| e.to_string())?
     );
     lists(server).await?;
-    for writers in [1, 50] {
-        let took = creates(server, writers).await?;
-        println!("create, {writers} writers: {}", spread(took));
+    // As the members of a thousand databases renew what they hold; then as fast as each can.
+    for (writers, pause) in [(1, 0), (50, 500), (50, 0)] {
+        let (before, began) = (server.processor()?, Instant::now());
+        let took = creates(server, writers, Duration::from_millis(pause)).await?;
+        let (count, used) = (took.len() as f64, (server.processor()? - before).as_secs_f64());
+        println!(
+            "create, {writers} writers, {:.0} a second: {}; {:.1} ms of processor time each",
+            count / began.elapsed().as_secs_f64(),
+            spread(took),
+            used * 1e3 / count
+        );
     }
     deliveries(server).await?;
+    println!("the disk alone, again: {}", spread(disk(directory)?));
     println!("after all that: {:.1} MB resident", server.resident().map_err(|e| e.to_string())?);
     Ok(())
 }
@@ -188,19 +222,23 @@ async fn lists(server: &Arc<Server>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Creates pods, with so many writers at once.
-async fn creates(server: &Arc<Server>, writers: usize) -> Result<Vec<Duration>, Error> {
+/// Creates pods, with so many writers at once that pause after each.
+async fn creates(server: &Arc<Server>, writers: usize, pause: Duration) -> Result<Vec<Duration>, Error> {
     let tasks: Vec<_> = (0..writers)
         .map(|writer| {
             let server = Arc::clone(server);
             tokio::spawn(async move {
                 let mut took = Vec::new();
+                // Not all at the same moment.
+                tokio::time::sleep(pause * u32::try_from(writer)? / u32::try_from(writers)?).await;
                 for round in 0..WRITES.div_ceil(writers) {
                     let mut object = objects::pod(writer, 0);
-                    object.body["metadata"]["name"] = format!("new-{writers}-{writer}-{round}").into();
+                    object.body["metadata"]["name"] =
+                        format!("new-{writers}-{}-{writer}-{round}", pause.as_millis()).into();
                     let began = Instant::now();
                     server.send("POST", &object.path, Some(&object.body)).await?;
                     took.push(began.elapsed());
+                    tokio::time::sleep(pause).await;
                 }
                 Ok::<_, Error>(took)
             })
@@ -235,8 +273,9 @@ async fn deliveries(server: &Arc<Server>) -> Result<(), Error> {
     }
     println!("200 watches: {:.1} MB resident", server.resident().map_err(|error| error.to_string())?);
     let (mut sent, mut answered, mut expected) = (HashMap::new(), HashMap::new(), 0);
+    let written = databases().min(40);
     for mark in 0..WRITES as u64 {
-        let number = usize::try_from(mark % 40)?;
+        let number = usize::try_from(mark)? % written;
         let patch = json!({"metadata": {"annotations": {"mark": mark.to_string()}}});
         let (namespace, name) = (objects::namespace(number), objects::name(number));
         let path = format!("/api/v1/namespaces/{namespace}/pods/{name}-1");
@@ -245,8 +284,7 @@ async fn deliveries(server: &Arc<Server>) -> Result<(), Error> {
         let request = request.header("content-type", "application/merge-patch+json").body(patch.to_string());
         request.send().await?.error_for_status()?;
         answered.insert(mark, Instant::now());
-        // The forty watches of all pods hear of each.
-        expected += 40;
+        expected += (0..200).filter(|watch| hears(*watch, number)).count();
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let deadline = Instant::now() + Duration::from_secs(30);
@@ -257,13 +295,27 @@ async fn deliveries(server: &Arc<Server>) -> Result<(), Error> {
     let since = |times: &HashMap<u64, Instant>| {
         seen.iter().filter_map(|(mark, at)| Some(at.saturating_duration_since(*times.get(mark)?))).collect()
     };
-    println!("watch delivery, {} events, since the write was sent: {}", seen.len(), spread(since(&sent)));
+    println!(
+        "watch delivery, {} of {expected} events, since the write was sent: {}",
+        seen.len(),
+        spread(since(&sent))
+    );
     println!("watch delivery, since the write was answered: {}", spread(since(&answered)));
     println!("200 watches, after: {:.1} MB resident", server.resident().map_err(|error| error.to_string())?);
     for watch in watches {
         watch.abort();
     }
     Ok(())
+}
+
+/// Whether that watch is told of the pods of that database.
+fn hears(watch: usize, number: usize) -> bool {
+    match watch % 5 {
+        0 => true,
+        1 | 3 => watch % 40 == number,
+        2 => objects::namespace(watch % 40) == objects::namespace(number),
+        _ => false,
+    }
 }
 
 async fn watch_for(

@@ -44,15 +44,17 @@ pub async fn make(call: &Call, mut object: Value, owned: bool) -> Result<Value, 
     fit_namespace(call, &mut object)?;
     let generated = meta(&object, "generateName").to_owned();
     let prefix = &generated[..generated.floor_char_boundary(MAX_PREFIX)];
-    let made_up = meta(&object, "name").is_empty() && !generated.is_empty();
+    let name = meta(&object, "name").to_owned();
+    let made_up = name.is_empty() && !generated.is_empty();
     for attempt in 1.. {
-        let mut candidate = object.clone();
+        // Without a made-up name there is but one try.
+        let mut candidate = if made_up { object.clone() } else { std::mem::take(&mut object) };
         if made_up && let Some(metadata) = metadata_mut(&mut candidate) {
             metadata.insert("name".into(), format!("{prefix}{}", suffix()?).into());
         }
         match make_named(call, candidate, owned).await {
             Err(Refused::Write(WriteError::Stale)) if made_up && attempt < NAME_ATTEMPTS => {}
-            Err(Refused::Write(error)) => return Err(refusal(call, meta(&object, "name"), error)),
+            Err(Refused::Write(error)) => return Err(refusal(call, &name, error)),
             Err(Refused::Failure(failure)) => return Err(failure),
             Ok(created) => return Ok(created),
         }

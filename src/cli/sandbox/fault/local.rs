@@ -62,8 +62,11 @@ impl Local {
             let causes = refusal.body.pointer("/details/causes").and_then(Value::as_array);
             let text = |cause: &Value, field: &str| cause[field].as_str().unwrap_or_default().to_owned();
             let causes = causes.into_iter().flatten();
-            let details: Vec<_> =
-                causes.map(|cause| format!("{}: {}", text(cause, "field"), text(cause, "message"))).collect();
+            // The message of a single cause, and of a few, says them already.
+            let details: Vec<_> = causes
+                .map(|cause| format!("{}: {}", text(cause, "field"), text(cause, "message")))
+                .filter(|detail| !refusal.message().contains(detail.as_str()))
+                .collect();
             match refusal.code {
                 404 => CliError::not_found(refusal.message()),
                 400 | 422 => CliError::usage(refusal.message()).details(details),

@@ -51,7 +51,7 @@ pub struct PodArgs {
     #[arg(long)]
     cut_peers: bool,
 
-    /// Clear the pod's faults after this time
+    /// Clear all of the pod's faults after this time, counted anew with each fault that is added
     #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
     duration: Option<Duration>,
 }

@@ -11,8 +11,9 @@ pub fn table(api: &Value, pods: &[Value]) -> Option<String> {
     for pod in pods {
         let about = &pod["pod"];
         let target = format!("pod {}/{}", text(about, "namespace"), text(about, "name"));
-        let time = pod["wanted"]["until"].as_str().unwrap_or("-");
+        let time = pod["until"].as_str().map_or_else(|| "-".to_owned(), seconds);
         for fault in pod["faults"].as_array().into_iter().flatten() {
+            let time = if fault["status"] == "applied" { time.as_str() } else { "-" };
             rows.push(vec![target.clone(), text(fault, "name"), status(fault), time.to_owned()]);
         }
     }
@@ -124,7 +125,7 @@ mod tests {
             "status": {"delayed": 12, "errors": {"409": 1}, "watchesDropped": 0, "until": "2026-11-22T10:00:00.123Z"},
         });
         let pods = [json!({
-            "pod": {"namespace": "shop", "name": "orders-db-1"}, "wanted": {"freeze": true},
+            "pod": {"namespace": "shop", "name": "orders-db-1"}, "wanted": {"freeze": true}, "until": "2026-11-22T10:00:07.9Z",
             "faults": [
                 {"name": "freeze", "status": "applied"},
                 {"name": "cutPeers", "status": "refused", "reason": "needs --network=namespaces"},
@@ -136,7 +137,7 @@ mod tests {
         api patch,create of system:serviceaccount:*   error 409 10%                     struck 1 request                      2026-11-22T10:00:00Z
         api patch,create of system:serviceaccount:*   error 500 2.5% after the effect   struck 0 requests                     2026-11-22T10:00:00Z
         api patch,create of system:serviceaccount:*   drop watches 5% a second          struck 0 times                        2026-11-22T10:00:00Z
-        pod shop/orders-db-1                          freeze                            applied                               -
+        pod shop/orders-db-1                          freeze                            applied                               2026-11-22T10:00:07Z
         pod shop/orders-db-1                          cutPeers                          refused: needs --network=namespaces   -
         ");
         assert_eq!(table(&json!({}), &[]), None);

@@ -72,7 +72,15 @@ impl Draft {
         text.push(b'}');
         write_fields(&mut text, fields, &["apiVersion", "kind", "metadata"], false)?;
         text.push(b'}');
-        Self::parse(text.into())
+        let labels = match metadata.get("labels").filter(|labels| !labels.is_null()) {
+            Some(labels) => labels.as_object().ok_or(StoreError::NotAnObject)?,
+            None => &Map::new(),
+        };
+        let pairs = labels.iter().map(|(key, value)| Some([key.as_str(), value.as_str()?]));
+        let pairs: Option<Vec<_>> = pairs.collect();
+        let labels = join(pairs.ok_or(StoreError::NotAnObject)?.into_iter().flatten());
+        let deleting = metadata.get("deletionTimestamp").is_some_and(|time| !time.is_null());
+        Ok(Self { labels: labels.into(), deleting, text: text.into() })
     }
 
     /// What [`Draft::text`] gave.
@@ -84,12 +92,8 @@ impl Draft {
             return Err(StoreError::NotAnObject);
         }
         let Envelope { metadata } = serde_json::from_slice(&text)?;
-        let pairs = metadata.labels.unwrap_or_default().into_iter();
-        let mut labels = String::new();
-        for part in pairs.flat_map(|(key, value)| [key, value]) {
-            labels.push_str(&part);
-            labels.push(END);
-        }
+        let labels = metadata.labels.unwrap_or_default();
+        let labels = join(labels.iter().flat_map(|(key, value)| [key.as_ref(), value.as_ref()]));
         let deleting = metadata.deletion_timestamp.is_some();
         Ok(Self { labels: labels.into(), deleting, text })
     }
@@ -103,6 +107,16 @@ impl Draft {
     pub fn at(&self, version: u64) -> Record {
         Record { version, draft: self.clone() }
     }
+}
+
+/// Keys and values as they are kept.
+fn join<'a>(parts: impl Iterator<Item = &'a str>) -> String {
+    let mut joined = String::new();
+    for part in parts {
+        joined.push_str(part);
+        joined.push(END);
+    }
+    joined
 }
 
 fn write_fields(
@@ -211,6 +225,22 @@ mod tests {
         assert_eq!(record.to_value(&name()).unwrap(), expected);
         assert_eq!((record.label("x"), record.label("1"), record.label("y")), (Some("1"), None, None));
         assert!(!record.deleting());
+    }
+
+    #[test]
+    fn what_is_read_again_has_the_facts_of_what_was_made() {
+        for metadata in [
+            json!({"labels": {"x": "1", "y": "ü\"", "z": ""}, "deletionTimestamp": "2026-11-22T10:00:00Z"}),
+            json!({"labels": null, "deletionTimestamp": null}),
+            json!({"name": "a"}),
+        ] {
+            let made = Draft::new(&json!({"metadata": metadata})).unwrap();
+            let read = Draft::parse(made.text().into()).unwrap();
+            assert_eq!((&read.labels, read.deleting), (&made.labels, made.deleting), "{metadata}");
+            assert_eq!(made.deleting, metadata["deletionTimestamp"].is_string());
+            assert_eq!(made.at(1).label("y"), metadata["labels"]["y"].as_str());
+        }
+        assert!(Draft::new(&json!({"metadata": {"labels": {"x": 1}}})).is_err());
     }
 
     #[test]

@@ -85,9 +85,13 @@ async fn describe(run: &Run, told: Option<Vec<Told>>) -> Value {
             .map(|(name, reason)| Told { name, status: Outcome::Applied, reason: reason.clone() })
             .collect()
     });
-    json!({
+    let mut about = json!({
         "pod": {"namespace": run.namespace, "name": run.name, "uid": run.uid},
         "wanted": state.wanted,
         "faults": told,
-    })
+    });
+    if let (Some(_), Some((until, _))) = (state.wanted.duration_ms, &state.timer) {
+        about["until"] = until.to_string().into();
+    }
+    about
 }

@@ -13,10 +13,13 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Service;
 use kube::Api;
 use serde::{Deserialize, Serialize};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::cgroup::Group;
 use super::context::Context;
@@ -46,7 +49,13 @@ pub(super) struct Wanted {
     /// It cannot reach other pods.
     #[serde(skip_serializing_if = "is_off")]
     pub cut_peers: bool,
+    /// When all of them are cleared, in milliseconds from now; otherwise they stay.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duration_ms: Option<u64>,
 }
+
+/// The longest time after which faults are cleared: a year.
+const MAX_MILLIS: u64 = 365 * 24 * 60 * 60 * 1000;
 
 fn is_off(fault: &bool) -> bool {
     !fault
@@ -67,6 +76,9 @@ pub(super) struct SlowDisk {
 impl Wanted {
     /// What is wrong with it.
     fn check(&self) -> Result<(), &'static str> {
+        if self.duration_ms.is_some_and(|millis| !(1..=MAX_MILLIS).contains(&millis)) {
+            return Err("durationMs: must be from 1 to 31536000000: a year");
+        }
         match self.slow_disk {
             Some(SlowDisk { bytes_per_second: None, iops: None }) => {
                 Err("slowDisk: needs bytesPerSecond, iops, or both")
@@ -110,11 +122,47 @@ pub(super) struct State {
     api: Vec<Ipv4Addr>,
     /// What fills volumes.
     ballast: Vec<PathBuf>,
+    /// What clears all of it, and when.
+    timer: Option<(Timestamp, AbortOnDropHandle<()>)>,
+}
+
+/// Makes a pod's faults what is wanted, for as long as that is wanted.
+async fn put(context: &Arc<Context>, run: &Arc<Run>, wanted: &Wanted) -> Vec<Told> {
+    let mut state = run.faults.lock().await;
+    // The time of what was there before is counted no more.
+    state.timer = None;
+    state.wanted.duration_ms = None;
+    let told = make(context, run, &mut state, wanted).await;
+    if let Some(millis) = wanted.duration_ms
+        && !state.effects.is_empty()
+    {
+        state.wanted.duration_ms = Some(millis);
+        state.timer = clear_after(context, run, millis);
+    }
+    told
+}
+
+fn clear_after(
+    context: &Arc<Context>,
+    run: &Arc<Run>,
+    millis: u64,
+) -> Option<(Timestamp, AbortOnDropHandle<()>)> {
+    let time = Duration::from_millis(millis);
+    let until = Timestamp::now().checked_add(SignedDuration::try_from(time).ok()?).ok()?;
+    let (context, pod) = (Arc::clone(context), Arc::downgrade(run));
+    let task = tokio::spawn(async move {
+        tokio::time::sleep(time).await;
+        let Some(run) = pod.upgrade() else { return };
+        // Whoever changes the faults meanwhile holds the lock, and ends this task before giving it back.
+        let mut state = run.faults.lock().await;
+        state.wanted.duration_ms = None;
+        make(&context, &run, &mut state, &Wanted::default()).await;
+    });
+    Some((until, AbortOnDropHandle::new(task)))
 }
 
 /// Makes a pod's faults what is wanted: others are cleared.
-async fn put(context: &Context, run: &Run, wanted: &Wanted) -> Vec<Told> {
-    let mut state = run.faults.lock().await;
+async fn make(context: &Context, run: &Run, state: &mut State, wanted: &Wanted) -> Vec<Told> {
     let mut told = Vec::new();
     if wanted.kill {
         let result = processes::kill(context, run).await;
@@ -125,7 +173,7 @@ async fn put(context: &Context, run: &Run, wanted: &Wanted) -> Vec<Told> {
         let (before, after) = (is_in(&had, name), is_in(wanted, name));
         let changed = name == "slowDisk" && had.slow_disk != wanted.slow_disk;
         if before && (!after || changed) {
-            clear(context, run, &mut state, name).await;
+            clear(context, run, state, name).await;
         }
         if !after {
             continue;
@@ -135,7 +183,7 @@ async fn put(context: &Context, run: &Run, wanted: &Wanted) -> Vec<Told> {
             told.push(Told { name, status: Outcome::Applied, reason });
             continue;
         }
-        let result = inject(context, run, &mut state, name, wanted).await;
+        let result = inject(context, run, state, name, wanted).await;
         if let Ok(effect) = &result {
             state.effects.insert(name, effect.clone());
             set(&mut state.wanted, name, wanted);
@@ -212,6 +260,9 @@ async fn clear(context: &Context, run: &Run, state: &mut State, name: &'static s
     };
     state.effects.remove(name);
     set(&mut state.wanted, name, &Wanted::default());
+    if state.effects.is_empty() {
+        state.wanted.duration_ms = None;
+    }
     match result {
         Ok(()) => {
             context.events.say(&run.pod(), None, EventKind::Normal, "FaultCleared", name.to_owned());
@@ -282,5 +333,7 @@ pub(super) fn ended(context: &Arc<Context>, run: &Arc<Run>, container: &str) {
 
 /// Clears all faults of a pod that has ended.
 pub(super) async fn end(context: &Context, run: &Run) {
-    put(context, run, &Wanted::default()).await;
+    let mut state = run.faults.lock().await;
+    state.timer = None;
+    make(context, run, &mut state, &Wanted::default()).await;
 }

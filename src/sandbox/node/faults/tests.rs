@@ -100,6 +100,21 @@ async fn a_frozen_pod_stands_still_fails_its_probes_and_can_be_killed_and_delete
     until_changed(&beat, &last).await;
     cluster.until("p", "ready again", is_ready).await;
 
+    // For a time; what is cleared before is not cleared again.
+    applied(&fault(&cluster, "p", json!({"freeze": true, "durationMs": 600_000})).await, "freeze");
+    let answer = fault(&cluster, "p", json!({"freeze": true, "durationMs": 300})).await;
+    assert_eq!(answer["wanted"], json!({"freeze": true, "durationMs": 300}));
+    let until: jiff::Timestamp = answer["until"].as_str().unwrap().parse().unwrap();
+    assert!(
+        until.duration_since(jiff::Timestamp::now()) <= jiff::SignedDuration::from_millis(300),
+        "{answer}"
+    );
+    let last = std::fs::read_to_string(&beat).unwrap();
+    until_changed(&beat, &last).await;
+    assert!(jiff::Timestamp::now() >= until, "cleared too soon");
+    let answer = cluster.ask("GET", "/faults/default/p", Value::Null).await;
+    assert_eq!((&answer["wanted"], &answer["until"]), (&json!({}), &Value::Null));
+
     // Killed while it is frozen: it is started anew, and what is started anew runs.
     applied(&fault(&cluster, "p", json!({"freeze": true})).await, "freeze");
     let answer = fault(&cluster, "p", json!({"freeze": true, "kill": true})).await;
@@ -184,6 +199,7 @@ async fn on_the_loopback_the_way_to_the_api_is_cut_at_the_node_and_the_rest_says
     for (body, expected) in [
         (json!({"slowDisk": {}}), "slowDisk: needs bytesPerSecond, iops, or both"),
         (json!({"slowDisk": {"iops": 0}}), "must be greater than 0"),
+        (json!({"freeze": true, "durationMs": 0}), "durationMs: must be from 1 to 31536000000"),
         (json!({"freez": true}), "unknown field `freez`"),
     ] {
         let request = ::http::Request::put("/api/v1/nodes/sandbox/proxy/faults/default/p");
