@@ -110,13 +110,22 @@ impl Drop for Background {
 
 impl Background {
     fn start(mut command: Command) -> Self {
-        Self(command.stdout(Stdio::piped()).spawn().unwrap())
+        Self(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
     }
 
-    /// The next line that it prints.
-    fn lines(&mut self) -> impl Iterator<Item = String> {
-        BufReader::new(self.0.stdout.take().unwrap()).lines().map_while(Result::ok)
+    /// The lines that it prints.
+    fn lines(&mut self) -> impl Iterator<Item = String> + use<> {
+        lines(self.0.stdout.take().unwrap())
     }
+
+    /// The lines of its standard error.
+    fn complaints(&mut self) -> impl Iterator<Item = String> + use<> {
+        lines(self.0.stderr.take().unwrap())
+    }
+}
+
+fn lines(stream: impl Read) -> impl Iterator<Item = String> {
+    BufReader::new(stream).lines().map_while(Result::ok)
 }
 
 /// A running database of two members, for kubectl to look at from all sides.
@@ -173,8 +182,10 @@ fn every_verb_answers_over_a_running_database() {
     look(&tour);
     explain(&tour);
     change(&tour);
+    create(&tour);
     apply(&tour);
     roll(&tour);
+    restart(&tour);
     wait_and_watch(&tour);
     enter(&tour);
     copy(&tour);
@@ -286,6 +297,49 @@ fn change(tour: &Tour) {
     assert!(tour.fails("delete cm tour").contains("\"tour\" not found"));
 }
 
+/// What is created from words alone, and what an account may do with it.
+fn create(tour: &Tour) {
+    for (what, made) in [
+        ("configmap typed --from-literal=a=b", "configmap/typed"),
+        ("secret generic typed --from-literal=key=value", "secret/typed"),
+        ("serviceaccount typed", "serviceaccount/typed"),
+        ("role typed --verb=get,list --resource=pods", "role.rbac.authorization.k8s.io/typed"),
+        (
+            "rolebinding typed --role=typed --serviceaccount=default:typed",
+            "rolebinding.rbac.authorization.k8s.io/typed",
+        ),
+        ("job typed --image=dbctl/postgres:16.15 -- echo once", "job.batch/typed"),
+    ] {
+        assert_eq!(tour.ok(&format!("create {what}")), format!("{made} created\n"));
+    }
+    let account = "--as=system:serviceaccount:default:typed";
+    assert_eq!(tour.ok(&format!("auth can-i list pods {account}")), "yes\n");
+    let refused = kubectl(&tour.0, &["auth", "can-i", "delete", "pods", account]);
+    assert_eq!((refused.code, refused.stdout.as_str()), (1, "no\n"), "{}", refused.transcript());
+    assert_eq!(tour.run(&["auth", "can-i", "*", "*"]), "yes\n");
+    tour.shows(&format!("auth can-i --list {account}"), &["pods [] [] [get list]"]);
+    tour.shows("auth whoami", &["Username kubernetes-admin", "Groups [system:masters system:authenticated]"]);
+    let token = tour.ok("create token typed --duration=10m");
+    let bearer = format!("--token={}", token.trim());
+    // The token alone: kubectl would rather show the administrator's.
+    let config = ["config", "view", "--raw", "--minify", "-o", "jsonpath={.clusters[0].cluster.server}"];
+    let server = format!("--server={}", tour.run(&config));
+    let with_token = |args: &[&str]| {
+        let alone = ["--kubeconfig=/dev/null", "--insecure-skip-tls-verify", &server, &bearer];
+        kubectl(&tour.0, &[args, &alone].concat())
+    };
+    let who = with_token(&["auth", "whoami", "-o", "jsonpath={.status.userInfo.username}"]).ok();
+    assert_eq!(who.stdout, "system:serviceaccount:default:typed");
+    with_token(&["get", "pod", "orders-db-0", "-n", "default"]).ok();
+    let refused = with_token(&["get", "configmaps", "-n", "default"]);
+    let why =
+        "User \"system:serviceaccount:default:typed\" cannot list resource \"configmaps\" in API group \"\"";
+    assert!(refused.code == 1 && refused.stderr.contains(why), "{}", refused.transcript());
+    tour.ok("wait job/typed --for=condition=Complete --timeout=60s");
+    assert_eq!(tour.ok("logs job/typed"), "once\n");
+    tour.ok("delete cm/typed secret/typed sa/typed role/typed rolebinding/typed job/typed");
+}
+
 /// apply in both kinds, and diff.
 fn apply(tour: &Tour) {
     let file = tour.file("map.yaml", MAP);
@@ -359,6 +413,19 @@ fn roll(tour: &Tour) {
     assert_eq!(tour.ok("get pods -l app=web -o name"), "");
 }
 
+/// run, and the log of a container that has been restarted.
+fn restart(tour: &Tour) {
+    let script = "echo begin; exit 3";
+    let run = ["run", "crash", "--image=dbctl/postgres:16.15", "--command", "--", "sh", "-c", script];
+    assert_eq!(tour.run(&run), "pod/crash created\n");
+    tour.ok("wait pod/crash --for=jsonpath={.status.containerStatuses[0].restartCount}=1 --timeout=60s");
+    assert_eq!(tour.ok("logs crash --previous"), "begin\n");
+    let code = "get pod crash -o jsonpath={.status.containerStatuses[0].lastState.terminated.exitCode}";
+    assert_eq!(tour.ok(code), "3");
+    tour.ok("delete pod crash --now");
+    assert!(tour.fails("logs orders-db-0 --previous").contains("previous terminated container"));
+}
+
 /// wait, get -w and logs -f.
 fn wait_and_watch(tour: &Tour) {
     let mut watch = Background::start(command(&tour.0, &["get", "cm", "-w", "-o", "name", "-l", "app=tour"]));
@@ -393,8 +460,9 @@ fn enter(tour: &Tour) {
     assert_eq!((older.code, older.stdout.as_str()), (7, "orders-db-0\n"), "{}", older.transcript());
     let missing = tour.fails("exec orders-db-0 -- no-such-program");
     assert!(missing.contains("\"no-such-program\": executable file not found in $PATH"), "{missing}");
+    // Where Patroni writes, every few seconds.
     let mut attach = Background::start(command(&tour.0, &["attach", "-q", "orders-db-1"]));
-    assert!(attach.lines().any(|line| line.contains("INFO")));
+    assert!(attach.complaints().any(|line| line.contains("INFO")));
 }
 
 /// cp, both ways, into a volume.
@@ -417,7 +485,9 @@ fn forward(tour: &Tour) {
         let mut forward = command(&tour.0, &["port-forward", target, &format!(":{port}")]);
         forward.env("KUBECTL_PORT_FORWARD_WEBSOCKETS", websockets);
         let mut forward = Background::start(forward);
-        let line = forward.lines().next().unwrap();
+        // Kept open: kubectl dies of a line that it cannot print.
+        let mut said = forward.lines();
+        let line = said.next().unwrap();
         let local = line.split(" -> ").next().unwrap().rsplit(':').next().unwrap().to_owned();
         let mut stream = TcpStream::connect(("127.0.0.1", local.parse().unwrap())).unwrap();
         stream.write_all(b"GET /liveness HTTP/1.0\r\n\r\n").unwrap();
@@ -427,7 +497,7 @@ fn forward(tour: &Tour) {
     }
 }
 
-/// cordon, drain, taint.
+/// cordon, taint, and drain as far as the budget of the database lets it.
 fn tend_nodes(tour: &Tour) {
     assert_eq!(tour.ok("cordon sandbox"), "node/sandbox cordoned\n");
     tour.shows("get node sandbox", &["Ready,SchedulingDisabled"]);
@@ -435,7 +505,15 @@ fn tend_nodes(tour: &Tour) {
     assert_eq!(tour.ok("taint node sandbox special=yes:NoSchedule"), "node/sandbox tainted\n");
     tour.shows("describe node sandbox", &["Taints: special=yes:NoSchedule"]);
     assert_eq!(tour.ok("taint node sandbox special-"), "node/sandbox untainted\n");
-    let drain = "drain sandbox --delete-emptydir-data --dry-run=server";
-    tour.shows(drain, &["evicting pod default/orders-db-0 (server dry run)"]);
-    tour.ok("uncordon sandbox");
+    let drain = "drain sandbox --delete-emptydir-data";
+    tour.shows(&format!("{drain} --dry-run=server"), &["evicting pod default/orders-db-0 (server dry run)"]);
+    // One member goes and cannot come back while this node is the only one, so the other one stays.
+    let refused = tour.fails(&format!("{drain} --timeout=8s"));
+    let why = "Cannot evict pod as it would violate the pod's disruption budget.";
+    assert!(refused.contains(why) && !refused.contains("has been modified"), "{refused}");
+    let phases =
+        tour.ok("get pods -o jsonpath={.items[*].status.phase} -l app.kubernetes.io/instance=orders-db");
+    assert!(phases.split(' ').any(|phase| phase == "Running"), "{phases}");
+    assert_eq!(tour.ok("uncordon sandbox"), "node/sandbox uncordoned\n");
+    tour.ok("wait sts/orders-db --for=jsonpath={.status.readyReplicas}=2 --timeout=120s");
 }

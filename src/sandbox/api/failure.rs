@@ -321,4 +321,9 @@ impl Failure {
     pub fn is_not_found(&self) -> bool {
         self.code == 404
     }
+
+    /// Whether the object is not as it was thought to be.
+    pub fn is_conflict(&self) -> bool {
+        self.code == 409
+    }
 }

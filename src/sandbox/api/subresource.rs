@@ -90,7 +90,8 @@ pub async fn evict(call: &Call, eviction: &Value, mut deletion: Call) -> Result<
     let undisturbing =
         matches!(phase, "Pending" | "Succeeded" | "Failed") || !meta(&pod, "deletionTimestamp").is_empty();
     if !undisturbing {
-        spend(call, &deletion, &pod).await?;
+        // Others may be evicting too, and the budget's controller writes at any time.
+        while let Spent::Overtaken = spend(call, &deletion, &pod).await? {}
     }
     if !call.query.dry_run()? && !deletion.query.dry_run()? {
         mark_disrupted(call).await?;
@@ -120,8 +121,16 @@ async fn mark_disrupted(call: &Call) -> Result<(), Failure> {
     }
 }
 
+/// Whether a disruption was taken from a budget.
+enum Spent {
+    /// It was, or none is needed.
+    Done,
+    /// The budget has changed meanwhile, and must be looked at again.
+    Overtaken,
+}
+
 /// Takes one disruption from the budget that covers the pod.
-async fn spend(call: &Call, deletion: &Call, pod: &Value) -> Result<(), Failure> {
+async fn spend(call: &Call, deletion: &Call, pod: &Value) -> Result<Spent, Failure> {
     let budgets = call.app.builtin("policy", "poddisruptionbudgets")?;
     let namespace = call.namespace.clone().unwrap_or_default();
     let mut covering = Vec::new();
@@ -133,7 +142,7 @@ async fn spend(call: &Call, deletion: &Call, pod: &Value) -> Result<(), Failure>
         }
     }
     let budget = match covering.as_slice() {
-        [] => return Ok(()),
+        [] => return Ok(Spent::Done),
         [budget] => budget,
         _ => {
             let message = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not \
@@ -149,8 +158,11 @@ async fn spend(call: &Call, deletion: &Call, pod: &Value) -> Result<(), Failure>
     let disrupted = json!({call.name()?: seconds(Timestamp::now())});
     let change = json!({"metadata": {"resourceVersion": meta(budget, "resourceVersion")},
         "status": {"disruptionsAllowed": left - 1, "disruptedPods": disrupted}});
-    change_object(&write, &Edit::Merge(change)).await?;
-    Ok(())
+    match change_object(&write, &Edit::Merge(change)).await {
+        Ok(_) => Ok(Spent::Done),
+        Err(failure) if failure.is_conflict() => Ok(Spent::Overtaken),
+        Err(failure) => Err(failure),
+    }
 }
 
 fn check_budget(budget: &Value) -> Result<(), Failure> {

@@ -107,7 +107,8 @@ async fn live(
     let mut life = JoinSet::new();
     life.spawn(lifecycle(Arc::clone(context), Arc::clone(run)));
     let mut reports = JoinSet::new();
-    reports.spawn(report(Arc::clone(context), Arc::clone(run)));
+    let lived = CancellationToken::new();
+    reports.spawn(report(Arc::clone(context), Arc::clone(run), lived.clone()));
     let mut stopping = false;
     let deadline = active_deadline(run);
     while !life.is_empty() {
@@ -133,7 +134,8 @@ async fn live(
             }
         }
     }
-    reports.abort_all();
+    // Not broken off: a write under way might take effect after the last one, which follows.
+    lived.cancel();
     while reports.join_next().await.is_some() {}
     if node_stops.is_cancelled() {
         return;
@@ -526,20 +528,23 @@ async fn renew_token(context: &Context, run: &Run, ground: &mut Ground) {
     }
 }
 
-/// Writes the status whenever it changes.
-async fn report(context: Arc<Context>, run: Arc<Run>) {
+/// Writes the status whenever it changes, until the pod has lived.
+async fn report(context: Arc<Context>, run: Arc<Run>, lived: CancellationToken) {
     let mut facts = run.facts.subscribe();
     loop {
         facts.borrow_and_update();
         if let Err(error) = write_status(&context, &run).await {
             tracing::debug!(%error, pod = run.name, "a status is written again later");
-            tokio::time::sleep(RETRY).await;
-            continue;
+            tokio::select! {
+                () = tokio::time::sleep(RETRY) => continue,
+                () = lived.cancelled() => return,
+            }
         }
         // Readiness gates are conditions that others write.
         let gated = run.pod().spec.as_ref().is_some_and(|spec| spec.readiness_gates.is_some());
         let mut pods = run.pod.subscribe();
         tokio::select! {
+            () = lived.cancelled() => return,
             changed = facts.changed() => if changed.is_err() { return },
             Ok(()) = pods.changed(), if gated => {}
         }

@@ -207,6 +207,39 @@ async fn an_evicted_pod_says_so() {
 }
 
 #[tokio::test]
+async fn evictions_at_once_share_a_budget() {
+    let (_dir, server) = server().await;
+    let namespace = "/api/v1/namespaces/default/pods";
+    let budgets = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
+    let budget = json!({"metadata": {"name": "b"}, "spec": {"maxUnavailable": 1, "selector": {"matchLabels": {"app": "x"}}}});
+    assert_eq!(server.send("POST", budgets, budget).await.0, 201);
+    let patch = |path: String, status: Value| {
+        let request = server.request("PATCH", &path).body(json!({"status": status}).to_string());
+        request.header("content-type", "application/merge-patch+json").send()
+    };
+    let status = json!({"observedGeneration": 1, "disruptionsAllowed": 3, "currentHealthy": 8, "desiredHealthy": 5,
+        "expectedPods": 8});
+    assert_eq!(patch(format!("{budgets}/b/status"), status).await.unwrap().status(), 200);
+    for n in 0..8 {
+        let pod = json!({"metadata": {"name": format!("p{n}"), "labels": {"app": "x"}},
+            "spec": {"nodeName": "n", "containers": [{"name": "c", "image": "i"}]}});
+        assert_eq!(server.send("POST", namespace, pod).await.0, 201);
+        let running = json!({"phase": "Running"});
+        assert_eq!(patch(format!("{namespace}/p{n}/status"), running).await.unwrap().status(), 200);
+    }
+    let evictions = (0..8).map(|n| {
+        let eviction =
+            json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": format!("p{n}")}});
+        let (server, path) = (&server, format!("{namespace}/p{n}/eviction"));
+        async move { server.send("POST", &path, eviction).await.0 }
+    });
+    let mut codes = futures::future::join_all(evictions).await;
+    codes.sort_unstable();
+    assert_eq!(codes, [201, 201, 201, 429, 429, 429, 429, 429]);
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn what_typed_clients_could_not_read_is_refused() {
     let (_dir, server) = server().await;
     let path = "/api/v1/namespaces/default/configmaps";
