@@ -112,7 +112,7 @@ pub(super) fn stop(shims: &BTreeSet<i32>) -> Result<usize, String> {
         let moving: Vec<i32> =
             alive.iter().filter(|(pid, state)| !stands(pid, **state)).map(|(pid, _)| *pid).collect();
         moving.iter().for_each(|pid| signal(*pid, Signal::STOP));
-        told.extend(moving);
+        told.extend(&moving);
         still = if moving.is_empty() { still + 1 } else { 0 };
         count = alive.len();
         still == 2
