@@ -709,7 +709,8 @@ async fn a_terminal_has_a_size_and_ends_with_its_client() {
     until("/dev/pts/").await;
     until("42=").await;
     // The terminal is a controlling one: an interrupt reaches what runs in it, and not the shell's end.
-    stdin.write_all(b"echo run; sleep 1000; echo interrupted=$?\n").await.unwrap();
+    // What says that it runs is in the foreground already: an interrupt before that would be the shell's.
+    stdin.write_all(b"sh -c 'echo run; exec sleep 1000'; echo interrupted=$?\n").await.unwrap();
     until("run\r\n").await;
     stdin.write_all(b"\x03").await.unwrap();
     stdin.write_all(b"echo still $((1 + 1))\n").await.unwrap();
