@@ -152,7 +152,20 @@ pub fn shim_main() -> ExitCode {
     }
 }
 
+/// What starts a sandbox in the background may ignore these signals, and a program inherits that; one that is noticed here
+/// has its usual meaning again in whatever is started, as in any container.
+fn notice_signals() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let _inside = runtime.enter();
+    for kind in [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::quit()] {
+        drop(signal(kind)?); // The handler stays.
+    }
+    Ok(())
+}
+
 fn run() -> Result<(), ShimError> {
+    notice_signals().map_err(|error| ShimError::Io("take signals up", error))?;
     // Without this, orphans would go to init and outlive the container.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(|errno| ShimError::Io("adopt orphans", errno.into()))?;
