@@ -2,6 +2,7 @@
 //! a clock or randomness.
 
 mod act;
+mod asks;
 mod backoff;
 mod cache;
 mod known;

@@ -16,6 +16,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::asks::Asks;
 use super::backoff::Backoff;
 use super::cache::{Cache, Key, keep};
 use super::known::Known;
@@ -76,6 +77,7 @@ pub async fn run(
     check_definition(&client, config.namespace.as_deref()).await?;
     let reporter =
         Reporter { controller: FIELD_MANAGER.to_owned(), instance: std::env::var("POD_NAME").ok() };
+    let (passes, due) = unbounded();
     let shared = Arc::new(Shared {
         client: client.clone(),
         cache: Arc::default(),
@@ -85,9 +87,9 @@ pub async fn run(
         reporter,
         settings: Settings { image: config.image },
         backoff: Backoff::default(),
-        moving: std::sync::Mutex::default(),
+        asks: Asks::default(),
+        passes: passes.clone(),
     });
-    let (passes, due) = unbounded();
     let (watches, complete) = watches(&client, config.namespace.as_deref(), &shared.cache, &passes);
     let (store, writer) = reflector::store();
     let changed = watcher(databases, watcher::Config::default())

@@ -14,6 +14,8 @@ pub const REST_PORT: u16 = 8008;
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Patroni polls twenty times a second apart for a switchover's end before it answers.
 const SWITCHOVER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long PostgreSQL may take to start: a checkpoint is written first, so there is little to recover.
+const RESTART_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Why Patroni did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +106,46 @@ impl Client {
     ) -> Result<String, PatroniError> {
         let body = json!({ "leader": leader, "candidate": candidate });
         let request = self.http.post(url(member, "switchover")).timeout(SWITCHOVER_TIMEOUT).json(&body);
+        send(request, credentials).await
+    }
+
+    /// Promotes the candidate, which is asked itself, where nobody leads. Patroni then checks neither its lag nor whether
+    /// it confirmed commits: who asks must have. Returns Patroni's words.
+    ///
+    /// # Errors
+    /// Where it does not answer, or refuses.
+    pub async fn failover(
+        &self,
+        member: IpAddr,
+        credentials: &Credentials,
+        candidate: &str,
+    ) -> Result<String, PatroniError> {
+        let body = json!({ "candidate": candidate });
+        let request = self.http.post(url(member, "failover")).timeout(SWITCHOVER_TIMEOUT).json(&body);
+        send(request, credentials).await
+    }
+
+    /// Restarts the member's PostgreSQL, and waits until it runs again. Returns Patroni's words.
+    ///
+    /// # Errors
+    /// Where it does not answer, or refuses, or PostgreSQL does not start.
+    pub async fn restart(&self, member: IpAddr, credentials: &Credentials) -> Result<String, PatroniError> {
+        let body = json!({ "timeout": RESTART_TIMEOUT.as_secs() });
+        let request = self.http.post(url(member, "restart")).timeout(RESTART_TIMEOUT * 2).json(&body);
+        send(request, credentials).await
+    }
+
+    /// Throws a replica's data away and clones it anew from the primary. Returns as soon as that has begun.
+    ///
+    /// # Errors
+    /// Where it does not answer, or refuses.
+    pub async fn reinitialize(
+        &self,
+        member: IpAddr,
+        credentials: &Credentials,
+    ) -> Result<String, PatroniError> {
+        let body = json!({ "force": true });
+        let request = self.http.post(url(member, "reinitialize")).timeout(ASK_TIMEOUT * 2).json(&body);
         send(request, credentials).await
     }
 }

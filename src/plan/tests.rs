@@ -33,7 +33,12 @@ fn names(actions: &[Action]) -> Vec<String> {
             Action::Apply(apply) => format!("apply {} {}", apply.kind, name_of(&apply.body)),
             Action::Delete { kind, name, .. } => format!("delete {kind} {name}"),
             Action::PatchPatroniConfig { member, patch } => format!("patch {member} {patch}"),
-            Action::Switchover { leader, candidate } => format!("switchover {leader} {candidate}"),
+            Action::Ask { ask: Ask::Switchover { leader, candidate }, .. } => {
+                format!("switchover {leader} {candidate}")
+            }
+            Action::Ask { ask, .. } => format!("ask {ask:?}"),
+            Action::StripRole { pod, .. } => format!("strip {pod}"),
+            Action::ReleaseLock(release) => format!("release {}", release.holder),
             Action::PatchStatus(_) => "status".to_owned(),
             Action::PublishEvent(event) => format!("event {}", event.reason),
             Action::AddFinalizer => "add finalizer".to_owned(),

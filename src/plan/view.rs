@@ -8,7 +8,7 @@ use super::object::{LockAge, label, name_of, terminating};
 use super::text::{at, list, number, text};
 use super::{Kind, Observed};
 use crate::api::{LABEL_DATABASE, Names};
-use crate::patroni::{Answer, DynamicConfig, Lock, MemberStatus, Sync};
+use crate::patroni::{Answer, DynamicConfig, Lock, MemberStatus, PendingFailover, Sync};
 
 /// Label of a pod with the release it was made for.
 pub const LABEL_VERSION: &str = "app.kubernetes.io/version";
@@ -103,6 +103,8 @@ pub struct View<'a> {
     pub sync: Sync,
     /// Patroni's dynamic configuration.
     pub config: DynamicConfig,
+    /// A change of primary that Patroni was asked for and that is not done.
+    pub pending: PendingFailover,
     /// The StatefulSet.
     pub stateful_set: Option<&'a Value>,
     /// Pods that the write Service leads to.
@@ -123,6 +125,7 @@ impl<'a> View<'a> {
             lock_age: observed.lock_age,
             sync: config_map(names.sync()).map(Sync::of).unwrap_or_default(),
             config: config_map(names.dynamic_config()).map(DynamicConfig::of).unwrap_or_default(),
+            pending: config_map(names.failover()).map(PendingFailover::of).unwrap_or_default(),
             stateful_set: observed.get(Kind::StatefulSet, &names.main()),
             write_endpoints: write_endpoints(names, observed),
         }
