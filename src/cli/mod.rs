@@ -2,8 +2,10 @@
 
 mod agent;
 mod api_error;
+mod ask;
 mod complete;
 mod completions;
+mod confirm;
 mod connect;
 mod controller;
 mod create;
@@ -11,6 +13,7 @@ mod delete;
 mod error;
 mod events;
 mod generate;
+mod history;
 mod list;
 mod logs;
 mod members;
@@ -98,6 +101,7 @@ enum Command {
     Connect(connect::ConnectArgs),
     Logs(logs::LogsArgs),
     Events(events::EventsArgs),
+    History(history::HistoryArgs),
     Controller(controller::ControllerArgs),
     Sandbox(sandbox::SandboxArgs),
     Completions(completions::CompletionsArgs),
@@ -265,6 +269,7 @@ async fn talk(context: &Context, command: Command) -> Result<()> {
         Command::Connect(args) => connect::run(context, args).await,
         Command::Logs(args) => logs::run(context, args).await,
         Command::Events(args) => events::run(context, args).await,
+        Command::History(args) => history::run(context, args).await,
         Command::Controller(_)
         | Command::Sandbox(_)
         | Command::Completions(_)

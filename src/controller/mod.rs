@@ -6,6 +6,7 @@ mod asks;
 mod backoff;
 mod cache;
 mod known;
+pub mod metrics;
 mod noise;
 mod observe;
 mod random;
