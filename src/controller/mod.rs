@@ -7,6 +7,7 @@ mod backoff;
 mod cache;
 mod known;
 pub mod metrics;
+mod nodes;
 mod noise;
 mod observe;
 mod random;
@@ -14,6 +15,7 @@ mod reconcile;
 mod resource;
 mod retry;
 mod run;
+mod silence;
 #[cfg(test)]
 mod tests;
 
