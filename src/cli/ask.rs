@@ -15,6 +15,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use serde::Serialize;
+use tokio::time::Instant;
 
 use super::error::Result;
 use super::session::Session;
@@ -25,6 +26,10 @@ use crate::plan::{Kind, LockAge, NodeState, Observed};
 
 /// How long a member may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a member is asked again that does not: plans call nobody silent for less.
+const SILENCE: Duration = Duration::from_secs(3);
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(200);
 /// The taint by which somebody vouches that nothing runs on a node.
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
@@ -77,10 +82,10 @@ pub async fn look(session: &Session, name: &str, doing: &str) -> Result<Sight> {
     for ((member, _), answer) in pods.iter().zip(answers) {
         match answer {
             Ok(answer) => drop(observed.answers.insert(member.clone(), answer)),
-            Err(why) => {
+            Err((why, silence)) => {
                 // Only who was asked can have been silent.
                 if !matches!(why, NoAnswer::Forbidden) {
-                    observed.silent.insert(member.clone());
+                    observed.silent.insert(member.clone(), silence);
                 }
                 silent.insert(member.clone(), why.to_string());
             }
@@ -149,8 +154,20 @@ fn state(node: &Node) -> NodeState {
     }
 }
 
-/// What a member says of itself.
-async fn ask(session: &Session, member: &str) -> Result<Answer, NoAnswer> {
+/// What a member says of itself, or why it said nothing and for how long.
+async fn ask(session: &Session, member: &str) -> Result<Answer, (NoAnswer, Duration)> {
+    let begun = Instant::now();
+    loop {
+        match ask_once(session, member).await {
+            Ok(answer) => return Ok(answer),
+            Err(NoAnswer::Forbidden) => return Err((NoAnswer::Forbidden, Duration::ZERO)),
+            Err(why) if begun.elapsed() >= SILENCE => return Err((why, begun.elapsed())),
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
+    }
+}
+
+async fn ask_once(session: &Session, member: &str) -> Result<Answer, NoAnswer> {
     let pods: Api<Pod> = Api::namespaced(session.streaming.clone(), &session.namespace);
     let answer = async {
         let mut forwarder = pods.portforward(member, &[REST_PORT]).await.map_err(refusal)?;

@@ -21,7 +21,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::cache::Key;
-use crate::api::{DatabaseStatus, Failover};
+use crate::api::{DatabaseStatus, Failover, reason};
 use crate::plan::View;
 
 /// Seconds: a switchover takes about one, a proven death two or three, an unproven one the lock's whole life of twenty.
@@ -84,8 +84,6 @@ pub struct Sighting {
     pub primary: Option<String>,
     /// How many bytes of WAL each other member has still to replay, where that is known.
     pub lags: BTreeMap<String, i64>,
-    /// More than one member says that it runs as primary.
-    pub split_brain: bool,
 }
 
 impl Sighting {
@@ -104,13 +102,7 @@ impl Sighting {
         let lags = view.members.iter().filter(|member| Some(member.name) != holder).filter_map(|member| {
             Some((member.name.to_owned(), end?.saturating_sub(replayed(member)?).max(0)))
         });
-        let claimants =
-            view.members.iter().filter(|member| member.answer.is_some_and(|a| a.is_running_primary()));
-        Self {
-            primary: primary.map(|primary| primary.name.to_owned()),
-            lags: lags.collect(),
-            split_brain: claimants.count() > 1,
-        }
+        Self { primary: primary.map(|primary| primary.name.to_owned()), lags: lags.collect() }
     }
 }
 
@@ -215,7 +207,8 @@ impl Metrics {
         for (member, lag) in &sighting.lags {
             self.lags.get_or_create(&of.member(member)).set(*lag);
         }
-        self.split_brains.get_or_create(&of).set(i64::from(sighting.split_brain));
+        let split = new.conditions.iter().any(|condition| condition.reason == reason::SPLIT_BRAIN);
+        self.split_brains.get_or_create(&of).set(i64::from(split));
     }
 
     fn failover(&self, of: &OfDatabase, failover: &Failover) {
@@ -298,9 +291,9 @@ mod tests {
         DatabaseStatus { failovers, ..Default::default() }
     }
 
-    fn sighting(primary: &str, lags: &[(&str, i64)], split_brain: bool) -> Sighting {
+    fn sighting(primary: &str, lags: &[(&str, i64)]) -> Sighting {
         let lags = lags.iter().map(|(member, lag)| ((*member).to_owned(), *lag)).collect();
-        Sighting { primary: Some(primary.to_owned()), lags, split_brain }
+        Sighting { primary: Some(primary.to_owned()), lags }
     }
 
     /// The lines with values, without empty buckets' repetition.
@@ -313,19 +306,9 @@ mod tests {
     fn the_page_is_prometheus_text() {
         let metrics = Metrics::default();
         let before = status(vec![moved(100, "orders-db-1", "Switchover", 0.8)]);
-        metrics.observe(
-            &key(),
-            Some(&before),
-            &before,
-            &sighting("orders-db-1", &[("orders-db-0", 5)], false),
-        );
+        metrics.observe(&key(), Some(&before), &before, &sighting("orders-db-1", &[("orders-db-0", 5)]));
         let after = status(vec![moved(200, "orders-db-0", "PrimaryLost", 2.4), before.failovers[0].clone()]);
-        metrics.observe(
-            &key(),
-            Some(&before),
-            &after,
-            &sighting("orders-db-0", &[("orders-db-1", 0)], false),
-        );
+        metrics.observe(&key(), Some(&before), &after, &sighting("orders-db-0", &[("orders-db-1", 0)]));
         insta::assert_snapshot!(metrics.render().unwrap(), @"");
     }
 
@@ -338,7 +321,7 @@ mod tests {
                 .filter(|line| line.starts_with("database_failover_total"))
                 .collect::<String>()
         };
-        let sight = sighting("orders-db-1", &[], false);
+        let sight = sighting("orders-db-1", &[]);
         let one = moved(100, "orders-db-1", "PrimaryLost", 2.0);
         let open = Failover { writable_at: None, duration_seconds: None, ..one.clone() };
         metrics.observe(&key(), None, &status(vec![open]), &sight);
@@ -359,10 +342,13 @@ mod tests {
     fn what_is_no_longer_so_is_no_longer_told() {
         let metrics = Metrics::default();
         let none = DatabaseStatus::default();
+        let split: DatabaseStatus = serde_json::from_value(json!({ "conditions": [{ "type": "Writable",
+            "status": "False", "reason": "SplitBrainSuspected", "message": "", "lastTransitionTime": "2026-11-22T10:00:00Z" }] }))
+        .unwrap();
         let two = [("orders-db-1", 7), ("orders-db-2", 0)];
-        metrics.observe(&key(), None, &none, &sighting("orders-db-0", &two, true));
+        metrics.observe(&key(), None, &split, &sighting("orders-db-0", &two));
         insta::assert_snapshot!(lines(&metrics), @"");
-        metrics.observe(&key(), None, &none, &sighting("orders-db-1", &[("orders-db-0", 0)], false));
+        metrics.observe(&key(), None, &none, &sighting("orders-db-1", &[("orders-db-0", 0)]));
         insta::assert_snapshot!(lines(&metrics), @"");
         metrics.observe(&key(), None, &none, &Sighting::default());
         insta::assert_snapshot!(lines(&metrics), @"");
@@ -387,18 +373,16 @@ mod tests {
         }
         let answer = |value| serde_json::from_value(value).unwrap();
         let primary = json!({ "role": "primary", "state": "running", "xlog": { "location": 1000 } });
-        observed.answers.insert("db-0".into(), answer(primary.clone()));
+        observed.answers.insert("db-0".into(), answer(primary));
         let seen = |observed: &Observed| Sighting::of(&View::new("db", observed));
         // db-2 has said nothing, so nothing is said of it.
-        assert_eq!(seen(&observed), sighting("db-0", &[("db-1", 600)], false));
-        observed.answers.insert("db-2".into(), answer(primary));
-        assert!(seen(&observed).split_brain);
+        assert_eq!(seen(&observed), sighting("db-0", &[("db-1", 600)]));
     }
 
     #[tokio::test]
     async fn it_is_served() {
         let metrics = Arc::new(Metrics::default());
-        metrics.observe(&key(), None, &DatabaseStatus::default(), &sighting("orders-db-0", &[], false));
+        metrics.observe(&key(), None, &DatabaseStatus::default(), &sighting("orders-db-0", &[]));
         // A port that was free a moment ago.
         let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let stop = CancellationToken::new();

@@ -6,7 +6,7 @@ mod asks;
 mod backoff;
 mod cache;
 mod known;
-pub mod metrics;
+mod metrics;
 mod nodes;
 mod noise;
 mod observe;

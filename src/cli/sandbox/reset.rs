@@ -4,8 +4,8 @@ use std::io;
 use std::time::Duration;
 
 use super::down;
-use crate::cli::{Context, confirm};
 use crate::cli::error::{CliError, Result};
+use crate::cli::{Context, confirm};
 use crate::sandbox::daemon::Daemon;
 use crate::sandbox::home::Home;
 
