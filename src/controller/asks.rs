@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::cache::Key;
 use crate::patroni::{Client, Credentials, PatroniError};
@@ -37,41 +38,53 @@ impl Asking {
     }
 }
 
+/// How long what came of one is remembered: the next pass takes it in.
+const REMEMBERED: Duration = Duration::from_secs(60);
+
 /// The last ask of each Database.
 #[derive(Debug, Default)]
-pub struct Asks(Mutex<HashMap<Key, Asked>>);
+pub struct Asks(Mutex<HashMap<Key, Entry>>);
+
+#[derive(Debug)]
+struct Entry {
+    asked: Asked,
+    ended: Option<Instant>,
+}
 
 impl Asks {
-    fn all(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Asked>> {
+    fn all(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Entry>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The last one, if any.
-    pub fn of(&self, key: &Key) -> Option<Asked> {
-        self.all().get(key).cloned()
+    /// The last one, if it is not long done.
+    pub fn of(&self, key: &Key, now: Instant) -> Option<Asked> {
+        let fresh = |entry: &&Entry| entry.ended.is_none_or(|ended| now.duration_since(ended) < REMEMBERED);
+        self.all().get(key).filter(fresh).map(|entry| entry.asked.clone())
     }
 
     /// Notes that one begins. `false` where another is still under way: one at a time.
     pub fn begin(&self, key: &Key, asking: &Asking) -> bool {
         let mut all = self.all();
-        if all.get(key).is_some_and(|asked| asked.outcome == AskOutcome::UnderWay) {
+        if all.get(key).is_some_and(|entry| entry.ended.is_none()) {
             return false;
         }
         let Asking { ask, cause, .. } = asking.clone();
-        all.insert(key.clone(), Asked { ask, cause, outcome: AskOutcome::UnderWay });
+        let asked = Asked { ask, cause, outcome: AskOutcome::UnderWay };
+        all.insert(key.clone(), Entry { asked, ended: None });
         true
     }
 
     /// Notes what came of the one under way.
-    pub fn end(&self, key: &Key, outcome: AskOutcome) {
-        if let Some(asked) = self.all().get_mut(key) {
-            asked.outcome = outcome;
+    pub fn end(&self, key: &Key, outcome: AskOutcome, now: Instant) {
+        if let Some(entry) = self.all().get_mut(key) {
+            entry.asked.outcome = outcome;
+            entry.ended = Some(now);
         }
     }
 
     /// Forgets a Database that is gone.
     pub fn forget(&self, key: &Key) {
-        self.all().retain(|of, asked| of != key || asked.outcome == AskOutcome::UnderWay);
+        self.all().retain(|of, entry| of != key || entry.ended.is_none());
     }
 }
 
@@ -90,12 +103,14 @@ mod tests {
         };
         assert!(asks.begin(&key, &asking("1")) && !asks.begin(&key, &asking("2")));
         asks.forget(&key);
-        asks.end(&key, AskOutcome::Done("restarted".into()));
-        let asked = asks.of(&key).unwrap();
+        let now = Instant::now();
+        asks.end(&key, AskOutcome::Done("restarted".into()), now);
+        assert_eq!(asks.of(&key, now + REMEMBERED), None);
+        let asked = asks.of(&key, now).unwrap();
         assert_eq!((asked.cause.as_str(), asked.outcome), ("1", AskOutcome::Done("restarted".into())));
         assert!(asks.begin(&key, &asking("3")));
-        asks.end(&key, AskOutcome::Failed("no".into()));
+        asks.end(&key, AskOutcome::Failed("no".into()), now);
         asks.forget(&key);
-        assert_eq!(asks.of(&key), None);
+        assert_eq!(asks.of(&key, now), None);
     }
 }

@@ -6,6 +6,7 @@ mod asks;
 mod backoff;
 mod cache;
 mod known;
+mod nodes;
 mod noise;
 mod observe;
 mod random;
@@ -13,6 +14,7 @@ mod reconcile;
 mod resource;
 mod retry;
 mod run;
+mod silence;
 #[cfg(test)]
 mod tests;
 

@@ -1,7 +1,7 @@
 //! One pass over one Database.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::channel::mpsc::UnboundedSender;
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -16,8 +16,10 @@ use super::asks::{Asking, Asks};
 use super::backoff::Backoff;
 use super::cache::{Cache, Key};
 use super::known::Known;
+use super::nodes::Nodes;
 use super::observe::observe;
 use super::random::jittered;
+use super::silence::Silence;
 use crate::api::{Database, FINALIZER};
 use crate::patroni;
 use crate::plan::{Action, Ask, AskOutcome, Event, Plan, Settings, plan, plan_unreadable, stand_in};
@@ -56,6 +58,10 @@ pub struct Shared {
     pub backoff: Backoff,
     /// What Patroni is asked for.
     pub asks: Asks,
+    /// Members that do not answer.
+    pub silence: Silence,
+    /// The nodes.
+    pub nodes: Arc<Nodes>,
     /// Asks for passes.
     pub passes: UnboundedSender<Key>,
 }
@@ -76,13 +82,15 @@ pub async fn reconcile(guarded: Arc<Guarded>, shared: Arc<Shared>) -> Result<con
 }
 
 async fn pass(database: &Database, key: &Key, shared: &Arc<Shared>) -> Result<Option<Duration>, PassError> {
-    let observed = observe(&shared.client, &shared.cache, &shared.known, &shared.patroni, key, database)
-        .await
-        .map_err(|error| PassError::Observe(Box::new(error)))?;
+    let observed =
+        observe(shared, key, database).await.map_err(|error| PassError::Observe(Box::new(error)))?;
     let Plan { actions, requeue, .. } = plan(database, &observed, &shared.settings, jiff::Timestamp::now());
     let mut actor = Actor::new(&shared.client, &shared.patroni, &shared.reporter, database, &observed);
     let gone = actions.contains(&Action::RemoveFinalizer);
     carry_out(&mut actor, &actions, key, shared).await?;
+    if gone {
+        shared.asks.forget(key);
+    }
     Ok((!gone).then_some(requeue))
 }
 
@@ -126,7 +134,7 @@ fn start(asking: Asking, key: Key, shared: Arc<Shared>, about: ObjectReference) 
                 AskOutcome::Failed(message)
             }
         };
-        shared.asks.end(&key, outcome);
+        shared.asks.end(&key, outcome, Instant::now());
         // Nobody listens any more only while the controller stops.
         let _ = shared.passes.unbounded_send(key);
     });
@@ -165,9 +173,8 @@ async fn unreadable(
         return Ok(None);
     }
     let Some(stand_in) = stand_in(&invalid.metadata) else { return Ok(None) };
-    let observed = observe(&shared.client, &shared.cache, &shared.known, &shared.patroni, key, &stand_in)
-        .await
-        .map_err(|error| PassError::Observe(Box::new(error)))?;
+    let observed =
+        observe(shared, key, &stand_in).await.map_err(|error| PassError::Observe(Box::new(error)))?;
     let actions = plan_unreadable(&stand_in, &observed, &shared.settings);
     let mut actor = Actor::new(&shared.client, &shared.patroni, &shared.reporter, &stand_in, &observed);
     carry_out(&mut actor, &actions, key, shared).await?;

@@ -10,7 +10,6 @@ use super::Answer;
 
 /// The port of the REST API.
 pub const REST_PORT: u16 = 8008;
-/// A member on the same network answers in milliseconds; one that takes longer is as good as gone for this pass.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Patroni polls twenty times a second apart for a switchover's end before it answers.
 const SWITCHOVER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -74,8 +73,8 @@ impl Client {
     ///
     /// # Errors
     /// Where it does not answer in time, or not with JSON.
-    pub async fn ask(&self, member: IpAddr) -> Result<Answer, PatroniError> {
-        let response = self.http.get(url(member, "patroni")).timeout(ASK_TIMEOUT).send().await?;
+    pub async fn ask(&self, member: IpAddr, within: Duration) -> Result<Answer, PatroniError> {
+        let response = self.http.get(url(member, "patroni")).timeout(within).send().await?;
         Ok(response.json().await?)
     }
 
@@ -221,7 +220,7 @@ mod tests {
         let client = Client::new().unwrap();
         let good = Credentials { username: "dbctl".into(), password: "secret".into() };
         let bad = Credentials { password: "wrong".into(), ..good.clone() };
-        let answer = client.ask(address).await.unwrap();
+        let answer = client.ask(address, ASK_TIMEOUT).await.unwrap();
         assert!(answer.is_running_primary());
         assert_eq!(answer.timeline, Some(3));
         client.patch_config(address, &good, &json!({ "ttl": 20 })).await.unwrap();
@@ -231,7 +230,7 @@ mod tests {
         assert!(client.switchover(address, &good, "d-0", "d-9").await.is_err());
         server.abort();
         assert!(matches!(
-            client.ask("127.83.17.10".parse().unwrap()).await,
+            client.ask("127.83.17.10".parse().unwrap(), ASK_TIMEOUT).await,
             Err(PatroniError::Unreachable(_))
         ));
     }

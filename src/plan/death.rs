@@ -110,3 +110,111 @@ fn somebody_fit(cx: &Context<'_>, holder: &str) -> bool {
 fn paused(cx: &Context<'_>) -> bool {
     cx.view.config.config.as_ref().is_some_and(|config| config.get("pause") == Some(&Value::Bool(true)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn lock(acquired: &str, renewed: &str) -> Lock {
+        Lock {
+            holder: Some("db-0".into()),
+            acquired: acquired.parse().ok(),
+            renewed: renewed.parse().ok(),
+            version: Some("7".into()),
+            ..Lock::default()
+        }
+    }
+
+    fn terminated(name: &str, finished: &str) -> Value {
+        let end =
+            json!({ "exitCode": 137, "reason": "Error", "finishedAt": finished, "containerID": "x://1" });
+        json!({ "name": name, "state": { "terminated": end } })
+    }
+
+    fn running(name: &str, last: Value) -> Value {
+        json!({ "name": name, "state": { "running": { "startedAt": "2026-11-22T10:05:01Z" } }, "lastState": last["state"] })
+    }
+
+    fn pod(containers: Value) -> Value {
+        json!({
+            "metadata": { "name": "db-0", "uid": "u1" },
+            "status": { "startTime": "2026-11-22T10:00:00Z", "containerStatuses": containers },
+        })
+    }
+
+    #[test]
+    fn only_the_end_of_the_very_container_is_proof() {
+        let held = lock("2026-11-22T10:00:05Z", "2026-11-22T10:04:58Z");
+        let dead = terminated(CONTAINER, "2026-11-22T10:05:00Z");
+        let mut lost = dead.clone();
+        lost["state"]["terminated"]["reason"] = json!(LOST);
+        let waiting = json!({ "name": CONTAINER, "state": { "waiting": { "reason": "CrashLoopBackOff" } }, "lastState": dead["state"] });
+        let never = json!({ "name": CONTAINER, "state": { "waiting": { "reason": "ContainerCreating" } } });
+        let mut going = pod(json!([running(CONTAINER, json!({ "state": {} }))]));
+        going["metadata"]["deletionTimestamp"] = json!("2026-11-22T10:05:00Z");
+        let mut unready = pod(json!([running(CONTAINER, json!({ "state": {} }))]));
+        unready["status"]["conditions"] = json!([{ "type": "Ready", "status": "False" }]);
+        for (what, pod, expected) in [
+            ("it ended", pod(json!([dead])), Ok(())),
+            ("it ended and waits to be started again", pod(json!([waiting])), Ok(())),
+            ("not ready", unready, Err(NoProof::MayRun)),
+            ("being deleted", going, Err(NoProof::MayRun)),
+            (
+                "a sidecar's end",
+                pod(json!([terminated("sidecar", "2026-11-22T10:05:00Z"), running(CONTAINER, json!({}))])),
+                Err(NoProof::MayRun),
+            ),
+            (
+                "only a sidecar is told of",
+                pod(json!([terminated("sidecar", "2026-11-22T10:05:00Z")])),
+                Err(NoProof::MayRun),
+            ),
+            (
+                "an older container's end",
+                pod(json!([running(CONTAINER, dead.clone())])),
+                Err(NoProof::MayRun),
+            ),
+            ("never started", pod(json!([never])), Err(NoProof::MayRun)),
+            ("the node lost sight of it", pod(json!([lost])), Err(NoProof::MayRun)),
+            (
+                "renewed after its end",
+                pod(json!([terminated(CONTAINER, "2026-11-22T10:04:57Z")])),
+                Err(NoProof::RenewedSince),
+            ),
+        ] {
+            assert_eq!(proof(&held, Some(&pod), None, false).map(drop), expected, "{what}");
+        }
+        assert_eq!(proof(&held, None, None, false), Err(NoProof::NoPod), "force-deleted");
+        assert_eq!(proof(&Lock::default(), None, None, false), Err(NoProof::Free));
+    }
+
+    #[test]
+    fn another_pod_of_that_name_proves_nothing() {
+        let dead = pod(json!([terminated(CONTAINER, "2026-11-22T10:05:00Z")]));
+        let before = lock("2026-11-22T09:59:00Z", "2026-11-22T10:04:58Z");
+        assert_eq!(proof(&before, Some(&dead), None, false), Err(NoProof::OtherPod));
+        let held = lock("2026-11-22T10:00:05Z", "2026-11-22T10:04:58Z");
+        for (seen, good) in [(Some("u1"), true), (Some("u0"), false), (Some(""), false), (None, true)] {
+            assert_eq!(proof(&held, Some(&dead), seen, false).is_ok(), good, "{seen:?}");
+        }
+        // Times that cannot be read prove nothing.
+        assert_eq!(
+            proof(&lock("", "2026-11-22T10:04:58Z"), Some(&dead), None, false),
+            Err(NoProof::OtherPod)
+        );
+        assert_eq!(
+            proof(&lock("2026-11-22T10:00:05Z", ""), Some(&dead), None, false),
+            Err(NoProof::RenewedSince)
+        );
+    }
+
+    #[test]
+    fn a_node_that_is_vouched_to_be_off_is_proof_of_its_own_pod() {
+        let held = lock("2026-11-22T10:00:05Z", "2026-11-22T10:04:58Z");
+        let alive = pod(json!([running(CONTAINER, json!({}))]));
+        assert!(proof(&held, Some(&alive), None, true).is_ok());
+        assert_eq!(proof(&held, Some(&alive), Some("u0"), true), Err(NoProof::OtherPod));
+        assert_eq!(proof(&held, None, None, true), Err(NoProof::NoPod));
+    }
+}

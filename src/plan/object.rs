@@ -1,7 +1,8 @@
 //! Kubernetes objects as plain JSON, and what was observed of them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -129,8 +130,8 @@ pub struct Observed {
     objects: BTreeMap<(Kind, String), Arc<Value>>,
     /// Answers to `GET /patroni` of the members that were asked and answered.
     pub answers: BTreeMap<String, Answer>,
-    /// Members that were asked and did not answer in time.
-    pub silent: BTreeSet<String>,
+    /// Members that were asked and did not answer in time, and for how long that has been so.
+    pub silent: BTreeMap<String, Duration>,
     /// Age of the leader lock.
     pub lock_age: LockAge,
     /// The uid of the pod of the lock's holder when the lock was seen to go to it; `None` where that was not seen.

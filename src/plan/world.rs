@@ -330,6 +330,14 @@ impl World {
         serde_json::from_str::<Value>(config).unwrap()["synchronous_mode"].clone()
     }
 
+    /// What a member answers when asked, or that it does not.
+    pub fn answer(&mut self, member: &str, answer: Option<crate::patroni::Answer>) {
+        match answer {
+            Some(answer) => drop(self.observed.answers.insert(member.to_owned(), answer)),
+            None => drop(self.observed.answers.remove(member)),
+        }
+    }
+
     pub fn lead(&mut self, pod: &str) {
         self.change(
             Kind::ConfigMap,
