@@ -152,7 +152,7 @@ fn primary(view: &View<'_>, observed: &Observed, name: &str) -> Primary {
     let member = view.member(name);
     let answer = member.and_then(|member| member.answer);
     let (node, cordoned) = member.map(|member| node(observed, member)).unwrap_or_default();
-    let silent = observed.silent.contains(name);
+    let silent = observed.silent.contains_key(name);
     let stopping = member.is_some_and(|member| terminating(member.pod));
     let runs = view.running_primary().is_some() && !silent;
     Primary {
@@ -198,13 +198,13 @@ fn candidate(view: &View<'_>, observed: &Observed, member: &Member<'_>, now: Tim
         node,
         cordoned,
         timeline: member.timeline().filter(|timeline| *timeline > 0),
-        state: fitness::state(member, observed.silent.contains(member.name)),
-        streaming: streams(member) && !observed.silent.contains(member.name),
+        state: fitness::state(member, observed.silent.contains_key(member.name)),
+        streaming: streams(member) && !observed.silent.contains_key(member.name),
         listed: view.sync.standbys.contains(member.name),
         position,
         lag_bytes,
         lag_seconds: lag_seconds(member, end, now),
-        unfit: fitness::absent(member, observed.silent.contains(member.name)),
+        unfit: fitness::absent(member, observed.silent.contains_key(member.name)),
         loss: Loss::Unknown,
     }
 }
