@@ -5,6 +5,7 @@
 
 mod access;
 mod action;
+mod assess;
 mod blocked;
 mod compare;
 mod conditions;
@@ -36,6 +37,7 @@ use std::time::Duration;
 
 pub use access::rules;
 pub use action::{Action, Apply, Ask, AskOutcome, Asked, Event, Release, SecretPlan};
+pub use assess::{Assessment, Candidate, Loss, Move, Primary, Refusal, Unfit, assess, size};
 pub use compare::{APPLIED, covers};
 pub use death::ended;
 pub use object::{Kind, LockAge, NodeState, Observed, label, name_of, terminating, uid_of};
