@@ -209,13 +209,34 @@ mod tests {
 
     #[test]
     fn both_records_make_one_history_oldest_first() {
-        insta::assert_snapshot!(render(&changes()), @"");
+        insta::assert_snapshot!(render(&changes()), @"
+        WHEN                  FROM   TO     WHY           WRITES DOWN   TIMELINE
+        2026-11-22 07:11:38   -      db-1   -             -             2
+        2026-11-22 08:00:01   db-1   db-2   Switchover    0.8 s         3
+        2026-11-22 08:30:00   db-2   db-0   -             -             4
+        2026-11-22 09:00:00   db-0   db-1   PrimaryLost   21 s          5
+        ");
     }
 
     #[test]
     fn programs_get_everything() {
         let all = changes();
-        insta::assert_snapshot!(output::document(Document::Yaml, &Changes { items: &all[1..3] }).unwrap(), @"");
+        insta::assert_snapshot!(output::document(Document::Yaml, &Changes { items: &all[1..3] }).unwrap(), @"
+        items:
+        - durationSeconds: 0.84
+          from: db-1
+          lsn: 0/40000A0
+          reason: Switchover
+          timeline: 3
+          to: db-2
+          when: 2026-11-22T08:00:01Z
+          writableAt: 2026-11-22T08:00:02Z
+        - from: db-2
+          lsn: 1/2A05F200
+          timeline: 4
+          to: db-0
+          when: 2026-11-22T08:30:00Z
+        ");
     }
 
     #[test]

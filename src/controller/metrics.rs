@@ -296,10 +296,12 @@ mod tests {
         Sighting { primary: Some(primary.to_owned()), lags }
     }
 
-    /// The lines with values, without empty buckets' repetition.
+    /// The lines with values, in an order of their own.
     fn lines(metrics: &Metrics) -> String {
         let page = metrics.render().unwrap();
-        page.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join("\n")
+        let mut lines: Vec<_> = page.lines().filter(|line| !line.starts_with('#')).collect();
+        lines.sort_unstable();
+        lines.join("\n")
     }
 
     #[test]
@@ -309,7 +311,38 @@ mod tests {
         metrics.observe(&key(), Some(&before), &before, &sighting("orders-db-1", &[("orders-db-0", 5)]));
         let after = status(vec![moved(200, "orders-db-0", "PrimaryLost", 2.4), before.failovers[0].clone()]);
         metrics.observe(&key(), Some(&before), &after, &sighting("orders-db-0", &[("orders-db-1", 0)]));
-        insta::assert_snapshot!(metrics.render().unwrap(), @"");
+        insta::assert_snapshot!(metrics.render().unwrap(), @r#"
+        # HELP database_failover Changes of primary.
+        # TYPE database_failover counter
+        database_failover_total{namespace="shop",database="orders-db",reason="PrimaryLost"} 1
+        # HELP database_failover_duration_seconds How long nobody could write during a change of primary.
+        # TYPE database_failover_duration_seconds histogram
+        database_failover_duration_seconds_sum{namespace="shop",database="orders-db"} 2.4
+        database_failover_duration_seconds_count{namespace="shop",database="orders-db"} 1
+        database_failover_duration_seconds_bucket{le="0.5",namespace="shop",database="orders-db"} 0
+        database_failover_duration_seconds_bucket{le="1.0",namespace="shop",database="orders-db"} 0
+        database_failover_duration_seconds_bucket{le="1.5",namespace="shop",database="orders-db"} 0
+        database_failover_duration_seconds_bucket{le="2.0",namespace="shop",database="orders-db"} 0
+        database_failover_duration_seconds_bucket{le="3.0",namespace="shop",database="orders-db"} 1
+        database_failover_duration_seconds_bucket{le="5.0",namespace="shop",database="orders-db"} 1
+        database_failover_duration_seconds_bucket{le="10.0",namespace="shop",database="orders-db"} 1
+        database_failover_duration_seconds_bucket{le="15.0",namespace="shop",database="orders-db"} 1
+        database_failover_duration_seconds_bucket{le="22.0",namespace="shop",database="orders-db"} 1
+        database_failover_duration_seconds_bucket{le="30.0",namespace="shop",database="orders-db"} 1
+        database_failover_duration_seconds_bucket{le="60.0",namespace="shop",database="orders-db"} 1
+        database_failover_duration_seconds_bucket{le="300.0",namespace="shop",database="orders-db"} 1
+        database_failover_duration_seconds_bucket{le="+Inf",namespace="shop",database="orders-db"} 1
+        # HELP database_primary_info The running primary.
+        # TYPE database_primary_info gauge
+        database_primary_info{namespace="shop",database="orders-db",primary="orders-db-0"} 1
+        # HELP database_replication_lag_bytes WAL that a replica has still to replay.
+        # TYPE database_replication_lag_bytes gauge
+        database_replication_lag_bytes{namespace="shop",database="orders-db",member="orders-db-1"} 0
+        # HELP database_split_brain_suspected 1 while more than one member says that it runs as primary.
+        # TYPE database_split_brain_suspected gauge
+        database_split_brain_suspected{namespace="shop",database="orders-db"} 0
+        # EOF
+        "#);
     }
 
     #[test]
@@ -347,9 +380,18 @@ mod tests {
         .unwrap();
         let two = [("orders-db-1", 7), ("orders-db-2", 0)];
         metrics.observe(&key(), None, &split, &sighting("orders-db-0", &two));
-        insta::assert_snapshot!(lines(&metrics), @"");
+        insta::assert_snapshot!(lines(&metrics), @r#"
+        database_primary_info{namespace="shop",database="orders-db",primary="orders-db-0"} 1
+        database_replication_lag_bytes{namespace="shop",database="orders-db",member="orders-db-1"} 7
+        database_replication_lag_bytes{namespace="shop",database="orders-db",member="orders-db-2"} 0
+        database_split_brain_suspected{namespace="shop",database="orders-db"} 1
+        "#);
         metrics.observe(&key(), None, &none, &sighting("orders-db-1", &[("orders-db-0", 0)]));
-        insta::assert_snapshot!(lines(&metrics), @"");
+        insta::assert_snapshot!(lines(&metrics), @r#"
+        database_primary_info{namespace="shop",database="orders-db",primary="orders-db-1"} 1
+        database_replication_lag_bytes{namespace="shop",database="orders-db",member="orders-db-0"} 0
+        database_split_brain_suspected{namespace="shop",database="orders-db"} 0
+        "#);
         metrics.observe(&key(), None, &none, &Sighting::default());
         insta::assert_snapshot!(lines(&metrics), @"");
         metrics.forget(&key());
