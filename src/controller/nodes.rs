@@ -119,7 +119,7 @@ mod tests {
             assert_eq!(state(&node(spec)), NodeState { cordoned, out_of_service });
         }
         let (nodes, plain) = (Nodes::default(), NodeState::default());
-        assert!(nodes.set("a".into(), Some(plain.clone())) && !nodes.set("a".into(), Some(plain.clone())));
+        assert!(nodes.set("a".into(), Some(plain.clone())) && !nodes.set("a".into(), Some(plain)));
         assert_eq!(nodes.of(&["a".into(), "b".into()]).len(), 1);
         assert!(nodes.set("a".into(), None) && nodes.of(&["a".into()]).is_empty());
     }

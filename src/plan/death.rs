@@ -170,11 +170,7 @@ mod tests {
                 pod(json!([terminated("sidecar", "2026-11-22T10:05:00Z")])),
                 Err(NoProof::MayRun),
             ),
-            (
-                "an older container's end",
-                pod(json!([running(CONTAINER, dead.clone())])),
-                Err(NoProof::MayRun),
-            ),
+            ("an older container's end", pod(json!([running(CONTAINER, dead)])), Err(NoProof::MayRun)),
             ("never started", pod(json!([never])), Err(NoProof::MayRun)),
             ("the node lost sight of it", pod(json!([lost])), Err(NoProof::MayRun)),
             (

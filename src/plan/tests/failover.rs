@@ -62,7 +62,7 @@ fn a_dead_primarys_lock_is_released_for_somebody_who_can_take_it() {
     assert!(release.proof.contains("db-0 ended with exit code 137"), "{}", release.proof);
 
     let set = |world: &mut World, patch: Value| {
-        world.change(Kind::ConfigMap, "db-sync", json!({ "metadata": { "annotations": patch } }))
+        world.change(Kind::ConfigMap, "db-sync", json!({ "metadata": { "annotations": patch } }));
     };
     // Nobody has every commit: what died may come back, and nobody else may lead.
     set(&mut world, json!({ "sync_standby": "" }));
