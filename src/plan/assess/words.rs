@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use jiff::{Timestamp, Unit};
+use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
 
 /// Why a member may not be primary. Shown, it is the rest of a sentence that begins with the member's name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -89,8 +89,9 @@ impl fmt::Display for Loss {
             Self::Nothing => f.write_str("no acknowledged commit is lost"),
             Self::Unknown => f.write_str("nothing tells how much would be lost"),
             Self::After { primary, seen, missing } => {
+                let whole = TimestampRound::new().smallest(Unit::Second).mode(RoundMode::Trunc);
                 let who = primary.as_deref().unwrap_or("the last primary");
-                let when = seen.and_then(|seen| seen.round(Unit::Second).ok());
+                let when = seen.and_then(|seen| seen.round(whole).ok());
                 let after = when.map_or_else(
                     || "since it was last heard of".to_owned(),
                     |when| format!("after {when}, when it was last heard of,"),
