@@ -156,7 +156,7 @@ mod tests {
         let history = history(&orderly());
         assert_eq!(history.longest_gap(at(500), at(600)), (at(900), at(110)));
         assert_eq!(history.longest_gap(at(0), at(3000)), (at(990), at(2010)));
-        assert_eq!(history.longest_gap(at(1000), at(1150)), (at(900), at(110)));
+        assert_eq!(history.longest_gap(at(1000), at(1050)), (at(900), at(110)));
         assert_eq!(History::default().longest_gap(at(10), at(30)), (at(20), at(10)));
     }
 

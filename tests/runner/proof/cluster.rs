@@ -146,6 +146,10 @@ impl Cluster {
             }
         }
         tokio::spawn(Arc::clone(self).watch());
+        // Whose address is whose is known before anybody writes.
+        while self.sight().is_none() {
+            tokio::time::sleep(LOOK).await;
+        }
         for writer in 1..=WRITERS {
             tokio::spawn(clients::write(Arc::clone(&self.notes), self.service, self.login.clone(), writer));
         }

@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+/// How much later than a thing a status that tells of it may be seen.
+const SOON: Duration = Duration::from_millis(500);
+
 /// A commit that a client was told of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Commit {
@@ -115,11 +118,12 @@ impl History {
             .collect()
     }
 
-    /// Whether status said SyncDegraded at that instant, or at the next look after it: a status is written later than
-    /// what it tells of.
+    /// Whether status said SyncDegraded at that instant, or at a look soon after it: a status is written later than what it
+    /// tells of.
     pub fn is_degraded_at(&self, at: Duration) -> bool {
         let next = self.degraded.partition_point(|(seen, _)| *seen <= at);
-        let said = |index: usize| self.degraded.get(index).is_some_and(|(_, degraded)| *degraded);
-        said(next) || next.checked_sub(1).is_some_and(said)
+        let before = next.checked_sub(1).and_then(|last| self.degraded.get(last));
+        let after = self.degraded.get(next).filter(|(seen, _)| *seen <= at + SOON);
+        [before, after].into_iter().flatten().any(|(_, degraded)| *degraded)
     }
 }
