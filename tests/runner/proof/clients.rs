@@ -15,9 +15,9 @@ pub const WRITERS: u32 = 4;
 /// How long a writer rests after each row, and before it connects again.
 const REST: Duration = Duration::from_millis(10);
 const RECONNECT: Duration = Duration::from_millis(20);
-/// How often a member is tried while it accepts writes, and while it does not.
+/// How often a member is tried, and how long one may take to say whether it takes writes.
 const PROBE: Duration = Duration::from_millis(20);
-const PROBE_IDLE: Duration = Duration::from_millis(50);
+const PROBE_ANSWER: Duration = Duration::from_secs(2);
 /// How often one that lets nobody in is tried.
 const PROBE_AWAY: Duration = Duration::from_millis(200);
 /// How many answers of a server that takes no writes a writer bears before it looks for another.
@@ -61,6 +61,11 @@ impl Notes {
         known.unwrap_or_else(|| address.to_owned())
     }
 
+    fn refused(&self, why: String) {
+        let mut history = self.history.lock().unwrap();
+        history.refused.push((self.now(), why));
+    }
+
     fn stopped(&self) -> bool {
         self.stopped.load(Ordering::Relaxed)
     }
@@ -78,8 +83,9 @@ pub async fn write(notes: Arc<Notes>, service: SocketAddr, login: Login, writer:
     let mut n = 0;
     while !notes.stopped() {
         notes.turn().await;
-        if let Ok(session) = Session::open(service, &login).await {
-            write_through(&notes, &session, writer, &mut n).await;
+        match Session::open(service, &login).await {
+            Ok(session) => write_through(&notes, &session, writer, &mut n).await,
+            Err(why) => notes.refused(why),
         }
         tokio::time::sleep(RECONNECT).await;
     }
@@ -100,10 +106,15 @@ async fn write_through(notes: &Notes, session: &Session, writer: u32, n: &mut u6
                 refusals = 0;
             }
             Outcome::Unconfirmed => notes.history.lock().unwrap().unconfirmed += 1,
-            Outcome::ReadOnly if refusals < READ_ONLY_ANSWERS => refusals += 1,
-            Outcome::ReadOnly => return,
+            Outcome::ReadOnly => {
+                notes.refused("a server that takes no writes".to_owned());
+                refusals += 1;
+                if refusals > READ_ONLY_ANSWERS {
+                    return;
+                }
+            }
             Outcome::Unknown(why) => {
-                *notes.history.lock().unwrap().unknown.entry(why).or_default() += 1;
+                notes.history.lock().unwrap().unknown.push((acked, why));
                 return;
             }
         }
@@ -120,7 +131,7 @@ pub async fn probe(notes: Arc<Notes>, address: IpAddr, login: Login, gone: Arc<A
         notes.turn().await;
         let session = Session::open(at, &login).await;
         if let Ok(session) = session
-            && session.query("set synchronous_commit = local", Duration::from_secs(1)).await.is_ok()
+            && session.query("set synchronous_commit = local", PROBE_ANSWER).await.is_ok()
         {
             probe_through(&notes, &session, &mut n).await;
         }
@@ -129,8 +140,20 @@ pub async fn probe(notes: Arc<Notes>, address: IpAddr, login: Login, gone: Arc<A
 }
 
 async fn probe_through(notes: &Notes, session: &Session, n: &mut u64) {
+    // Whoever takes no writes is asked whether that is still so: an error each time would fill its log.
+    let mut takes_writes = false;
     while !notes.stopped() {
         notes.turn().await;
+        if !takes_writes {
+            match session.query("select pg_is_in_recovery()", PROBE_ANSWER).await {
+                Ok(rows) => takes_writes = rows.iter().flatten().any(|answer| answer == "f"),
+                Err(_) => return,
+            }
+            if !takes_writes {
+                tokio::time::sleep(PROBE).await;
+                continue;
+            }
+        }
         *n += 1;
         let sent = notes.now();
         let outcome = session.insert("probed", 0, *n).await;
@@ -139,11 +162,11 @@ async fn probe_through(notes: &Notes, session: &Session, n: &mut u64) {
             Outcome::Acked { address, timeline } => {
                 let commit = Commit { writer: 0, n: *n, sent, acked, member: notes.name(&address), timeline };
                 notes.history.lock().unwrap().accepted(&commit);
-                tokio::time::sleep(PROBE).await;
             }
-            Outcome::Unconfirmed => tokio::time::sleep(PROBE).await,
-            Outcome::ReadOnly => tokio::time::sleep(PROBE_IDLE).await,
+            Outcome::Unconfirmed => {}
+            Outcome::ReadOnly => takes_writes = false,
             Outcome::Unknown(_) => return,
         }
+        tokio::time::sleep(PROBE).await;
     }
 }

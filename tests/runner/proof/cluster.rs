@@ -40,6 +40,8 @@ pub struct Member {
     pub address: Option<IpAddr>,
     pub ready: bool,
     pub ending: bool,
+    /// How often its container was started anew. Kubernetes waits longer each time, up to minutes.
+    pub restarts: i32,
 }
 
 /// What was seen at one look.
@@ -277,6 +279,7 @@ impl Cluster {
 fn member(pod: &Pod) -> Member {
     let status = pod.status.as_ref();
     let conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    let containers = status.and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
     Member {
         name: pod.name_any(),
         uid: pod.uid().unwrap_or_default(),
@@ -284,6 +287,7 @@ fn member(pod: &Pod) -> Member {
         address: status.and_then(|status| status.pod_ip.as_ref()?.parse().ok()),
         ready: conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True"),
         ending: pod.metadata.deletion_timestamp.is_some(),
+        restarts: containers.iter().map(|container| container.restart_count).sum(),
     }
 }
 

@@ -120,7 +120,7 @@ async fn switch_over(cluster: &Cluster, leader: &Member) -> Result<(), String> {
     if status.is_success() { Ok(()) } else { Err(format!("{status}: {text}")) }
 }
 
-async fn delete(cluster: &Cluster, member: &Member, how: &DeleteParams) -> Result<(), String> {
+pub async fn delete(cluster: &Cluster, member: &Member, how: &DeleteParams) -> Result<(), String> {
     let pods = Api::<Pod>::namespaced(cluster.client.clone(), NAMESPACE);
     pods.delete(&member.name, how).await.map(drop).map_err(|error| error.to_string())
 }

@@ -17,6 +17,9 @@ const KINDS: [Kind; 6] =
 /// What lasts outlasts the lock by far: then the next primary is there before it is over.
 const TIME: Duration = Duration::from_secs(35);
 
+/// Whoever is struck has not been restarted lately, as is usual.
+const RESTARTS: i32 = 0;
+
 type Gaps = BTreeMap<(Kind, bool), Vec<Duration>>;
 
 /// `ROUNDS=20 cargo test --test runner -- --ignored --nocapture write_gaps`: 50 minutes for twenty of each.
@@ -49,7 +52,7 @@ fn write_gaps_beside_patroni_alone() {
         }
         table(&gaps);
         for (name, rounds, all) in [("dbctl", &ours, &all.0), ("Patroni alone", &theirs, &all.1)] {
-            rounds.ready().await;
+            rounds.ready(RESTARTS).await;
             let lost = super::round::lost_at_the_end(rounds.cluster).await;
             println!("--- {name}");
             let verdict = report::sums(&rounds.cluster.notes, all, lost);
@@ -71,14 +74,14 @@ fn wanted() -> Vec<Kind> {
 async fn both(ours: &mut Rounds<'_>, theirs: &mut Rounds<'_>, kind: Kind) -> (Round, Round) {
     let fault = Fault { kind, on: Role::Primary, time: TIME };
     if kind.lasts() {
-        tokio::join!(ours.ready(), theirs.ready());
+        tokio::join!(ours.ready(RESTARTS), theirs.ready(RESTARTS));
         return tokio::join!(ours.one(fault, None), theirs.one(fault, None));
     }
     theirs.pause(true);
-    ours.ready().await;
+    ours.ready(RESTARTS).await;
     let one = ours.one(fault, None).await;
     ours.pause(true);
-    theirs.ready().await;
+    theirs.ready(RESTARTS).await;
     let other = theirs.one(fault, None).await;
     theirs.pause(true);
     (one, other)

@@ -30,6 +30,8 @@ pub struct Reign {
     pub first_acked: Duration,
     pub last_sent: Duration,
     pub last_acked: Duration,
+    /// The first acknowledgement through the Service: with `synchronous`, that a standby confirmed.
+    pub first_row: Option<Duration>,
     pub commits: u64,
 }
 
@@ -43,6 +45,8 @@ pub struct Handover {
     /// The next one's first acknowledgement, and when that was asked for.
     pub first: Duration,
     pub first_sent: Duration,
+    /// When the next one first acknowledged a row through the Service.
+    pub first_row: Option<Duration>,
     pub timeline: u32,
 }
 
@@ -51,8 +55,10 @@ pub struct Handover {
 pub struct History {
     /// Rows acknowledged through the write Service, in the order in which the answers came.
     pub rows: Vec<Commit>,
-    /// How many attempts have no known outcome, by what was said: the row may be there or not.
-    pub unknown: BTreeMap<String, u64>,
+    /// Attempts without a known outcome, when and what was said: the row may be there or not.
+    pub unknown: Vec<(Duration, String)>,
+    /// Connections that were not had, when and why.
+    pub refused: Vec<(Duration, String)>,
     /// Acknowledgements that came with a warning that no standby confirmed them: not counted as acknowledged.
     pub unconfirmed: u64,
     /// Who accepted writes, whoever asked.
@@ -64,17 +70,19 @@ pub struct History {
 impl History {
     /// A row acknowledged through the Service.
     pub fn acknowledge(&mut self, commit: Commit) {
-        self.accepted(&commit);
+        let reign = self.accepted(&commit);
+        reign.first_row = reign.first_row.or(Some(commit.acked));
         self.rows.push(commit);
     }
 
     /// A write that a member accepted, which need not be safe: it shows only who accepts writes.
-    pub fn accepted(&mut self, commit: &Commit) {
+    pub fn accepted(&mut self, commit: &Commit) -> &mut Reign {
         let reign = Reign {
             first_sent: commit.sent,
             first_acked: commit.acked,
             last_sent: commit.sent,
             last_acked: commit.acked,
+            first_row: None,
             commits: 0,
         };
         let reign = self.reigns.entry((commit.timeline, commit.member.clone())).or_insert(reign);
@@ -83,6 +91,7 @@ impl History {
         reign.last_sent = reign.last_sent.max(commit.sent);
         reign.last_acked = reign.last_acked.max(commit.acked);
         reign.commits += 1;
+        reign
     }
 
     /// The longest time without an acknowledgement through the Service between those instants, and when it began.
@@ -100,6 +109,18 @@ impl History {
         gaps.max().unwrap_or((Duration::ZERO, from))
     }
 
+    /// What writers were told instead of an acknowledgement since then, and how often.
+    pub fn told(&self, since: Duration) -> BTreeMap<String, usize> {
+        let mut told = BTreeMap::new();
+        for (kind, list) in [("connect", &self.refused), ("write", &self.unknown)] {
+            let begin = list.partition_point(|(at, _)| *at < since);
+            for (_, why) in &list[begin..] {
+                *told.entry(format!("{kind}: {why}")).or_default() += 1;
+            }
+        }
+        told
+    }
+
     /// Each change of member since then, in order of the timelines.
     pub fn handovers(&self, since: Duration) -> Vec<Handover> {
         let mut reigns: Vec<_> = self.reigns.iter().collect();
@@ -113,6 +134,7 @@ impl History {
                 last: pair[0].1.last_acked,
                 first: pair[1].1.first_acked,
                 first_sent: pair[1].1.first_sent,
+                first_row: pair[1].1.first_row,
                 timeline: pair[1].0.0,
             })
             .collect()

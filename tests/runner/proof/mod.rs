@@ -34,6 +34,8 @@ use crate::support::Sandbox;
 
 /// Members of each cluster.
 const MEMBERS: usize = 3;
+/// How often a member may have been restarted when the next fault comes: the second restart is held back for 10 s.
+const RESTARTS: i32 = 1;
 /// The seed of the short run.
 const SEED: u64 = 20_261_122;
 
@@ -81,13 +83,13 @@ impl Bench {
                 if !more(number) {
                     break;
                 }
-                rounds.ready().await;
+                rounds.ready(RESTARTS).await;
                 tokio::time::sleep(step.pause).await;
                 let round = rounds.one(step.fault, step.second).await;
                 report::round(&cluster.notes, number, &round);
                 all.push(round);
             }
-            rounds.ready().await;
+            rounds.ready(RESTARTS).await;
             cluster.notes.stopped.store(true, Ordering::Relaxed);
             let lost = round::lost_at_the_end(&cluster).await;
             report::kinds(&all);

@@ -36,6 +36,10 @@ pub fn round(notes: &Notes, number: usize, round: &Round) {
     for handover in &round.handovers {
         println!("       {}", tell(notes, handover));
     }
+    if !round.told.is_empty() {
+        let told: Vec<String> = round.told.iter().map(|(why, count)| format!("{count} × {why}")).collect();
+        println!("       writers were told: {}", told.join("; "));
+    }
     for lost in round.lost.iter().take(5) {
         println!("       LOST {}", describe(lost));
     }
@@ -45,8 +49,10 @@ pub fn round(notes: &Notes, number: usize, round: &Round) {
 pub fn tell(notes: &Notes, handover: &Handover) -> String {
     let between = handover.first.checked_sub(handover.last);
     let between = between.map_or("OVERLAPPING".to_owned(), |time| format!("{} between", seconds(time)));
+    let row = handover.first_row.and_then(|row| row.checked_sub(handover.first));
+    let row = row.map(|time| format!(", and {} to the first row", seconds(time))).unwrap_or_default();
     format!(
-        "{} acknowledged its last commit at {}, {} its first at {} on timeline {}: {between}",
+        "{} acknowledged its last commit at {}, {} its first at {} on timeline {}: {between}{row}",
         handover.from,
         clock(notes, handover.last),
         handover.to,
@@ -123,8 +129,8 @@ pub fn sums(notes: &Notes, rounds: &[Round], lost: Vec<Lost>) -> Verdict {
     let degraded = verdict.lost.iter().filter(|lost| lost.degraded).count();
     println!("faults:                  {} in {}", rounds.len(), seconds(notes.now()));
     println!("rows acknowledged:       {}", history.rows.len());
-    println!("outcome unknown:         {}", history.unknown.values().sum::<u64>());
-    history.unknown.iter().for_each(|(why, count)| println!("  {count:>6} {why}"));
+    println!("outcome unknown:         {}", history.unknown.len());
+    history.told(Duration::ZERO).iter().for_each(|(why, count)| println!("  {count:>6} {why}"));
     println!("acknowledged with a warning that no standby confirmed: {}", history.unconfirmed);
     println!("acknowledged rows lost:  {}", verdict.lost.len() - degraded);
     println!("lost while SyncDegraded: {degraded}");

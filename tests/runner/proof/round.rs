@@ -1,14 +1,16 @@
 //! A fault, what came of it, and the wait until nothing is left of it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+
+use kube::api::DeleteParams;
 
 use super::chance::{Fault, Role};
 use super::check::{self, Lost};
 use super::clients::WRITERS;
 use super::cluster::{Cluster, Member};
-use super::faults::{Kind, strike};
+use super::faults::{Kind, delete, strike};
 use super::history::Handover;
 
 /// The longest wait for a whole cluster after its faults are over.
@@ -37,6 +39,8 @@ pub struct Round {
     /// Whether writes were acknowledged at the end.
     pub writable: bool,
     pub handovers: Vec<Handover>,
+    /// What writers were told instead of an acknowledgement, and how often.
+    pub told: BTreeMap<String, usize>,
     pub lost: Vec<Lost>,
     /// What could not be done, or what was still wrong.
     pub trouble: Option<String>,
@@ -54,12 +58,31 @@ impl<'a> Rounds<'a> {
         Self { cluster, checked: vec![0; WRITERS as usize] }
     }
 
-    /// Waits for a whole cluster that is written to.
-    pub async fn ready(&self) {
+    /// Waits for a whole cluster that is written to, in which nobody was restarted more often than that: Kubernetes
+    /// holds a container back for longer with each restart, as if it had failed by itself.
+    pub async fn ready(&self, restarts: i32) {
         self.pause(false);
-        let since = self.cluster.notes.now();
-        if let Err(trouble) = self.whole(since, START).await {
-            panic!("{} never was whole: {trouble}", self.cluster.name);
+        loop {
+            let since = self.cluster.notes.now();
+            if let Err(trouble) = self.whole(since, START).await {
+                panic!("{} never was whole: {trouble}", self.cluster.name);
+            }
+            let members = self.cluster.sight().map(|sight| sight.members).unwrap_or_default();
+            let Some(worn) = members.iter().find(|member| member.restarts > restarts) else { return };
+            if delete(self.cluster, worn, &DeleteParams::default()).await.is_ok() {
+                self.gone(worn).await;
+            }
+        }
+    }
+
+    /// Waits until that pod is no more.
+    async fn gone(&self, member: &Member) {
+        let deadline = Instant::now() + START;
+        let is_there =
+            || self.cluster.sight().is_none_or(|sight| sight.members.iter().any(|m| m.uid == member.uid));
+        while is_there() {
+            assert!(Instant::now() < deadline, "{} is never gone", member.name);
+            tokio::time::sleep(LOOK).await;
         }
     }
 
@@ -124,6 +147,7 @@ impl<'a> Rounds<'a> {
             healed: None,
             writable: writable && lost.is_ok(),
             handovers: history.handovers(began),
+            told: history.told(began),
             trouble: lost.as_ref().err().cloned(),
             lost: lost.unwrap_or_default(),
         }
