@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio::net::TcpStream;
 use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::{AsyncMessage, Client, NoTls, SimpleQueryMessage};
 use tokio_util::task::AbortOnDropHandle;
@@ -46,17 +47,20 @@ pub struct Session {
 
 impl Session {
     pub async fn open(address: SocketAddr, login: &Login) -> Result<Self, String> {
-        match tokio::time::timeout(CONNECT, Self::connect(address, login)).await {
+        let deadline = tokio::time::Instant::now() + CONNECT;
+        let stream = tokio::time::timeout_at(deadline, TcpStream::connect(address)).await;
+        let stream = stream.map_err(|_| "no TCP connection in time".to_owned())?;
+        let stream = stream.map_err(|error| error.to_string())?;
+        match tokio::time::timeout_at(deadline, Self::log_in(stream, login)).await {
             Ok(result) => result.map_err(|error| describe(&error)),
-            Err(_) => Err("no connection in time".to_owned()),
+            Err(_) => Err("no answer to a new connection in time".to_owned()),
         }
     }
 
-    async fn connect(address: SocketAddr, login: &Login) -> Result<Self, tokio_postgres::Error> {
+    async fn log_in(stream: TcpStream, login: &Login) -> Result<Self, tokio_postgres::Error> {
         let mut config = tokio_postgres::Config::new();
-        config.host(address.ip().to_string()).port(address.port());
         config.user(&login.user).password(&login.password).dbname(&login.database);
-        let (client, mut connection) = config.connect(NoTls).await?;
+        let (client, mut connection) = config.connect_raw(stream, NoTls).await?;
         let warned = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&warned);
         let work = tokio::spawn(async move {
@@ -124,6 +128,9 @@ fn is_unconfirmed(notice: &DbError) -> bool {
 fn describe(error: &tokio_postgres::Error) -> String {
     match error.as_db_error() {
         Some(answer) => format!("{}: {}", answer.code().code(), answer.message()),
-        None => error.to_string(),
+        None => match std::error::Error::source(error) {
+            Some(source) => source.to_string(),
+            None => error.to_string(),
+        },
     }
 }
