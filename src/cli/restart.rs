@@ -214,9 +214,25 @@ mod tests {
     #[test]
     fn replicas_restart_first_and_the_role_moves_before_the_primary() {
         let (assessment, _) = healthy();
-        insta::assert_snapshot!(render(&assessment, None), @"");
-        insta::assert_snapshot!(render(&assessment, Some("db-2")), @"");
-        insta::assert_snapshot!(render(&assessment, Some("db-0")), @"");
+        insta::assert_snapshot!(render(&assessment, None), @r#"
+        Restart of database "db" in namespace "shop":
+          1. db-2: a replica
+          2. db-1: a replica
+          3. db-0: the primary, after its role has moved, to db-1 as it stands
+          sessions: those on a member end when it is its turn; writes are down for about
+                    a second when the role moves
+        "#);
+        insta::assert_snapshot!(render(&assessment, Some("db-2")), @r#"
+        Restart of database "db" in namespace "shop":
+          1. db-2: a replica
+          sessions: those on that member end; those on others, and writes, go on
+        "#);
+        insta::assert_snapshot!(render(&assessment, Some("db-0")), @r#"
+        Restart of database "db" in namespace "shop":
+          1. db-0: the primary, after its role has moved, to db-1 as it stands
+          sessions: those on a member end when it is its turn; writes are down for about
+                    a second when the role moves
+        "#);
     }
 
     #[test]
@@ -225,15 +241,24 @@ mod tests {
         for gone in ["db-1", "db-2"] {
             observed.remove(Kind::Pod, gone);
         }
-        insta::assert_snapshot!(render(&of(&observed), None), @"");
+        insta::assert_snapshot!(render(&of(&observed), None), @r#"
+        Restart of database "db" in namespace "shop":
+          1. db-0: the only member
+          sessions: all on the primary end; nobody can write, and with one member not
+                    read either, until it runs again
+        "#);
     }
 
     #[test]
     fn unknown_members_and_databases_without_a_primary_are_refused() {
         let (assessment, mut observed) = healthy();
-        insta::assert_snapshot!(render(&assessment, Some("db-9")), @"");
+        insta::assert_snapshot!(render(&assessment, Some("db-9")), @r#"error: failed to restart database "db": there is no member db-9; the members are db-0, db-1, db-2"#);
         observed.answers.get_mut("db-0").unwrap().state = "stopped".into();
-        insta::assert_snapshot!(render(&of(&observed), None), @"");
+        insta::assert_snapshot!(render(&of(&observed), None), @r#"
+        error: failed to restart database "db": no primary is running (db-0 is stopped), and to restart members would make that worse
+        hint: see how it is: /work/wt/store/target/debug/deps/dbctl-ddbdeee345c06d42 status db
+        hint: to restart one member all the same, name it with --member
+        "#);
         assert!(Order::new(&of(&observed), Some("db-0")).is_ok(), "a single one may be what mends it");
     }
 

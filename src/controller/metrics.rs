@@ -393,7 +393,7 @@ mod tests {
         database_split_brain_suspected{namespace="shop",database="orders-db"} 0
         "#);
         metrics.observe(&key(), None, &none, &Sighting::default());
-        insta::assert_snapshot!(lines(&metrics), @"");
+        insta::assert_snapshot!(lines(&metrics), @r#"database_split_brain_suspected{namespace="shop",database="orders-db"} 0"#);
         metrics.forget(&key());
         assert_eq!(lines(&metrics), "");
     }

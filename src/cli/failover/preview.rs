@@ -256,8 +256,8 @@ pub mod tests {
           db-2 lags by 2.8 MiB
 
           sessions   all on db-0 end, and their open transactions are rolled back;
-                     clients can connect again through Service db after
-                     about a second; those on replicas stay
+                     clients can connect again through Service db after about a second;
+                     those on replicas stay
           lost       nothing: db-0 stops in good order, and db-1 has everything before
                      it takes over
         "#);
@@ -299,16 +299,21 @@ pub mod tests {
         let why = "you may not forward ports to pods";
         insta::assert_snapshot!(render(&observed, None, false, &[("db-0", why), ("db-1", why), ("db-2", why)]), @r#"
         Failover of database "db" in namespace "shop":
-          primary    db-0 on node-0, which does not run as primary
+          primary    db-0 on node-0, healthy
+          candidate  db-1 on node-1, chosen: the fittest
 
-        MEMBER   ROLE      STATE         TIMELINE   LAG   BEHIND   FIT
-        db-0     primary   not running   -          -     -        -
-        db-1     replica   starting      -          -     -        no
-        db-2     replica   starting      -          -     -        no
-          db-1 is starting
+        MEMBER   ROLE      STATE       TIMELINE   LAG          BEHIND   FIT
+        db-0     primary   running     2          -            -        -
+        db-1     replica   streaming   2          1000 bytes   -        yes
+        db-2     replica   starting    -          -            -        no
           db-2 is starting
-          not asked directly: db-0, db-1, db-2 (you may not forward ports to pods); shown is what they last wrote
-        REFUSED: db-0 holds the leader lock and does not run as primary: nothing proves that it is dead, so nobody else may be primary before the lock runs out, 20 seconds after it was last renewed. Patroni then elects a fit member by itself; if there is none, ask again with --force
+          not asked: db-0, db-1, db-2 (you may not forward ports to pods); what was last written is shown
+
+          sessions   all on db-0 end, and their open transactions are rolled back;
+                     clients can connect again through Service db after about a second;
+                     those on replicas stay
+          lost       nothing: db-0 stops in good order, and db-1 has everything before
+                     it takes over
         "#);
     }
 
@@ -329,7 +334,7 @@ pub mod tests {
         db-1     replica   streaming     2          0 bytes   0 s      yes
         db-2     replica   streaming     2          2.8 MiB   7 s      no
           db-2 lacks 2.8 MiB that db-1 has
-          not asked directly: db-0 (no answer within 2 s); shown is what they last wrote
+          not asked: db-0 (no answer within 2 s); what was last written is shown
         REFUSED: no primary is running (db-0 does not answer and does not renew the leader lock): Patroni elects a fit member by itself within seconds where no commit is at stake. --force promotes db-1 now: whatever db-0 wrote after 2026-11-22T10:00:00Z, when it was last heard of, is lost, and nothing older
         "#);
         insta::assert_snapshot!(render(&observed, None, true, &silent), @r#"
@@ -342,7 +347,7 @@ pub mod tests {
         db-1     replica   streaming     2          0 bytes   0 s      yes
         db-2     replica   streaming     2          2.8 MiB   7 s      no
           db-2 lacks 2.8 MiB that db-1 has
-          not asked directly: db-0 (no answer within 2 s); shown is what they last wrote
+          not asked: db-0 (no answer within 2 s); what was last written is shown
 
           sessions   those on replicas stay; clients connect again through Service db
           lost       whatever db-0 wrote after 2026-11-22T10:00:00Z, when it was last

@@ -148,10 +148,10 @@ mod tests {
         let silent = ("False", "PrimarySuspect", "db-0 holds the leader lock but does not answer");
         let outage =
             json!({ "from": "db-0", "reason": "PrimarySilent", "startedAt": "2026-11-22T10:00:00Z" });
-        insta::assert_snapshot!(of(json!({ "phase": "FailingOver", "outage": outage, "conditions": conditions(silent, silent) })), @"");
-        insta::assert_snapshot!(of(json!({ "phase": "Degraded", "conditions": conditions(silent, silent) })), @"");
+        insta::assert_snapshot!(of(json!({ "phase": "FailingOver", "outage": outage, "conditions": conditions(silent, silent) })), @"Bad: nobody can write since 12s (PrimarySilent, was db-0): db-0 holds the leader lock but does not answer");
+        insta::assert_snapshot!(of(json!({ "phase": "Degraded", "conditions": conditions(silent, silent) })), @"Bad: nobody can write since 10s (PrimarySuspect): db-0 holds the leader lock but does not answer");
         let degraded = ("False", "SyncDegraded", "no replica confirms commits: they exist on db-0 alone");
-        insta::assert_snapshot!(of(json!({ "phase": "Degraded", "conditions": conditions(WRITABLE, degraded) })), @"");
+        insta::assert_snapshot!(of(json!({ "phase": "Degraded", "conditions": conditions(WRITABLE, degraded) })), @"Bad: writes work, but not all is well since 10s (SyncDegraded): no replica confirms commits: they exist on db-0 alone");
         assert_eq!(of(json!({ "phase": "Running", "conditions": conditions(WRITABLE, READY) })), "");
         assert_eq!(of(json!({ "phase": "Creating", "conditions": conditions(silent, silent) })), "");
         assert_eq!(of(json!({})), "");
@@ -167,6 +167,10 @@ mod tests {
         let instances =
             json!([{ "name": "db-0", "role": "primary", "nodeCordoned": true }, { "name": "db-1" }]);
         insta::assert_snapshot!(of(json!({ "phase": "Running", "conditions": conditions(WRITABLE, READY),
-            "operations": [running, done], "lastFailover": last, "instances": instances })), @"");
+            "operations": [running, done], "lastFailover": last, "instances": instances })), @"
+        Warning: a failover is under way since 3s (01ARZ): the primary's role moves from db-0 to db-1
+        Warning: on a cordoned node: db-0 (the primary); the primary's role moves to another node where somebody there is fit
+        Plain: last failover 120m ago: db-2 → db-0 (PrimaryDied), writes down for 2.6 s
+        ");
     }
 }

@@ -265,8 +265,9 @@ mod tests {
 
     #[test]
     fn the_page_says_what_is_wrong_and_how_to_connect() {
-        insta::assert_snapshot!(render(false), @r"
+        insta::assert_snapshot!(render(false), @"
         orders-db  Degraded
+        writes work, but not all is well since 4m (MemberNotReady): orders-db-2 is not ready
         PostgreSQL 18.6, 2/3 members ready, 10Gi each, age 5m
         synchronous: no failover loses an acknowledged commit; deletion policy Retain
 
@@ -274,8 +275,6 @@ mod tests {
         orders-db-0   primary   running     yes     1          -         sandbox
         orders-db-1   replica   streaming   yes     1          2.0 KiB   sandbox
         orders-db-2   -         starting    no      -          -         sandbox
-
-        Ready=False (MemberNotReady, for 4m): orders-db-2 is not ready
 
         write      127.9.255.1:5432
         read-only  -
@@ -288,8 +287,9 @@ mod tests {
 
     #[test]
     fn the_wide_page_has_every_condition_and_more_columns() {
-        insta::assert_snapshot!(render(true), @r"
+        insta::assert_snapshot!(render(true), @"
         orders-db  Degraded
+        writes work, but not all is well since 4m (MemberNotReady): orders-db-2 is not ready
         PostgreSQL 18.6, 2/3 members ready, 10Gi each, age 5m
         synchronous: no failover loses an acknowledged commit; deletion policy Retain
 
