@@ -246,3 +246,16 @@ fn patroni_is_woken_while_nobody_confirms_commits() {
     world.change(Kind::ConfigMap, "db-sync", json!({ "metadata": { "annotations": annotations } }));
     assert!(!wakes(&world));
 }
+
+#[test]
+fn a_member_that_is_cloned_anew_is_told_once() {
+    let mut world = world();
+    world.answer("db-2", None);
+    let cloning = json!({ "state": "creating replica", "role": "uninitialized" }).to_string();
+    world.change(Kind::Pod, "db-2", json!({ "metadata": { "annotations": { "status": cloning } } }));
+    world.pass(usize::MAX);
+    world.pass(usize::MAX);
+    assert_eq!(world.events.iter().filter(|event| event.reason == "MemberCloned").count(), 1);
+    let ready = super::condition(&world.plan().status, "Ready").message.clone();
+    assert_eq!(ready, "db-2 is being cloned from the primary");
+}
