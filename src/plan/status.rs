@@ -85,6 +85,7 @@ fn instance(cx: &Context<'_>, member: &Member<'_>) -> Instance {
         version: member.version().map(str::to_owned),
         timeline: member.timeline(),
         lag_bytes: lag,
+        node_cordoned: cx.on_cordoned_node(member.pod),
     }
 }
 
