@@ -16,12 +16,15 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::asks::Asks;
 use super::backoff::Backoff;
 use super::cache::{Cache, Key, keep};
 use super::known::Known;
+use super::nodes;
 use super::reconcile::{Guarded, Shared, after_error, reconcile};
 use super::resource::{plain, scoped};
 use super::retry;
+use super::silence::Silence;
 use crate::api::{FIELD_MANAGER, LABEL_DATABASE};
 use crate::patroni::{self, PatroniError};
 use crate::plan::{Kind, Settings};
@@ -76,6 +79,7 @@ pub async fn run(
     check_definition(&client, config.namespace.as_deref()).await?;
     let reporter =
         Reporter { controller: FIELD_MANAGER.to_owned(), instance: std::env::var("POD_NAME").ok() };
+    let (passes, due) = unbounded();
     let shared = Arc::new(Shared {
         client: client.clone(),
         cache: Arc::default(),
@@ -85,10 +89,17 @@ pub async fn run(
         reporter,
         settings: Settings { image: config.image },
         backoff: Backoff::default(),
-        moving: std::sync::Mutex::default(),
+        asks: Asks::default(),
+        silence: Silence::default(),
+        nodes: Arc::default(),
+        passes: passes.clone(),
     });
-    let (passes, due) = unbounded();
-    let (watches, complete) = watches(&client, config.namespace.as_deref(), &shared.cache, &passes);
+    let (mut watches, mut complete) = watches(&client, config.namespace.as_deref(), &shared.cache, &passes);
+    if nodes::readable(&client).await {
+        let (watch, listed) = watch_nodes(&client, &shared, passes);
+        watches.push(watch);
+        complete.push(listed);
+    }
     let (store, writer) = reflector::store();
     let changed = watcher(databases, watcher::Config::default())
         .backoff(retry::WatchPauses::default())
@@ -157,6 +168,22 @@ fn watches(
             (async move { keep(&cache, kind, events, passes, complete).await }.boxed(), completed)
         })
         .unzip()
+}
+
+/// The watch of nodes: a pass for every Database with a member on one that changes.
+fn watch_nodes(
+    client: &Client,
+    shared: &Arc<Shared>,
+    passes: UnboundedSender<Key>,
+) -> (BoxFuture<'static, ()>, watch::Receiver<bool>) {
+    let (complete, completed) = watch::channel(false);
+    let (client, nodes, cache) = (client.clone(), shared.nodes.clone(), shared.cache.clone());
+    let changed = move |node: &str| {
+        for key in cache.on_node(node) {
+            let _ = passes.unbounded_send(key);
+        }
+    };
+    (async move { nodes::keep(client, &nodes, changed, complete).await }.boxed(), completed)
 }
 
 fn events(

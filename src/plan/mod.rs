@@ -10,10 +10,13 @@ mod compare;
 mod conditions;
 mod config;
 mod context;
+mod death;
 mod delete;
 mod disruption;
+mod fencing;
 mod members;
 mod object;
+mod outage;
 mod ownership;
 mod pod;
 mod release;
@@ -32,9 +35,10 @@ mod world;
 use std::time::Duration;
 
 pub use access::rules;
-pub use action::{Action, Apply, Event, SecretPlan};
+pub use action::{Action, Apply, Ask, AskOutcome, Asked, Event, Release, SecretPlan};
 pub use compare::{APPLIED, covers};
-pub use object::{Kind, LockAge, Observed, label, name_of, terminating, uid_of};
+pub use death::ended;
+pub use object::{Kind, LockAge, NodeState, Observed, label, name_of, terminating, uid_of};
 pub use ownership::needed;
 pub use release::RELEASE;
 pub use secrets::internal;
@@ -84,18 +88,20 @@ pub fn plan(database: &Database, observed: &Observed, settings: &Settings, now: 
     let deleting = database.metadata.deletion_timestamp.is_some();
     let blocked = if deleting { Some(delete::blocked(&cx)) } else { blocked::blocked(&cx) };
     let scale = scale::plan(&cx);
-    let mut actions = if deleting {
+    let mut actions = if deleting { Vec::new() } else { urgent(&cx) };
+    actions.extend(if deleting {
         delete::plan(&cx, database.spec.deletion_policy)
     } else if blocked.is_some() {
         Vec::new()
     } else {
         objects(&cx, &scale, now)
-    };
+    });
     // It is gone with the finalizer: there is no status to write any more.
     let gone = actions.contains(&Action::RemoveFinalizer);
 
     let (operations, mut events) = requests::plan(&cx, now);
-    let status = status::status(&cx, &scale, blocked.as_ref(), operations, now);
+    let (status, told) = status::status(&cx, &scale, blocked.as_ref(), operations, now);
+    events.extend(told);
     events.extend(status::events(&cx, &status, blocked.as_ref()));
     let settled = actions.is_empty() && status.conditions.iter().all(settled);
     if !gone && database.status.as_ref() != Some(&status) {
@@ -129,6 +135,24 @@ pub fn stand_in(metadata: &ObjectMeta) -> Option<Database> {
 pub fn plan_unreadable(metadata: &Database, observed: &Observed, settings: &Settings) -> Vec<Action> {
     let cx = Context::new(metadata, observed, settings);
     delete::plan(&cx, DeletionPolicy::Retain)
+}
+
+/// What cannot wait, and is done whatever else keeps a plan from acting: nobody but the lock's holder is taken for the
+/// primary, and a dead holder does not keep the lock.
+fn urgent(cx: &Context<'_>) -> Vec<Action> {
+    let mut actions = fencing::plan(cx);
+    if let Some(release) = death::plan(cx) {
+        let told = match &release {
+            Action::ReleaseLock(release) => Some(Event::warning(
+                "LockReleased",
+                format!("{}: its lock was released, so that a replica can take over at once", release.proof),
+            )),
+            _ => None,
+        };
+        actions.push(release);
+        actions.extend(told.map(Action::PublishEvent));
+    }
+    actions
 }
 
 /// Every object that there should be. The finalizer comes first, so that nothing is made that it does not guard.
