@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::channel::mpsc::UnboundedSender;
 use futures::{Stream, StreamExt};
@@ -77,6 +77,17 @@ impl Cache {
     /// The objects of one Database.
     pub fn of(&self, key: &Key) -> Objects {
         self.0.read().unwrap_or_else(PoisonError::into_inner).objects.get(key).cloned().unwrap_or_default()
+    }
+
+    /// The Databases whose leader lock is held and has not been renewed for that long.
+    pub fn stale_locks(&self, age: Duration, now: Instant) -> Vec<Key> {
+        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let stale = |(key, objects): (&Key, &Objects)| {
+            let lock = objects.get(&(Kind::ConfigMap, Names(&key.1).leader()))?;
+            let held = Lock::of(&lock.object).holder.is_some();
+            (held && now.duration_since(lock.changed) > age).then(|| key.clone())
+        };
+        all.objects.iter().filter_map(stale).collect()
     }
 
     /// The Databases that have a pod on that node.
@@ -277,6 +288,9 @@ mod tests {
         assert_eq!(cache.put(Kind::ConfigMap, lock("1")).len(), 1);
         let key = ("n".to_owned(), "a".to_owned());
         let seen = |cache: &Cache| cache.of(&key).into_values().next().map(|entry| entry.changed);
+        let (age, now) = (Duration::from_secs(7), Instant::now());
+        assert_eq!(cache.stale_locks(age, now), Vec::<Key>::new());
+        assert_eq!(cache.stale_locks(age, now + age * 2), vec![key.clone()]);
         let before = seen(&cache);
         assert_eq!(cache.put(Kind::ConfigMap, lock("2")), vec![]);
         assert!(seen(&cache) > before);

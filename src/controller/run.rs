@@ -14,6 +14,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, ResourceExt};
 use serde_json::Value;
 use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::asks::Asks;
@@ -31,6 +32,9 @@ use crate::plan::{Kind, Settings};
 
 /// Databases that are worked on at a time.
 const CONCURRENCY: u16 = 8;
+/// A lock is renewed every five seconds; one that is older than this is looked into.
+const LOCK_LATE: std::time::Duration = std::time::Duration::from_secs(7);
+const STALE_CHECK: std::time::Duration = std::time::Duration::from_secs(2);
 /// Several watches tell of one change; a pass waits this long for the others.
 const DEBOUNCE: std::time::Duration = std::time::Duration::from_millis(100);
 
@@ -112,7 +116,9 @@ pub async fn run(
             }
             ready(event.ok().map(|database| ObjectRef::from_obj(&database)))
         });
-    let related = due.map(|(namespace, name): Key| ObjectRef::new(&name).within(&namespace));
+    let suspicious = stale_locks(shared.cache.clone());
+    let related = stream::select(due, suspicious)
+        .map(|(namespace, name): Key| ObjectRef::new(&name).within(&namespace));
     // Before the first lists are complete, everything would have to be looked up by name.
     let queue = stream::once(join_all(complete.into_iter().map(completed)))
         .filter_map(|_| ready(None))
@@ -184,6 +190,17 @@ fn watch_nodes(
         }
     };
     (async move { nodes::keep(client, &nodes, changed, complete).await }.boxed(), completed)
+}
+
+/// Databases whose lock is late, now and then: that something does not happen is told by no watch.
+fn stale_locks(cache: Arc<Cache>) -> impl Stream<Item = Key> + Send {
+    let mut interval = tokio::time::interval(STALE_CHECK);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    stream::unfold(interval, |mut interval| async move {
+        interval.tick().await;
+        Some(((), interval))
+    })
+    .flat_map(move |()| stream::iter(cache.stale_locks(LOCK_LATE, std::time::Instant::now())))
 }
 
 fn events(

@@ -144,7 +144,7 @@ fn problem(member: &Member<'_>) -> Option<String> {
     if text(member.pod, "/metadata/deletionTimestamp").is_some() {
         Some("is stopping".to_owned())
     } else if let Some(waiting) = member.waiting() {
-        Some(format!("its container does not run ({waiting})"))
+        Some(format!("is not running ({waiting})"))
     } else if text(member.pod, "/spec/nodeName").is_none() {
         Some("has no node yet".to_owned())
     } else if member.is_silent() {
@@ -253,6 +253,11 @@ pub fn complete(cx: &Context<'_>) -> bool {
 
 fn synchronous(cx: &Context<'_>) -> bool {
     cx.spec().synchronous && cx.spec().replicas > 1
+}
+
+/// Somebody should confirm commits and does not yet.
+pub fn awaits_standbys(cx: &Context<'_>) -> bool {
+    degraded(cx) || unlisted(cx).is_some()
 }
 
 /// Commits should wait for a replica, and there is none that they wait for.

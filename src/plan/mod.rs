@@ -77,6 +77,8 @@ pub struct Plan {
 
 /// While things move, watches tell most of it; what only an answer tells is asked for this often.
 const SOON: Duration = Duration::from_secs(2);
+/// While commits are on the primary alone.
+const AT_ONCE: Duration = Duration::from_secs(1);
 /// While somebody has to act elsewhere, on objects that are not watched.
 const BLOCKED: Duration = Duration::from_secs(10);
 /// While all is well: finds what no watch told.
@@ -110,6 +112,7 @@ pub fn plan(database: &Database, observed: &Observed, settings: &Settings, now: 
     }
     let requeue = match &blocked {
         Some(blocked) if blocked.warning => BLOCKED,
+        None if config::wake(&cx).is_some() => AT_ONCE,
         None if settled => IDLE,
         _ => SOON,
     };
@@ -167,7 +170,7 @@ fn objects(cx: &Context<'_>, scale: &scale::Scale, now: jiff::Timestamp) -> Vec<
     actions.extend(services::plan(cx));
     actions.extend(disruption::plan(cx));
     actions.extend(members::plan(cx, scale));
-    actions.extend(config::change(cx, now));
+    actions.extend(config::change(cx, now).or_else(|| config::wake(cx)));
     actions.extend(scale.switchover.clone());
     actions
 }

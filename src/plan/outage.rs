@@ -13,6 +13,9 @@ use crate::api::{ConditionType, DatabaseStatus, Failover, Operation, OperationPh
 /// How many changes of primary the status keeps.
 const KEPT: usize = 10;
 
+/// No outage goes unnoticed for longer.
+const OUTAGE_NOTICED: SignedDuration = SignedDuration::from_secs(60);
+
 /// Why nobody could write, from what is known least to what is known best.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Cause {
@@ -111,11 +114,19 @@ fn sharpened(outage: Outage, cause: Cause) -> Outage {
     Outage { reason: format!("{cause:?}"), ..outage }
 }
 
-/// When writes stopped: a silent primary has been so for a while when that is noticed.
+/// When writes stopped, as far as that can be told later: when the container ended; when a primary that says nothing any
+/// more last renewed the lock, which is the last sign of its life; otherwise now.
 fn began(cx: &Context<'_>, primary: Option<&str>, now: Timestamp) -> Timestamp {
-    let silent =
-        primary.and_then(|name| cx.view.member(name)).map(|member| member.silent).unwrap_or_default();
-    SignedDuration::try_from(silent).ok().and_then(|silent| now.checked_sub(silent).ok()).unwrap_or(now)
+    let Some(member) = primary.and_then(|name| cx.view.member(name)) else { return now };
+    // The times of its own node, which may be a little off.
+    let sane = |at: &Timestamp| *at <= now && now.duration_since(*at) < OUTAGE_NOTICED;
+    let renewed = cx.view.lock.renewed.filter(|_| cx.view.lock.holder.as_deref() == Some(member.name));
+    let seen = match ended(member.pod) {
+        Some((_, finished)) => Some(renewed.map_or(finished, |renewed| renewed.max(finished))),
+        None if member.answer.is_none() => renewed,
+        None => None,
+    };
+    seen.filter(sane).unwrap_or(now)
 }
 
 /// Seconds, to the millisecond.
@@ -168,7 +179,10 @@ fn cause(cx: &Context<'_>, from: Option<&str>, operations: &[Operation]) -> Caus
         Cause::PodDeleted
     } else if ended(member.pod).is_some() {
         Cause::PrimaryDied
-    } else if cx.view.lock.holder.as_deref() == Some(from) && cx.view.lock_age == LockAge::Expired {
+    } else if member.answer.is_none()
+        && (cx.view.lock.holder.as_deref() != Some(from) || cx.view.lock_age == LockAge::Expired)
+    {
+        // It lost the lock without a word.
         Cause::PrimaryLost
     } else if member.answer.is_some_and(|answer| answer.state != "running") {
         Cause::PostgresDown

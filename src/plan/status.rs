@@ -130,7 +130,9 @@ fn phase(
 fn changing(cx: &Context<'_>, scale: &Scale) -> bool {
     let replicas = cx.spec().replicas;
     let count = i32::try_from(cx.view.members.len()).unwrap_or(i32::MAX);
-    let cloning = |member: &Member<'_>| member.status.as_ref().is_none_or(|status| status.state != "running");
+    let cloning = |member: &Member<'_>| {
+        member.waiting().is_none() && member.status.as_ref().is_none_or(|status| status.state != "running")
+    };
     scale.waiting.is_some()
         || scale.switchover.is_some()
         || cx.view.stateful_replicas() != Some(replicas)

@@ -136,8 +136,11 @@ fn a_silent_primary_is_suspect_and_nothing_is_done_to_it() {
     assert!(names(&plan.actions).contains(&"event PrimarySuspect".to_owned()));
     let outage = plan.status.outage.unwrap();
     assert_eq!((outage.from.as_deref(), outage.reason.as_str()), (Some("db-0"), "PrimarySilent"));
-    // It began when it fell silent, not when that was noticed.
-    assert_eq!(world.now.duration_since(outage.started_at.unwrap().0).as_secs(), 4);
+    // It began with the last sign of its life, not when its silence was noticed.
+    let now = world.now;
+    hold(&mut world, now - jiff::SignedDuration::from_secs(100), now - jiff::SignedDuration::from_secs(9));
+    let outage = world.plan().status.outage.unwrap();
+    assert_eq!(now.duration_since(outage.started_at.unwrap().0).as_secs(), 9);
     world.observed.lock_age = LockAge::Expired;
     assert_eq!(says(&world, "Writable"), is("False", reason::NO_LEADER));
 }
@@ -146,15 +149,13 @@ fn a_silent_primary_is_suspect_and_nothing_is_done_to_it() {
 fn a_change_of_primary_is_recorded_once() {
     let mut world = world();
     kill(&mut world);
-    world.observed.silent.insert("db-0".into(), Duration::from_secs(1));
-    let began = world.now - jiff::SignedDuration::from_secs(1);
+    let began = world.now;
     let plan = world.pass(usize::MAX);
     assert_eq!(plan.status.outage.as_ref().map(|outage| outage.reason.as_str()), Some("PrimaryDied"));
     assert_eq!(plan.status.phase, Some(Phase::FailingOver));
     let before = world.pass(usize::MAX).status.outage;
     assert_eq!(before, plan.status.outage);
 
-    world.observed.silent.clear();
     world.lead("db-1");
     world.answer("db-1", Some(answer("primary", "running")));
     let status = world.pass(usize::MAX).status;
@@ -164,12 +165,12 @@ fn a_change_of_primary_is_recorded_once() {
         (Some("db-0"), "db-1", "PrimaryDied")
     );
     assert_eq!(failover.started_at.as_ref().map(|at| at.0), Some(began));
-    assert_eq!(failover.duration_seconds, Some(5.0));
+    assert_eq!(failover.duration_seconds, Some(4.0));
     assert_eq!((status.outage, status.failovers.len()), (None, 1));
     let told = world.events.iter().filter(|event| event.reason == "FailedOver");
     assert_eq!(
         told.map(|event| event.message.as_str()).collect::<Vec<_>>(),
-        ["db-1 is the primary, after db-0 (PrimaryDied); writes were down for 5.0 s"]
+        ["db-1 is the primary, after db-0 (PrimaryDied); writes were down for 4.0 s"]
     );
     let again = world.pass(usize::MAX).status;
     assert_eq!(again.failovers, status.failovers);
@@ -225,4 +226,23 @@ fn without_anybody_who_has_every_commit_nobody_is_promoted_and_that_is_said() {
     assert_eq!(says(&world, "Writable").1, reason::NO_LEADER);
     world.answer("db-2", None);
     assert_eq!(says(&world, "Writable").1, reason::NO_SAFE_CANDIDATE);
+}
+
+#[test]
+fn patroni_is_woken_while_nobody_confirms_commits() {
+    let mut world = world();
+    let wakes =
+        |world: &World| names(&world.plan().actions).contains(&r#"patch db-0 {"dbctl":null}"#.to_owned());
+    assert!(!wakes(&world));
+    for (standbys, woken) in [("", true), ("db-1", true), ("db-1,db-2", false)] {
+        let annotations = json!({ "sync_standby": standbys });
+        world.change(Kind::ConfigMap, "db-sync", json!({ "metadata": { "annotations": annotations } }));
+        assert_eq!(wakes(&world), woken, "{standbys}");
+        assert_eq!(world.plan().requeue == AT_ONCE, woken, "{standbys}");
+    }
+    // It would not hear it.
+    world.answer("db-0", None);
+    let annotations = json!({ "sync_standby": "" });
+    world.change(Kind::ConfigMap, "db-sync", json!({ "metadata": { "annotations": annotations } }));
+    assert!(!wakes(&world));
 }
