@@ -126,6 +126,16 @@ fn kill_again_and_again(seed: u64, times: usize) -> usize {
                 }
             }
         }
+        // What was found is what the next process begins with, whether it was acknowledged or not: that one may be killed
+        // before it acknowledges anything.
+        for (key, told) in &mut all {
+            match found.get(key) {
+                Some((version, value)) => {
+                    *told = Acknowledged { version: *version, value: Some(*value), number: *value };
+                }
+                None => told.value = None,
+            }
+        }
         // A watch goes on from the last version that was told, or is sent to list anew; it never misses anything.
         if let Ok((_, changes)) = store.changes_since(&maps(), highest) {
             assert!(changes.is_empty() && found.values().all(|(version, _)| *version <= highest));
