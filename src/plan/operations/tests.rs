@@ -573,6 +573,9 @@ fn a_removal_waits_for_what_was_asked_for_and_the_other_way_round() {
 }
 
 proptest! {
+    // Each case is some dozens of passes.
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn whatever_is_cut_short_a_request_comes_to_one_end(
         verb in prop::sample::select(vec!["failover", "restart"]),
