@@ -179,8 +179,9 @@ impl Order {
             let _ = writeln!(text, "  {number}. {member}: {what}");
         }
         let sessions = match (&self.primary, &self.next) {
+            _ if self.alone => "all end, and nobody can read or write until it runs again",
             (Some(_), None) => {
-                "all on the primary end; nobody can write, and with one member not read either, until it runs again"
+                "those on a member end when it is its turn; nobody can write until the primary runs again"
             }
             (Some(_), Some(_)) => {
                 "those on a member end when it is its turn; writes are down for about a second when the role moves"
@@ -205,9 +206,10 @@ mod tests {
     fn render(assessment: &Assessment, member: Option<&str>) -> String {
         match Order::new(assessment, member) {
             Ok(order) => order.render(&database(), "shop"),
-            Err(problem) => problem
-                .into_error(&Context::plain(), "db", "restart database \"db\"")
-                .render("error:", "hint:"),
+            Err(problem) => {
+                let error = problem.into_error(&Context::plain(), "db", "restart database \"db\"");
+                format!("{:?}: {}", error.outcome, error.message)
+            }
         }
     }
 
@@ -244,21 +246,16 @@ mod tests {
         insta::assert_snapshot!(render(&of(&observed), None), @r#"
         Restart of database "db" in namespace "shop":
           1. db-0: the only member
-          sessions: all on the primary end; nobody can write, and with one member not
-                    read either, until it runs again
+          sessions: all end, and nobody can read or write until it runs again
         "#);
     }
 
     #[test]
     fn unknown_members_and_databases_without_a_primary_are_refused() {
         let (assessment, mut observed) = healthy();
-        insta::assert_snapshot!(render(&assessment, Some("db-9")), @r#"error: failed to restart database "db": there is no member db-9; the members are db-0, db-1, db-2"#);
+        insta::assert_snapshot!(render(&assessment, Some("db-9")), @r#"NotFound: failed to restart database "db": there is no member db-9; the members are db-0, db-1, db-2"#);
         observed.answers.get_mut("db-0").unwrap().state = "stopped".into();
-        insta::assert_snapshot!(render(&of(&observed), None), @r#"
-        error: failed to restart database "db": no primary is running (db-0 is stopped), and to restart members would make that worse
-        hint: see how it is: /work/wt/store/target/debug/deps/dbctl-ddbdeee345c06d42 status db
-        hint: to restart one member all the same, name it with --member
-        "#);
+        insta::assert_snapshot!(render(&of(&observed), None), @r#"Refused: failed to restart database "db": no primary is running (db-0 is stopped), and to restart members would make that worse"#);
         assert!(Order::new(&of(&observed), Some("db-0")).is_ok(), "a single one may be what mends it");
     }
 

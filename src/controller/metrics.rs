@@ -194,7 +194,9 @@ impl Metrics {
             }
         }
         if told.primary != sighting.primary {
-            told.primary.iter().for_each(|gone| drop(self.primaries.remove(&of.primary(gone))));
+            if let Some(gone) = &told.primary {
+                self.primaries.remove(&of.primary(gone));
+            }
             told.primary.clone_from(&sighting.primary);
         }
         if let Some(primary) = &sighting.primary {
@@ -222,9 +224,15 @@ impl Metrics {
     pub fn forget(&self, key: &Key) {
         let Some(told) = self.told().remove(key) else { return };
         let of = OfDatabase::new(key);
-        told.reasons.iter().for_each(|reason| drop(self.failovers.remove(&of.reason(reason))));
-        told.members.iter().for_each(|member| drop(self.lags.remove(&of.member(member))));
-        told.primary.iter().for_each(|primary| drop(self.primaries.remove(&of.primary(primary))));
+        for reason in &told.reasons {
+            self.failovers.remove(&of.reason(reason));
+        }
+        for member in &told.members {
+            self.lags.remove(&of.member(member));
+        }
+        if let Some(primary) = &told.primary {
+            self.primaries.remove(&of.primary(primary));
+        }
         self.durations.remove(&of);
         self.split_brains.remove(&of);
     }
