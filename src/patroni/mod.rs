@@ -9,4 +9,6 @@ pub use config::{
     APP_NAME, CONFIG_KEY, FIRST_LOOP_WAIT_SECONDS, REPLICATION_USER, REST_USER, REWIND_USER, SUPERUSER,
     TTL_SECONDS, config_patch, dynamic, template,
 };
-pub use objects::{Answer, DynamicConfig, Lock, MemberStatus, Sync};
+pub use objects::{
+    Answer, DynamicConfig, LEADER, Lock, MemberStatus, PendingFailover, Positions, Sync, TimelineEnd,
+};

@@ -5,8 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
+
+/// The annotation of the leader lock that names its holder. Without it the lock is free.
+pub const LEADER: &str = "leader";
 
 fn annotation<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
     object.get("metadata")?.get("annotations")?.get(key)?.as_str()
@@ -21,6 +25,12 @@ fn annotation_json<T: serde::de::DeserializeOwned>(object: &Value, key: &str) ->
 pub struct Lock {
     /// The member that holds it.
     pub holder: Option<String>,
+    /// When the holder took it, by the holder's clock.
+    pub acquired: Option<Timestamp>,
+    /// When the holder last renewed it, by the holder's clock.
+    pub renewed: Option<Timestamp>,
+    /// The version of its ConfigMap, for a compare-and-swap.
+    pub version: Option<String>,
     /// WAL position of the holder when it last renewed.
     pub optime: Option<i64>,
     /// Members that the failsafe mode counts on: those that may race for the lock.
@@ -32,7 +42,13 @@ impl Lock {
     pub fn of(config_map: &Value) -> Self {
         let failsafe: BTreeMap<String, Value> = annotation_json(config_map, "failsafe").unwrap_or_default();
         Self {
-            holder: annotation(config_map, "leader").filter(|name| !name.is_empty()).map(str::to_owned),
+            holder: annotation(config_map, LEADER).filter(|name| !name.is_empty()).map(str::to_owned),
+            acquired: annotation(config_map, "acquireTime").and_then(|text| text.parse().ok()),
+            renewed: annotation(config_map, "renewTime").and_then(|text| text.parse().ok()),
+            version: config_map
+                .pointer("/metadata/resourceVersion")
+                .and_then(Value::as_str)
+                .map(str::to_owned),
             optime: annotation(config_map, "optime").and_then(|text| text.parse().ok()),
             failsafe: failsafe.into_keys().collect(),
         }
@@ -46,6 +62,8 @@ pub struct Sync {
     pub leader: Option<String>,
     /// Members whose confirmation commits wait for.
     pub standbys: BTreeSet<String>,
+    /// How many of them beside itself a member must hear from before it may be primary.
+    pub quorum: usize,
 }
 
 impl Sync {
@@ -53,13 +71,14 @@ impl Sync {
     pub fn of(config_map: &Value) -> Self {
         let standbys = annotation(config_map, "sync_standby").unwrap_or_default();
         Self {
-            leader: annotation(config_map, "leader").filter(|name| !name.is_empty()).map(str::to_owned),
+            leader: annotation(config_map, LEADER).filter(|name| !name.is_empty()).map(str::to_owned),
             standbys: standbys
                 .split(',')
                 .map(str::trim)
                 .filter(|name| !name.is_empty())
                 .map(str::to_owned)
                 .collect(),
+            quorum: annotation(config_map, "quorum").and_then(|text| text.parse().ok()).unwrap_or_default(),
         }
     }
 }
@@ -71,6 +90,37 @@ pub struct DynamicConfig {
     pub initialize: Option<String>,
     /// What Patroni runs by.
     pub config: Option<Value>,
+    /// Where each timeline ended, oldest first.
+    pub history: Vec<TimelineEnd>,
+}
+
+/// The end of a timeline: an entry of Patroni's history, `[timeline, lsn, reason, time, new leader]`. Older entries lack
+/// the last two.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TimelineEnd {
+    /// The timeline that ended; the next one is one more, or higher.
+    pub timeline: i64,
+    /// Where it ended, in bytes of WAL.
+    pub lsn: i64,
+    /// PostgreSQL's words for why.
+    pub reason: String,
+    /// When.
+    pub at: Option<Timestamp>,
+    /// The primary of the next timeline.
+    pub leader: Option<String>,
+}
+
+impl TimelineEnd {
+    fn of(entry: &Value) -> Option<Self> {
+        let text = |index| entry.get(index).and_then(Value::as_str);
+        Some(Self {
+            timeline: entry.get(0)?.as_i64()?,
+            lsn: entry.get(1)?.as_i64()?,
+            reason: text(2).unwrap_or_default().to_owned(),
+            at: text(3).and_then(|text| text.parse().ok()),
+            leader: text(4).filter(|name| !name.is_empty()).map(str::to_owned),
+        })
+    }
 }
 
 impl DynamicConfig {
@@ -79,7 +129,35 @@ impl DynamicConfig {
         Self {
             initialize: annotation(config_map, "initialize").map(str::to_owned),
             config: annotation_json(config_map, "config"),
+            history: annotation_json::<Vec<Value>>(config_map, "history")
+                .iter()
+                .flatten()
+                .filter_map(TimelineEnd::of)
+                .collect(),
         }
+    }
+
+    /// Commits wait for replicas.
+    pub fn is_synchronous(&self) -> bool {
+        let mode = self.config.as_ref().and_then(|config| config.get("synchronous_mode"));
+        !matches!(mode, None | Some(Value::Bool(false) | Value::Null))
+    }
+}
+
+/// A change of primary that was asked for and is not done: ConfigMap `NAME-failover`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PendingFailover {
+    /// The primary that is to step down.
+    pub leader: Option<String>,
+    /// The member that is to follow it; any fit one without.
+    pub candidate: Option<String>,
+}
+
+impl PendingFailover {
+    /// Reads it from its ConfigMap.
+    pub fn of(config_map: &Value) -> Self {
+        let named = |key| annotation(config_map, key).filter(|name| !name.is_empty()).map(str::to_owned);
+        Self { leader: named("leader"), candidate: named("member") }
     }
 }
 
@@ -99,6 +177,8 @@ pub struct MemberStatus {
     pub xlog_location: Option<i64>,
     /// Where it has replayed up to, for a replica.
     pub replay_lsn: Option<i64>,
+    /// Where it has received up to, for a replica.
+    pub receive_lsn: Option<i64>,
     /// Some settings wait for a restart.
     pub pending_restart: bool,
 }
@@ -132,12 +212,45 @@ pub struct Answer {
     pub state: String,
     /// Its timeline.
     pub timeline: Option<i64>,
+    /// Positions in the WAL.
+    pub xlog: Positions,
+    /// `streaming` or `in archive recovery`, for a replica.
+    pub replication_state: Option<String>,
+    /// When it last heard of the Kubernetes API, in seconds since 1970 by its own clock.
+    pub dcs_last_seen: Option<i64>,
+    /// It goes on as primary without the Kubernetes API, as every other member agrees.
+    pub failsafe_mode_is_active: bool,
+    /// When its PostgreSQL was started, in PostgreSQL's words.
+    pub postmaster_start_time: Option<String>,
+    /// Some settings wait for a restart.
+    pub pending_restart: bool,
+    /// Patroni takes its hands off.
+    pub pause: bool,
+}
+
+/// Positions in the WAL, in bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Positions {
+    /// Where a primary writes.
+    pub location: Option<i64>,
+    /// Up to where a replica has received and flushed.
+    pub received_location: Option<i64>,
+    /// Up to where a replica has replayed.
+    pub replayed_location: Option<i64>,
+    /// The time of the last transaction that a replica has replayed, in PostgreSQL's words.
+    pub replayed_timestamp: Option<String>,
 }
 
 impl Answer {
     /// It runs as primary.
     pub fn is_running_primary(&self) -> bool {
         self.role == "primary" && self.state == "running"
+    }
+
+    /// It runs as a replica, whether or not it streams.
+    pub fn is_running_replica(&self) -> bool {
+        self.role == "replica" && self.state == "running"
     }
 }
 
@@ -158,7 +271,13 @@ mod tests {
         assert_eq!(lock.holder.as_deref(), Some("demo-1"));
         assert_eq!(lock.optime, Some(50_332_320));
         assert_eq!(lock.failsafe, BTreeSet::from(["demo-0".to_owned(), "demo-1".to_owned()]));
-        assert_eq!(Lock::of(&with(json!({ "optime": "x", "failsafe": "{" }))), Lock::default());
+        let taken = Lock::of(&json!({ "metadata": { "resourceVersion": "7", "annotations": {
+            "acquireTime": "2026-11-22T07:11:37.780821+00:00", "renewTime": "2026-11-22T07:11:45.010702+00:00" } } }));
+        assert!(taken.acquired < taken.renewed && taken.version.as_deref() == Some("7"));
+        assert_eq!(
+            Lock::of(&with(json!({ "optime": "x", "failsafe": "{", "renewTime": "now" }))),
+            Lock::default()
+        );
         assert_eq!(Lock::of(&json!({})), Lock::default());
     }
 
@@ -173,6 +292,12 @@ mod tests {
     #[test]
     fn tells_a_bootstrap_under_way_from_a_database() {
         assert_eq!(DynamicConfig::of(&with(json!({}))).initialize, None);
+        let history = r#"[[1,50332040,"no recovery target specified","2026-11-22T07:11:38.047059+00:00","demo-1"],[2,5,"x"],["?"]]"#;
+        let history = DynamicConfig::of(&with(json!({ "history": history }))).history;
+        assert_eq!(
+            (history.len(), history[0].leader.as_deref(), history[1].timeline),
+            (2, Some("demo-1"), 2)
+        );
         let config = DynamicConfig::of(&with(json!({ "initialize": "", "config": "{\"ttl\":20}" })));
         assert_eq!((config.initialize.as_deref(), config.config), (Some(""), Some(json!({ "ttl": 20 }))));
     }

@@ -6,6 +6,7 @@ use super::context::Context;
 use super::secrets::{APP_PASSWORD, internal};
 use super::services::POSTGRES_PORT;
 use super::view::{CONTAINER, LABEL_VERSION};
+use crate::agent::AGENT_PORT;
 use crate::api::{PgVersion, Resources};
 use crate::patroni::{CONFIG_KEY, REPLICATION_USER, REST_PORT, REST_USER, REWIND_USER, SUPERUSER};
 
@@ -96,6 +97,7 @@ fn container(cx: &Context<'_>, version: PgVersion) -> Value {
         "ports": [
             { "name": "postgres", "containerPort": POSTGRES_PORT, "protocol": "TCP" },
             { "name": "patroni", "containerPort": REST_PORT, "protocol": "TCP" },
+            { "name": "agent", "containerPort": AGENT_PORT, "protocol": "TCP" },
         ],
         "securityContext": {
             "allowPrivilegeEscalation": false,

@@ -46,7 +46,7 @@ fn current(cx: &Context<'_>) -> Option<i32> {
 /// One more than the highest ordinal that Patroni's objects name and that still has its volume. Where they name none,
 /// any volume may be the one with data.
 fn recorded(cx: &Context<'_>) -> Option<i32> {
-    let Sync { leader, standbys } = &cx.view.sync;
+    let Sync { leader, standbys, .. } = &cx.view.sync;
     let Lock { holder, failsafe, .. } = &cx.view.lock;
     if cx.view.config.initialize.as_deref().is_none_or(str::is_empty) {
         return volumes(cx).max().map(|highest| highest + 1);
