@@ -10,7 +10,7 @@ use super::children::{Ended, code};
 use super::guard;
 use super::member::Member;
 use super::postmaster::Postmaster;
-use super::release::{Outcome, after_end};
+use super::release::{Outcome, after_end, checkpoint};
 use super::serve;
 use super::start::{AgentError, Prepared, prepare};
 use super::watchdog::Reason;
@@ -113,7 +113,7 @@ impl Signals {
     }
 
     /// Passes everything on to Patroni, and reaps. Never returns.
-    async fn pass_on(&mut self, patroni: Pid, member: &Member) {
+    async fn pass_on(&mut self, patroni: Pid, member: &Arc<Member>) {
         loop {
             let any = futures::future::select_all(
                 self.others.iter_mut().map(|(kind, stream)| Box::pin(async { (stream.recv().await, *kind) })),
@@ -121,11 +121,23 @@ impl Signals {
             tokio::select! {
                 _ = self.child.recv() => member.children.reap(),
                 ((_, kind), _, _) = any => {
+                    let first = !member.is_ending();
                     if matches!(kind, Signal::TERM | Signal::INT | Signal::QUIT) {
                         member.end();
                     }
-                    // It may have ended already.
-                    let _ = kill_process(patroni, kind);
+                    let patroni = move || {
+                        // It may have ended already.
+                        let _ = kill_process(patroni, kind);
+                    };
+                    if kind == Signal::TERM && first {
+                        let member = Arc::clone(member);
+                        tokio::spawn(async move {
+                            checkpoint(&member).await;
+                            patroni();
+                        });
+                    } else {
+                        patroni();
+                    }
                 }
             }
         }
