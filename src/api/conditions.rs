@@ -51,16 +51,19 @@ pub mod reason {
     pub const NAME_TAKEN: &str = "NameTaken";
     pub const NO_ENDPOINT: &str = "NoEndpoint";
     pub const NO_LEADER: &str = "NoLeader";
+    pub const NO_SAFE_CANDIDATE: &str = "NoSafeCandidate";
     pub const OTHER_MAJOR: &str = "OtherMajor";
     pub const PODS_OUTDATED: &str = "PodsOutdated";
     pub const PODS_UP_TO_DATE: &str = "PodsUpToDate";
     pub const PRIMARY_ACCEPTS_WRITES: &str = "PrimaryAcceptsWrites";
     pub const PRIMARY_NOT_RUNNING: &str = "PrimaryNotRunning";
+    pub const PRIMARY_SUSPECT: &str = "PrimarySuspect";
     pub const RESIZE_PENDING: &str = "ResizePending";
     pub const RESTART_PENDING: &str = "RestartPending";
     pub const RESTORE_UNSUPPORTED: &str = "RestoreUnsupported";
     pub const SCALING: &str = "Scaling";
     pub const SECRET_MISSING: &str = "SecretMissing";
+    pub const SPLIT_BRAIN: &str = "SplitBrainSuspected";
     pub const SYNC_DEGRADED: &str = "SyncDegraded";
     pub const UPGRADE_NEEDED: &str = "UpgradeNeeded";
 }

@@ -23,8 +23,9 @@ pub use names::{
     ROLE_REPLICA, name_problem,
 };
 pub use quantity::{Quantity, QuantityError};
-pub use request::{Found, Request, RequestError, Verb, requests};
+pub use request::{FailoverArguments, Found, Request, RequestError, RestartArguments, Verb, requests};
 pub use status::{
-    DatabaseStatus, Failover, Instance, Operation, OperationPhase, Phase, StoredBackup, UpgradeProgress,
+    DatabaseStatus, Failover, Instance, Operation, OperationPhase, Outage, Phase, StoredBackup,
+    UpgradeProgress,
 };
 pub use version::{PgVersion, VersionError};

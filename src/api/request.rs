@@ -70,6 +70,30 @@ pub struct Request {
     pub arguments: serde_json::Map<String, serde_json::Value>,
 }
 
+/// What a failover request asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FailoverArguments {
+    /// The member that is to be primary; the fittest without.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    /// The primary that whoever asks saw. If another one leads by now, the request is about something else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// Promote although commits may be lost.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
+}
+
+/// What a restart request asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RestartArguments {
+    /// The one member to restart; all without.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub member: Option<String>,
+}
+
 /// Why a request is not taken up.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
@@ -99,6 +123,15 @@ impl Request {
     /// Where the text is not a request's JSON.
     pub fn parse(verb: Verb, text: &str) -> Result<Self, RequestError> {
         serde_json::from_str(text)
+            .map_err(|error| RequestError::Malformed { verb: verb.to_string(), problem: error.to_string() })
+    }
+
+    /// The arguments that its verb takes.
+    ///
+    /// # Errors
+    /// Where they are not such arguments.
+    pub fn arguments<T: serde::de::DeserializeOwned>(&self, verb: Verb) -> Result<T, RequestError> {
+        serde_json::from_value(serde_json::Value::Object(self.arguments.clone()))
             .map_err(|error| RequestError::Malformed { verb: verb.to_string(), problem: error.to_string() })
     }
 
@@ -159,6 +192,21 @@ mod tests {
         let (verb, request) = found[1].2.clone().unwrap();
         assert_eq!((verb, request.id, request.arguments["to"].as_str()), (Verb::Failover, id, Some("db-1")));
         assert!(matches!(&found[2].2, Err(RequestError::Malformed { verb, .. }) if verb == "restart"));
+    }
+
+    #[test]
+    fn arguments_are_those_of_the_verb() {
+        let read = |text: &str| {
+            let id = Ulid::from_parts(1, 1);
+            let text = format!(r#"{{"id":"{id}","uid":"u"{text}}}"#);
+            Request::parse(Verb::Failover, &text).unwrap().arguments::<FailoverArguments>(Verb::Failover)
+        };
+        let forced = FailoverArguments { to: Some("db-1".into()), from: None, force: true };
+        assert_eq!(read(r#","to":"db-1","force":true"#), Ok(forced));
+        assert_eq!(read(""), Ok(FailoverArguments::default()));
+        for wrong in [r#","too":"db-1""#, r#","force":"yes""#, r#","to":1"#] {
+            assert!(matches!(read(wrong), Err(RequestError::Malformed { .. })), "{wrong}");
+        }
     }
 
     #[test]

@@ -55,6 +55,13 @@ pub struct DatabaseStatus {
     /// The newest change of primary.
     #[serde(default, deserialize_with = "readable", skip_serializing_if = "Option::is_none")]
     pub last_failover: Option<Failover>,
+    /// The last ten changes of primary, newest first.
+    #[serde(default, deserialize_with = "readable_items", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10))]
+    pub failovers: Vec<Failover>,
+    /// Present while nobody can write to a database that could be written to before.
+    #[serde(default, deserialize_with = "readable", skip_serializing_if = "Option::is_none")]
+    pub outage: Option<Outage>,
     /// The last ten requests and their outcomes, newest first.
     #[serde(default, deserialize_with = "readable_items", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10))]
@@ -189,8 +196,22 @@ pub struct Failover {
     pub timeline: Option<i64>,
 }
 
+/// A time in which nobody can write.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Outage {
+    /// The primary before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// Why, in one CamelCase word, as far as it is known.
+    pub reason: String,
+    /// When it began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Time>,
+}
+
 /// A request and its outcome.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Operation {
     /// The request's id.
@@ -202,6 +223,15 @@ pub struct Operation {
     /// What happened, or why it did not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// The primary when it was taken up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// The member that is to be primary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    /// Members that are still to be worked on, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remaining: Vec<String>,
     /// When it was taken up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Time>,
@@ -211,9 +241,10 @@ pub struct Operation {
 }
 
 /// How far a request got.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum OperationPhase {
     /// Seen, not begun.
+    #[default]
     Accepted,
     /// Under way.
     Running,

@@ -9,12 +9,15 @@ use kube::runtime::events::{self, EventType, Recorder, Reporter};
 use kube::{Client, Resource, ResourceExt};
 use serde_json::{Value, json};
 
+use super::asks::Asking;
 use super::random::{self, NoRandomness};
 use super::resource::{namespaced, plain};
 use super::retry;
-use crate::api::{Database, DatabaseStatus, FIELD_MANAGER, FINALIZER, Names};
-use crate::patroni::{self, Credentials, Lock, PatroniError, REST_USER};
-use crate::plan::{Action, Apply, Event, Kind, Observed, SecretPlan, View, internal, name_of};
+use crate::api::{Database, DatabaseStatus, FIELD_MANAGER, FINALIZER, LABEL_ROLE, Names};
+use crate::patroni::{self, Credentials, LEADER, Lock, PatroniError, REST_USER};
+use crate::plan::{
+    Action, Apply, Event, Kind, Observed, Release, SecretPlan, View, ended, internal, name_of, uid_of,
+};
 
 /// Why an action was not carried out.
 #[derive(Debug, thiserror::Error)]
@@ -72,19 +75,6 @@ fn on(doing: impl Into<String>) -> impl FnOnce(kube::Error) -> ActError {
     }
 }
 
-/// A switchover to ask for: it takes seconds, so it is not waited for here.
-#[derive(Clone, Debug)]
-pub struct Switchover {
-    /// Address of the member to ask.
-    pub address: IpAddr,
-    /// The member that holds the lock.
-    pub leader: String,
-    /// The member that is to hold it.
-    pub candidate: String,
-    /// Who asks.
-    pub credentials: Credentials,
-}
-
 /// Carries out one pass's actions for one Database.
 pub struct Actor<'a> {
     client: &'a Client,
@@ -119,11 +109,11 @@ impl<'a> Actor<'a> {
         }
     }
 
-    /// Carries out one action; returns a switchover for the caller to start.
+    /// Carries out one action; returns what Patroni is to be asked for, for the caller to start.
     ///
     /// # Errors
     /// Where it could not be carried out.
-    pub async fn act(&mut self, action: &Action) -> Result<Option<Switchover>, ActError> {
+    pub async fn act(&mut self, action: &Action) -> Result<Option<Asking>, ActError> {
         match action {
             Action::AddFinalizer => self.finalizers(true).await?,
             Action::RemoveFinalizer => self.finalizers(false).await?,
@@ -135,14 +125,16 @@ impl<'a> Actor<'a> {
                 let (address, credentials) = (self.address(member)?, self.credentials().await?);
                 self.patroni.patch_config(address, &credentials, patch).await?;
             }
-            Action::Switchover { leader, candidate } => {
-                return Ok(Some(Switchover {
-                    address: self.address(leader)?,
-                    leader: leader.clone(),
-                    candidate: candidate.clone(),
+            Action::Ask { ask, cause } => {
+                return Ok(Some(Asking {
+                    address: self.address(ask.whom())?,
+                    ask: ask.clone(),
+                    cause: cause.clone(),
                     credentials: self.credentials().await?,
                 }));
             }
+            Action::StripRole { pod, version } => self.strip_role(pod, version.as_deref()).await?,
+            Action::ReleaseLock(release) => self.release_lock(release).await?,
             Action::PatchStatus(status) => self.patch_status(status).await?,
             Action::PublishEvent(event) => self.publish(event).await,
         }
@@ -228,14 +220,56 @@ impl<'a> Actor<'a> {
             .map(drop)
     }
 
-    /// A fresh read: what the watch has told may be older than a failover.
-    async fn check_leader(&self, below: i32) -> Result<(), ActError> {
-        let names = Names(&self.name);
-        let leader = names.leader();
+    /// The leader lock by a fresh read: what the watch has told may be older than a failover.
+    async fn lock(&self) -> Result<Option<Lock>, ActError> {
+        let leader = Names(&self.name).leader();
         let api = namespaced(self.client, &self.namespace, Kind::ConfigMap);
-        let lock = retry::read(|| api.get_opt(&leader)).await.map_err(on("read the leader lock"))?.map(plain);
-        let holder = lock.and_then(|lock| Lock::of(&lock).holder).and_then(|holder| names.ordinal(&holder));
-        if holder.is_some_and(|ordinal| ordinal < below) { Ok(()) } else { Err(ActError::LeaderMoved) }
+        let lock = retry::read(|| api.get_opt(&leader)).await.map_err(on("read the leader lock"))?;
+        Ok(lock.map(plain).map(|lock| Lock::of(&lock)))
+    }
+
+    async fn check_leader(&self, below: i32) -> Result<(), ActError> {
+        let holder = self.lock().await?.and_then(|lock| lock.holder);
+        let ordinal = holder.and_then(|holder| Names(&self.name).ordinal(&holder));
+        if ordinal.is_some_and(|ordinal| ordinal < below) { Ok(()) } else { Err(ActError::LeaderMoved) }
+    }
+
+    async fn strip_role(&self, pod: &str, version: Option<&str>) -> Result<(), ActError> {
+        let holder = self.lock().await?.and_then(|lock| lock.holder);
+        let doing = format!("take the role of primary from pod {pod}");
+        if holder.as_deref() == Some(pod) {
+            return Err(ActError::Conflict { doing });
+        }
+        let labels = json!({ LABEL_ROLE: null });
+        let patch = Patch::Merge(json!({ "metadata": { "resourceVersion": version, "labels": labels } }));
+        let (api, params) = (namespaced(self.client, &self.namespace, Kind::Pod), PatchParams::default());
+        match retry::write(|| api.patch_metadata(pod, &params, &patch)).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+            Err(error) => Err(on(doing)(error)),
+        }
+    }
+
+    /// What proves the holder dead is read once more, since the watch of pods may be behind that of the lock; then the lock
+    /// is released only if it is still the very one that was seen. This is what Patroni itself writes to release it.
+    async fn release_lock(&self, release: &Release) -> Result<(), ActError> {
+        let Release { holder, version, pod_uid, .. } = release;
+        let doing = format!("release the leader lock for {holder}");
+        if let Some(uid) = pod_uid {
+            let pods = namespaced(self.client, &self.namespace, Kind::Pod);
+            let pod = retry::read(|| pods.get_opt(holder)).await.map_err(on(doing.clone()))?.map(plain);
+            let proven = pod.is_some_and(|pod| uid_of(&pod) == Some(uid) && ended(&pod).is_some());
+            if !proven {
+                return Err(ActError::Conflict { doing });
+            }
+        }
+        let annotations = json!({ LEADER: null });
+        let patch =
+            Patch::Merge(json!({ "metadata": { "resourceVersion": version, "annotations": annotations } }));
+        let locks = namespaced(self.client, &self.namespace, Kind::ConfigMap);
+        let name = Names(&self.name).leader();
+        // Not tried again: the first try may have been heard.
+        locks.patch_metadata(&name, &PatchParams::default(), &patch).await.map_err(on(doing)).map(drop)
     }
 
     async fn delete(&self, kind: Kind, name: &str, uid: Option<&str>) -> Result<(), ActError> {

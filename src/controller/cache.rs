@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::channel::mpsc::UnboundedSender;
 use futures::{Stream, StreamExt};
@@ -11,8 +11,9 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use super::noise::significant;
-use crate::api::LABEL_DATABASE;
-use crate::plan::{Kind, label, name_of, text};
+use crate::api::{LABEL_DATABASE, Names};
+use crate::patroni::Lock;
+use crate::plan::{Kind, label, name_of, text, uid_of};
 
 /// Namespace and name of a Database.
 pub type Key = (String, String);
@@ -36,6 +37,8 @@ type Id = (Kind, String, String);
 struct Index {
     objects: HashMap<Key, Objects>,
     homes: HashMap<Id, Key>,
+    /// Who was seen to take each Database's lock: the pod's name and its uid at that time.
+    takers: HashMap<Key, (String, Option<String>)>,
 }
 
 impl Index {
@@ -46,9 +49,23 @@ impl Index {
             objects.remove(&(id.0, id.2.clone()));
             if objects.is_empty() {
                 self.objects.remove(&key);
+                self.takers.remove(&key);
             }
         }
         Some(key)
+    }
+
+    /// Notes which pod takes the lock, where that is seen as it happens: an old pod of the same name may still run, and
+    /// the name alone does not tell the two apart.
+    fn note_taker(&mut self, key: &Key, before: Option<&Value>, now: &Value) {
+        let (Some(before), Some(holder)) = (before, Lock::of(now).holder) else { return };
+        let since = |lock: &Value| (Lock::of(lock).holder, Lock::of(lock).acquired);
+        if since(before) == since(now) {
+            return;
+        }
+        let pod = self.objects.get(key).and_then(|objects| objects.get(&(Kind::Pod, holder.clone())));
+        let uid = pod.and_then(|pod| uid_of(&pod.object)).map(str::to_owned);
+        self.takers.insert(key.clone(), (holder, uid));
     }
 }
 
@@ -60,6 +77,34 @@ impl Cache {
     /// The objects of one Database.
     pub fn of(&self, key: &Key) -> Objects {
         self.0.read().unwrap_or_else(PoisonError::into_inner).objects.get(key).cloned().unwrap_or_default()
+    }
+
+    /// The Databases whose leader lock is held and has not been renewed for that long.
+    pub fn stale_locks(&self, age: Duration, now: Instant) -> Vec<Key> {
+        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let stale = |(key, objects): (&Key, &Objects)| {
+            let lock = objects.get(&(Kind::ConfigMap, Names(&key.1).leader()))?;
+            let held = Lock::of(&lock.object).holder.is_some();
+            (held && now.duration_since(lock.changed) > age).then(|| key.clone())
+        };
+        all.objects.iter().filter_map(stale).collect()
+    }
+
+    /// The Databases that have a pod on that node.
+    pub fn on_node(&self, node: &str) -> BTreeSet<Key> {
+        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let on = |objects: &Objects| {
+            objects.iter().any(|((kind, _), entry)| {
+                *kind == Kind::Pod && text(&entry.object, "/spec/nodeName") == Some(node)
+            })
+        };
+        all.objects.iter().filter(|(_, objects)| on(objects)).map(|(key, _)| key.clone()).collect()
+    }
+
+    /// The uid of the pod that was seen to take the lock; empty where there was no such pod, `None` where nobody was seen.
+    pub fn lock_pod(&self, key: &Key) -> Option<String> {
+        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        all.takers.get(key).map(|(_, uid)| uid.clone().unwrap_or_default())
     }
 
     /// Takes an object in; returns the Databases for which a pass is due.
@@ -79,6 +124,11 @@ impl Cache {
             text(&old.object, "/metadata/resourceVersion") == text(&object, "/metadata/resourceVersion")
         });
         let news = old.is_none_or(|old| significant(kind, &old.object, &object));
+        if kind == Kind::ConfigMap && id.1 == Names(&key.1).leader() {
+            let before = old.map(|old| old.object.clone());
+            all.note_taker(&key, before.as_deref(), &object);
+        }
+        let objects = all.objects.entry(key.clone()).or_default();
         if !same {
             objects.insert(id, Entry { object: Arc::new(object), changed: Instant::now() });
         }
@@ -200,6 +250,34 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_takes_the_lock_is_known_by_the_pod() {
+        let (cache, key) = (Cache::default(), ("n".to_owned(), "a".to_owned()));
+        let lock = |holder: &str, version: &str, acquired: &str| {
+            let mut lock = object("a-leader", "a", version);
+            lock["metadata"]["annotations"] = json!({ "leader": holder, "acquireTime": acquired });
+            lock
+        };
+        let pod = |uid: &str| {
+            let mut pod = object("a-0", "a", uid);
+            pod["metadata"]["uid"] = json!(uid);
+            pod
+        };
+        let first = "2026-11-22T07:00:00+00:00";
+        cache.put(Kind::Pod, pod("1"));
+        cache.put(Kind::ConfigMap, lock("a-0", "1", first));
+        assert_eq!(cache.lock_pod(&key), None);
+        cache.put(Kind::Pod, pod("2"));
+        cache.put(Kind::ConfigMap, lock("a-0", "2", first));
+        assert_eq!(cache.lock_pod(&key), None);
+        cache.put(Kind::ConfigMap, lock("a-0", "3", "2026-11-22T07:10:00+00:00"));
+        assert_eq!(cache.lock_pod(&key).as_deref(), Some("2"));
+        cache.put(Kind::Pod, pod("3"));
+        assert_eq!(cache.lock_pod(&key).as_deref(), Some("2"));
+        cache.put(Kind::ConfigMap, lock("a-1", "4", "2026-11-22T07:20:00+00:00"));
+        assert_eq!(cache.lock_pod(&key).as_deref(), Some(""));
+    }
+
+    #[tokio::test]
     async fn a_renewal_moves_the_time_without_a_pass() {
         let cache = Cache::default();
         let lock = |time: &str| {
@@ -210,6 +288,9 @@ mod tests {
         assert_eq!(cache.put(Kind::ConfigMap, lock("1")).len(), 1);
         let key = ("n".to_owned(), "a".to_owned());
         let seen = |cache: &Cache| cache.of(&key).into_values().next().map(|entry| entry.changed);
+        let (age, now) = (Duration::from_secs(7), Instant::now());
+        assert_eq!(cache.stale_locks(age, now), Vec::<Key>::new());
+        assert_eq!(cache.stale_locks(age, now + age * 2), vec![key.clone()]);
         let before = seen(&cache);
         assert_eq!(cache.put(Kind::ConfigMap, lock("2")), vec![]);
         assert!(seen(&cache) > before);

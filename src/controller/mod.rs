@@ -2,9 +2,11 @@
 //! a clock or randomness.
 
 mod act;
+mod asks;
 mod backoff;
 mod cache;
 mod known;
+mod nodes;
 mod noise;
 mod observe;
 mod random;
@@ -12,6 +14,7 @@ mod reconcile;
 mod resource;
 mod retry;
 mod run;
+mod silence;
 #[cfg(test)]
 mod tests;
 

@@ -5,18 +5,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt, stream};
-use kube::Client;
 
-use super::cache::{Cache, Key};
-use super::known::Known;
+use super::cache::Key;
+use super::reconcile::Shared;
 use super::resource::{namespaced, plain};
 use super::retry;
+use super::silence::Silence;
 use crate::api::{Database, Names};
 use crate::patroni::{self, TTL_SECONDS};
-use crate::plan::{Kind, LockAge, Observed, View, needed_by};
+use crate::plan::{Kind, LockAge, Observed, View, ended, needed_by};
 
 /// A lock is renewed every few seconds; beyond its ttl there is a little for the watch to tell of it.
 const LOCK_LIFETIME: Duration = Duration::from_secs(TTL_SECONDS.unsigned_abs() + 2);
+/// A member on the same network answers in milliseconds; one that takes longer is as good as gone for this pass.
+const HOLDER_TIMEOUT: Duration = Duration::from_secs(2);
+/// The same where less hangs on the answer: what keeps everybody waiting is most often the old primary.
+const MEMBER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Reads by name at a time.
 const LOOKUPS: usize = 8;
 
@@ -24,17 +28,10 @@ const LOOKUPS: usize = 8;
 ///
 /// # Errors
 /// Where the API server does not answer a read by name.
-pub async fn observe(
-    client: &Client,
-    cache: &Cache,
-    known: &Known,
-    patroni: &patroni::Client,
-    key: &Key,
-    database: &Database,
-) -> Result<Observed, kube::Error> {
-    let name = &key.1;
+pub async fn observe(with: &Shared, key: &Key, database: &Database) -> Result<Observed, kube::Error> {
+    let (name, known) = (&key.1, &with.known);
     let mut observed = Observed::default();
-    for ((kind, object_name), entry) in cache.of(key) {
+    for ((kind, object_name), entry) in with.cache.of(key) {
         if kind == Kind::ConfigMap && object_name == Names(name).leader() {
             let expired = Instant::now().duration_since(entry.changed) > LOCK_LIFETIME;
             observed.lock_age = if expired { LockAge::Expired } else { LockAge::Fresh };
@@ -48,16 +45,22 @@ pub async fn observe(
     for secret in known.of(key, Instant::now()) {
         observed.insert(Kind::Secret, secret);
     }
-    look_up_missing(client, known, key, database, &mut observed).await?;
-    ask_holder(patroni, name, &mut observed).await;
+    look_up_missing(with, key, database, &mut observed).await?;
+    let on: Vec<String> = observed
+        .all(Kind::Pod)
+        .filter_map(|pod| pod.pointer("/spec/nodeName")?.as_str().map(str::to_owned))
+        .collect();
+    observed.nodes = with.nodes.of(&on);
+    observed.lock_pod = with.cache.lock_pod(key);
+    observed.asked = with.asks.of(key, Instant::now());
+    ask_members(&with.patroni, &with.silence, key, &mut observed).await;
     Ok(observed)
 }
 
 /// Objects of a needed name that no label showed: somebody else's, or our own that the watch has yet to tell of. Once
 /// everything is there this reads nothing but, now and then, whether the Secrets still are.
 async fn look_up_missing(
-    client: &Client,
-    known: &Known,
+    with: &Shared,
     key: &Key,
     database: &Database,
     observed: &mut Observed,
@@ -67,7 +70,7 @@ async fn look_up_missing(
         .filter(|(kind, name)| observed.get(*kind, name).is_none())
         .collect();
     let lookups = missing.into_iter().map(|(kind, name)| async move {
-        let api = namespaced(client, &key.0, kind);
+        let api = namespaced(&with.client, &key.0, kind);
         // A Secret's content is not needed here.
         let found = if kind == Kind::Secret {
             retry::read(|| api.get_metadata_opt(&name))
@@ -82,21 +85,58 @@ async fn look_up_missing(
     for (kind, object) in found.into_iter().flatten() {
         let object = Arc::new(object);
         if kind == Kind::Secret {
-            known.found(key, object.clone(), Instant::now());
+            with.known.found(key, object.clone(), Instant::now());
         }
         observed.insert(kind, object);
     }
     Ok(())
 }
 
-/// Asks the holder of the lock what it is. No answer is an observation too.
-async fn ask_holder(patroni: &patroni::Client, name: &str, observed: &mut Observed) {
-    let view = View::new(name, observed);
-    let holder = view.holder().map(|member| (member.name.to_owned(), member.address().map(str::to_owned)));
-    let Some((holder, Some(address))) = holder else { return };
-    let Ok(address) = address.parse::<IpAddr>() else { return };
-    match patroni.ask(address).await {
-        Ok(answer) => drop(observed.answers.insert(holder, answer)),
-        Err(error) => tracing::debug!(member = %holder, %error, "the holder of the lock did not answer"),
+/// Asks every member what it is. No answer is an observation too.
+async fn ask_members(patroni: &patroni::Client, silence: &Silence, key: &Key, observed: &mut Observed) {
+    let answers = ask_each(patroni, &key.1, observed).await;
+    let twice: Vec<String> = answers
+        .iter()
+        .filter(|(_, answer)| answer.as_ref().is_some_and(patroni::Answer::is_running_primary))
+        .map(|(name, _)| name.clone())
+        .collect();
+    for (name, answer) in answers {
+        match answer {
+            Some(answer) => drop(observed.answers.insert(name, answer)),
+            None => drop(observed.silent.insert(name, Duration::ZERO)),
+        }
     }
+    if twice.len() > 1 {
+        // One answer may be from before the other member took over. Asked again, it no longer says so.
+        observed.answers.retain(|name, _| !twice.contains(name));
+        for (name, answer) in ask_each(patroni, &key.1, observed).await {
+            if let Some(answer) = answer.filter(|_| twice.contains(&name)) {
+                observed.answers.insert(name, answer);
+            }
+        }
+    }
+    silence.note(key, observed, Instant::now());
+}
+
+async fn ask_each(
+    patroni: &patroni::Client,
+    name: &str,
+    observed: &Observed,
+) -> Vec<(String, Option<patroni::Answer>)> {
+    let view = View::new(name, observed);
+    let asked = view.members.iter().filter(|member| ended(member.pod).is_none()).filter_map(|member| {
+        let address: IpAddr = member.address()?.parse().ok()?;
+        let holds = view.lock.holder.as_deref() == Some(member.name);
+        let within = if holds { HOLDER_TIMEOUT } else { MEMBER_TIMEOUT };
+        Some((member.name.to_owned(), address, within))
+    });
+    let asked: Vec<_> = asked.collect();
+    let answers = asked.into_iter().map(|(name, address, within)| async move {
+        let answer = patroni.ask(address, within).await;
+        if let Err(error) = &answer {
+            tracing::debug!(member = %name, %error, "a member did not answer");
+        }
+        (name, answer.ok())
+    });
+    futures::future::join_all(answers).await
 }

@@ -1,9 +1,9 @@
 //! One pass over one Database.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use futures::channel::mpsc::UnboundedSender;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::core::DeserializeGuard;
 use kube::core::error_boundary::InvalidObject;
@@ -11,15 +11,18 @@ use kube::runtime::controller;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::{Client, Resource, ResourceExt};
 
-use super::act::{ActError, Actor, Switchover, publish};
+use super::act::{ActError, Actor, publish};
+use super::asks::{Asking, Asks};
 use super::backoff::Backoff;
 use super::cache::{Cache, Key};
 use super::known::Known;
+use super::nodes::Nodes;
 use super::observe::observe;
 use super::random::jittered;
+use super::silence::Silence;
 use crate::api::{Database, FINALIZER};
 use crate::patroni;
-use crate::plan::{Action, Event, Plan, Settings, plan, plan_unreadable, stand_in};
+use crate::plan::{Action, Ask, AskOutcome, Event, Plan, Settings, plan, plan_unreadable, stand_in};
 
 /// What is watched and reconciled: a Database, or one that cannot be read.
 pub type Guarded = DeserializeGuard<Database>;
@@ -53,8 +56,14 @@ pub struct Shared {
     pub settings: Settings,
     /// Errors in a row.
     pub backoff: Backoff,
-    /// Databases whose primary's role is being moved right now.
-    pub moving: Mutex<HashSet<Key>>,
+    /// What Patroni is asked for.
+    pub asks: Asks,
+    /// Members that do not answer.
+    pub silence: Silence,
+    /// The nodes.
+    pub nodes: Arc<Nodes>,
+    /// Asks for passes.
+    pub passes: UnboundedSender<Key>,
 }
 
 /// Looks at one Database and does what is to be done.
@@ -73,13 +82,15 @@ pub async fn reconcile(guarded: Arc<Guarded>, shared: Arc<Shared>) -> Result<con
 }
 
 async fn pass(database: &Database, key: &Key, shared: &Arc<Shared>) -> Result<Option<Duration>, PassError> {
-    let observed = observe(&shared.client, &shared.cache, &shared.known, &shared.patroni, key, database)
-        .await
-        .map_err(|error| PassError::Observe(Box::new(error)))?;
+    let observed =
+        observe(shared, key, database).await.map_err(|error| PassError::Observe(Box::new(error)))?;
     let Plan { actions, requeue, .. } = plan(database, &observed, &shared.settings, jiff::Timestamp::now());
     let mut actor = Actor::new(&shared.client, &shared.patroni, &shared.reporter, database, &observed);
     let gone = actions.contains(&Action::RemoveFinalizer);
     carry_out(&mut actor, &actions, key, shared).await?;
+    if gone {
+        shared.asks.forget(key);
+    }
     Ok((!gone).then_some(requeue))
 }
 
@@ -98,7 +109,7 @@ async fn carry_out(
         }
         tracing::debug!(namespace = %key.0, database = %key.1, ?action, "acting");
         match actor.act(action).await {
-            Ok(Some(switchover)) => start(switchover, key.clone(), shared.clone(), actor.reference()),
+            Ok(Some(asking)) => start(asking, key.clone(), shared.clone(), actor.reference()),
             Ok(None) => {}
             Err(error) => {
                 failed.get_or_insert(error);
@@ -108,24 +119,36 @@ async fn carry_out(
     failed.map_or(Ok(()), Err)
 }
 
-/// Asks Patroni to move the primary's role, unless that is already under way. It answers only when it is done, so the
-/// pass does not wait: later ones see from the lock what came of it.
-fn start(switchover: Switchover, key: Key, shared: Arc<Shared>, about: ObjectReference) {
-    if !shared.moving.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone()) {
+/// Asks Patroni for something, unless something else is under way. The pass does not wait for the answer; with it comes
+/// the next one.
+fn start(asking: Asking, key: Key, shared: Arc<Shared>, about: ObjectReference) {
+    if !shared.asks.begin(&key, &asking) {
         return;
     }
     tokio::spawn(async move {
-        let Switchover { address, leader, candidate, credentials } = switchover;
-        let event = match shared.patroni.switchover(address, &credentials, &leader, &candidate).await {
-            Ok(answer) => Event::normal("SwitchedOver", answer),
-            Err(error) => Event::warning(
-                "SwitchoverFailed",
-                format!("failed to move the primary's role from {leader} to {candidate}: {error}"),
-            ),
+        let outcome = match asking.put(&shared.patroni).await {
+            Ok(answer) => AskOutcome::Done(answer),
+            Err(error) => {
+                let message = format!("failed to {}: {error}", tried(&asking.ask));
+                publish(&shared.recorder, &about, &Event::warning("PatroniRefused", message.clone())).await;
+                AskOutcome::Failed(message)
+            }
         };
-        shared.moving.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
-        publish(&shared.recorder, &about, &event).await;
+        shared.asks.end(&key, outcome, Instant::now());
+        // Nobody listens any more only while the controller stops.
+        let _ = shared.passes.unbounded_send(key);
     });
+}
+
+fn tried(ask: &Ask) -> String {
+    match ask {
+        Ask::Switchover { leader, candidate } => {
+            format!("move the primary's role from {leader} to {candidate}")
+        }
+        Ask::Failover { candidate } => format!("promote {candidate}"),
+        Ask::Restart { member } => format!("restart {member}"),
+        Ask::Reinitialize { member } => format!("clone {member} anew"),
+    }
 }
 
 /// A Database that cannot be read is left as it is, and said so. If it is being deleted, it goes; its data stays.
@@ -150,9 +173,8 @@ async fn unreadable(
         return Ok(None);
     }
     let Some(stand_in) = stand_in(&invalid.metadata) else { return Ok(None) };
-    let observed = observe(&shared.client, &shared.cache, &shared.known, &shared.patroni, key, &stand_in)
-        .await
-        .map_err(|error| PassError::Observe(Box::new(error)))?;
+    let observed =
+        observe(shared, key, &stand_in).await.map_err(|error| PassError::Observe(Box::new(error)))?;
     let actions = plan_unreadable(&stand_in, &observed, &shared.settings);
     let mut actor = Actor::new(&shared.client, &shared.patroni, &shared.reporter, &stand_in, &observed);
     carry_out(&mut actor, &actions, key, shared).await?;

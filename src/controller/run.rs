@@ -14,20 +14,27 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, ResourceExt};
 use serde_json::Value;
 use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use super::asks::Asks;
 use super::backoff::Backoff;
 use super::cache::{Cache, Key, keep};
 use super::known::Known;
+use super::nodes;
 use super::reconcile::{Guarded, Shared, after_error, reconcile};
 use super::resource::{plain, scoped};
 use super::retry;
+use super::silence::Silence;
 use crate::api::{FIELD_MANAGER, LABEL_DATABASE};
 use crate::patroni::{self, PatroniError};
 use crate::plan::{Kind, Settings};
 
 /// Databases that are worked on at a time.
 const CONCURRENCY: u16 = 8;
+/// A lock is renewed every five seconds; one that is older than this is looked into.
+const LOCK_LATE: std::time::Duration = std::time::Duration::from_secs(7);
+const STALE_CHECK: std::time::Duration = std::time::Duration::from_secs(2);
 /// Several watches tell of one change; a pass waits this long for the others.
 const DEBOUNCE: std::time::Duration = std::time::Duration::from_millis(100);
 
@@ -76,6 +83,7 @@ pub async fn run(
     check_definition(&client, config.namespace.as_deref()).await?;
     let reporter =
         Reporter { controller: FIELD_MANAGER.to_owned(), instance: std::env::var("POD_NAME").ok() };
+    let (passes, due) = unbounded();
     let shared = Arc::new(Shared {
         client: client.clone(),
         cache: Arc::default(),
@@ -85,10 +93,17 @@ pub async fn run(
         reporter,
         settings: Settings { image: config.image },
         backoff: Backoff::default(),
-        moving: std::sync::Mutex::default(),
+        asks: Asks::default(),
+        silence: Silence::default(),
+        nodes: Arc::default(),
+        passes: passes.clone(),
     });
-    let (passes, due) = unbounded();
-    let (watches, complete) = watches(&client, config.namespace.as_deref(), &shared.cache, &passes);
+    let (mut watches, mut complete) = watches(&client, config.namespace.as_deref(), &shared.cache, &passes);
+    if nodes::readable(&client).await {
+        let (watch, listed) = watch_nodes(&client, &shared, passes);
+        watches.push(watch);
+        complete.push(listed);
+    }
     let (store, writer) = reflector::store();
     let changed = watcher(databases, watcher::Config::default())
         .backoff(retry::WatchPauses::default())
@@ -101,7 +116,9 @@ pub async fn run(
             }
             ready(event.ok().map(|database| ObjectRef::from_obj(&database)))
         });
-    let related = due.map(|(namespace, name): Key| ObjectRef::new(&name).within(&namespace));
+    let suspicious = stale_locks(shared.cache.clone());
+    let related = stream::select(due, suspicious)
+        .map(|(namespace, name): Key| ObjectRef::new(&name).within(&namespace));
     // Before the first lists are complete, everything would have to be looked up by name.
     let queue = stream::once(join_all(complete.into_iter().map(completed)))
         .filter_map(|_| ready(None))
@@ -157,6 +174,33 @@ fn watches(
             (async move { keep(&cache, kind, events, passes, complete).await }.boxed(), completed)
         })
         .unzip()
+}
+
+/// The watch of nodes: a pass for every Database with a member on one that changes.
+fn watch_nodes(
+    client: &Client,
+    shared: &Arc<Shared>,
+    passes: UnboundedSender<Key>,
+) -> (BoxFuture<'static, ()>, watch::Receiver<bool>) {
+    let (complete, completed) = watch::channel(false);
+    let (client, nodes, cache) = (client.clone(), shared.nodes.clone(), shared.cache.clone());
+    let changed = move |node: &str| {
+        for key in cache.on_node(node) {
+            let _ = passes.unbounded_send(key);
+        }
+    };
+    (async move { nodes::keep(client, &nodes, changed, complete).await }.boxed(), completed)
+}
+
+/// Databases whose lock is late, now and then: that something does not happen is told by no watch.
+fn stale_locks(cache: Arc<Cache>) -> impl Stream<Item = Key> + Send {
+    let mut interval = tokio::time::interval(STALE_CHECK);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    stream::unfold(interval, |mut interval| async move {
+        interval.tick().await;
+        Some(((), interval))
+    })
+    .flat_map(move |()| stream::iter(cache.stale_locks(LOCK_LATE, std::time::Instant::now())))
 }
 
 fn events(

@@ -67,6 +67,9 @@ pub const RULES: &[Rule] = &[
     // them by. Names it knows, but only as a list of whole ones, and a Database's name is the user's choice. So a Secret is
     // read by the name that dbctl gives it, and one whose name is not known cannot be.
     rule("", "secrets", &["get", "create", "delete"]),
+    // Of the whole cluster, so a Role for one namespace goes without: then a cordoned node moves no primary, and a node that
+    // is vouched to be off proves nothing.
+    rule("", "nodes", &["list", "watch"]),
     rule("events.k8s.io", "events", &["create", "patch"]),
 ];
 
@@ -97,7 +100,7 @@ pub fn rbac(namespace: &str, scope: Scope<'_>) -> Vec<Value> {
     let group = "rbac.authorization.k8s.io";
     vec![
         json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata(Some(namespace)) }),
-        json!({ "apiVersion": format!("{group}/v1"), "kind": role, "metadata": metadata(place), "rules": rules() }),
+        json!({ "apiVersion": format!("{group}/v1"), "kind": role, "metadata": metadata(place), "rules": rules(scope) }),
         json!({
             "apiVersion": format!("{group}/v1"),
             "kind": format!("{role}Binding"),
@@ -108,10 +111,12 @@ pub fn rbac(namespace: &str, scope: Scope<'_>) -> Vec<Value> {
     ]
 }
 
-fn rules() -> Vec<Value> {
+fn rules(scope: Scope<'_>) -> Vec<Value> {
     let rule =
         |rule: &Rule| json!({ "apiGroups": [rule.group], "resources": [rule.resource], "verbs": rule.verbs });
-    RULES.iter().map(rule).collect()
+    // A Role grants nothing of the whole cluster's.
+    let held = |rule: &&Rule| scope == Scope::Cluster || rule.resource != "nodes";
+    RULES.iter().filter(held).map(rule).collect()
 }
 
 fn labels() -> Value {

@@ -10,10 +10,11 @@ use super::Answer;
 
 /// The port of the REST API.
 pub const REST_PORT: u16 = 8008;
-/// A member on the same network answers in milliseconds; one that takes longer is as good as gone for this pass.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Patroni polls twenty times a second apart for a switchover's end before it answers.
 const SWITCHOVER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long PostgreSQL may take to start: a checkpoint is written first, so there is little to recover.
+const RESTART_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Why Patroni did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -72,8 +73,8 @@ impl Client {
     ///
     /// # Errors
     /// Where it does not answer in time, or not with JSON.
-    pub async fn ask(&self, member: IpAddr) -> Result<Answer, PatroniError> {
-        let response = self.http.get(url(member, "patroni")).timeout(ASK_TIMEOUT).send().await?;
+    pub async fn ask(&self, member: IpAddr, within: Duration) -> Result<Answer, PatroniError> {
+        let response = self.http.get(url(member, "patroni")).timeout(within).send().await?;
         Ok(response.json().await?)
     }
 
@@ -104,6 +105,46 @@ impl Client {
     ) -> Result<String, PatroniError> {
         let body = json!({ "leader": leader, "candidate": candidate });
         let request = self.http.post(url(member, "switchover")).timeout(SWITCHOVER_TIMEOUT).json(&body);
+        send(request, credentials).await
+    }
+
+    /// Promotes the candidate, which is asked itself, where nobody leads. Patroni then checks neither its lag nor whether
+    /// it confirmed commits: who asks must have. Returns Patroni's words.
+    ///
+    /// # Errors
+    /// Where it does not answer, or refuses.
+    pub async fn failover(
+        &self,
+        member: IpAddr,
+        credentials: &Credentials,
+        candidate: &str,
+    ) -> Result<String, PatroniError> {
+        let body = json!({ "candidate": candidate });
+        let request = self.http.post(url(member, "failover")).timeout(SWITCHOVER_TIMEOUT).json(&body);
+        send(request, credentials).await
+    }
+
+    /// Restarts the member's PostgreSQL, and waits until it runs again. Returns Patroni's words.
+    ///
+    /// # Errors
+    /// Where it does not answer, or refuses, or PostgreSQL does not start.
+    pub async fn restart(&self, member: IpAddr, credentials: &Credentials) -> Result<String, PatroniError> {
+        let body = json!({ "timeout": RESTART_TIMEOUT.as_secs() });
+        let request = self.http.post(url(member, "restart")).timeout(RESTART_TIMEOUT * 2).json(&body);
+        send(request, credentials).await
+    }
+
+    /// Throws a replica's data away and clones it anew from the primary. Returns as soon as that has begun.
+    ///
+    /// # Errors
+    /// Where it does not answer, or refuses.
+    pub async fn reinitialize(
+        &self,
+        member: IpAddr,
+        credentials: &Credentials,
+    ) -> Result<String, PatroniError> {
+        let body = json!({ "force": true });
+        let request = self.http.post(url(member, "reinitialize")).timeout(ASK_TIMEOUT * 2).json(&body);
         send(request, credentials).await
     }
 }
@@ -179,7 +220,7 @@ mod tests {
         let client = Client::new().unwrap();
         let good = Credentials { username: "dbctl".into(), password: "secret".into() };
         let bad = Credentials { password: "wrong".into(), ..good.clone() };
-        let answer = client.ask(address).await.unwrap();
+        let answer = client.ask(address, ASK_TIMEOUT).await.unwrap();
         assert!(answer.is_running_primary());
         assert_eq!(answer.timeline, Some(3));
         client.patch_config(address, &good, &json!({ "ttl": 20 })).await.unwrap();
@@ -189,7 +230,7 @@ mod tests {
         assert!(client.switchover(address, &good, "d-0", "d-9").await.is_err());
         server.abort();
         assert!(matches!(
-            client.ask("127.83.17.10".parse().unwrap()).await,
+            client.ask("127.83.17.10".parse().unwrap(), ASK_TIMEOUT).await,
             Err(PatroniError::Unreachable(_))
         ));
     }

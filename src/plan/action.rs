@@ -37,17 +37,99 @@ pub enum Action {
         /// A JSON merge patch.
         patch: Value,
     },
-    /// Ask Patroni to move the primary's role.
+    /// Ask Patroni for something that takes time.
+    Ask {
+        /// What it is asked for.
+        ask: Ask,
+        /// What for: the id of a request, or one CamelCase word.
+        cause: String,
+    },
+    /// Take the role label off a pod that does not hold the lock, after a fresh read of the lock.
+    StripRole {
+        /// The pod.
+        pod: String,
+        /// The version of the pod that was seen.
+        version: Option<String>,
+    },
+    /// Release the lock of a holder that is proven dead, if it is still the lock that was seen.
+    ReleaseLock(Release),
+    /// Write the status.
+    PatchStatus(Box<DatabaseStatus>),
+    /// Tell the user.
+    PublishEvent(Event),
+}
+
+/// What Patroni is asked for. It answers only when it is done, so no pass waits for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// To move the primary's role; the leader is asked.
     Switchover {
         /// The member that holds the lock.
         leader: String,
         /// The member that is to hold it.
         candidate: String,
     },
-    /// Write the status.
-    PatchStatus(Box<DatabaseStatus>),
-    /// Tell the user.
-    PublishEvent(Event),
+    /// To promote a member where nobody leads, whatever it lacks; it is asked itself.
+    Failover {
+        /// The member.
+        candidate: String,
+    },
+    /// To restart a member's PostgreSQL; it is asked itself.
+    Restart {
+        /// The member.
+        member: String,
+    },
+    /// To throw a replica's data away and clone it anew; it is asked itself.
+    Reinitialize {
+        /// The member.
+        member: String,
+    },
+}
+
+impl Ask {
+    /// The member that is asked.
+    pub fn whom(&self) -> &str {
+        match self {
+            Self::Switchover { leader, .. } => leader,
+            Self::Failover { candidate } => candidate,
+            Self::Restart { member } | Self::Reinitialize { member } => member,
+        }
+    }
+}
+
+/// What Patroni was asked for last, as this controller remembers it: after a restart of the controller, nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// What it was asked for.
+    pub ask: Ask,
+    /// What for.
+    pub cause: String,
+    /// What came of it.
+    pub outcome: AskOutcome,
+}
+
+/// What came of an [`Ask`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AskOutcome {
+    /// No answer yet.
+    UnderWay,
+    /// Done, in Patroni's words.
+    Done(String),
+    /// Not done, and why.
+    Failed(String),
+}
+
+/// A lock to release. Every part was seen, and all of it must still be so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Release {
+    /// The member that holds it.
+    pub holder: String,
+    /// The version of the lock's ConfigMap.
+    pub version: String,
+    /// The uid of the holder's pod, where that is the proof.
+    pub pod_uid: Option<String>,
+    /// The proof, as a sentence.
+    pub proof: String,
 }
 
 /// An object to apply, and what must hold for it.

@@ -6,7 +6,7 @@ use super::object::{LockAge, terminating};
 use super::scale::Scale;
 use super::text::{at, text};
 use super::view::Member;
-use super::{Kind, config, members};
+use super::{Kind, config, fencing, members};
 use crate::api::{ConditionType, Quantity, Verdict, reason};
 
 /// All five, in their order.
@@ -31,13 +31,18 @@ fn count(members: i32) -> String {
 
 /// Who holds the lock, whether it runs as primary, and whether the write Service leads to it and nobody else.
 pub fn writable(cx: &Context<'_>) -> Verdict {
+    let claimants: Vec<&str> = fencing::claimants(cx).iter().map(|member| member.name).collect();
+    if claimants.len() > 1 {
+        return Verdict::no(
+            reason::SPLIT_BRAIN,
+            format!(
+                "{} each say that they run as primary; the write Service leads to the holder of the leader lock alone",
+                claimants.join(" and ")
+            ),
+        );
+    }
     let Some(holder) = &cx.view.lock.holder else {
-        let message = if cx.view.initialized() {
-            "no member holds the leader lock: Patroni elects one as soon as a fit member runs"
-        } else {
-            "the database has not been made yet"
-        };
-        return Verdict::no(reason::NO_LEADER, message);
+        return no_holder(cx);
     };
     let Some(member) = cx.view.member(holder) else {
         return Verdict::no(
@@ -50,10 +55,7 @@ pub fn writable(cx: &Context<'_>) -> Verdict {
     }
     let endpoints = &cx.view.write_endpoints;
     if endpoints.len() == 1 && endpoints.contains(holder) {
-        return Verdict::yes(
-            reason::PRIMARY_ACCEPTS_WRITES,
-            format!("{holder} is the primary and accepts writes"),
-        );
+        return accepts(member);
     }
     let found: Vec<&str> = endpoints.iter().map(String::as_str).collect();
     let leads = if found.is_empty() { "nowhere".to_owned() } else { format!("to {}", found.join(" and ")) };
@@ -63,13 +65,73 @@ pub fn writable(cx: &Context<'_>) -> Verdict {
     )
 }
 
+fn accepts(primary: &Member<'_>) -> Verdict {
+    let alone = primary.answer.is_some_and(|answer| answer.failsafe_mode_is_active);
+    let how = if alone {
+        "; it does not reach the Kubernetes API, and goes on because every other member agrees"
+    } else {
+        ""
+    };
+    Verdict::yes(
+        reason::PRIMARY_ACCEPTS_WRITES,
+        format!("{} is the primary and accepts writes{how}", primary.name),
+    )
+}
+
+fn no_holder(cx: &Context<'_>) -> Verdict {
+    if let Some(unsafe_) = no_safe_candidate(cx) {
+        return unsafe_;
+    }
+    let message = if cx.view.initialized() {
+        "no member holds the leader lock: Patroni elects one as soon as a fit member runs"
+    } else {
+        "the database has not been made yet"
+    };
+    Verdict::no(reason::NO_LEADER, message)
+}
+
+/// Only the last primary has every commit that was acknowledged, and it is not there: Patroni promotes nobody, rightly.
+fn no_safe_candidate(cx: &Context<'_>) -> Option<Verdict> {
+    let last = cx.view.sync.leader.as_deref().filter(|_| cx.view.config.is_synchronous())?;
+    let runs = |member: &&Member<'_>| member.answer.is_some_and(crate::patroni::Answer::is_running_replica);
+    let others: Vec<&str> =
+        cx.view.members.iter().filter(runs).map(|member| member.name).filter(|name| *name != last).collect();
+    let heard = others.iter().filter(|name| cx.view.sync.standbys.contains(**name)).count();
+    let last_runs = cx.view.member(last).is_some_and(|member| runs(&member));
+    if others.is_empty() || last_runs || heard > cx.view.sync.quorum {
+        return None;
+    }
+    Some(Verdict::no(
+        reason::NO_SAFE_CANDIDATE,
+        format!(
+            "{last} was the last primary and is not there, and {} may lack commits that it acknowledged, so nobody is promoted by \
+             itself; bring {last} back, or give up those commits with `dbctl failover {} --force`",
+            others.join(", "),
+            cx.names.0
+        ),
+    ))
+}
+
 fn not_running(cx: &Context<'_>, holder: &Member<'_>) -> Verdict {
     let name = holder.name;
-    if holder.answer.is_none() && holder.waiting().is_none() && cx.view.lock_age == LockAge::Expired {
-        return Verdict::no(
-            reason::NO_LEADER,
-            format!("{name} no longer renews the leader lock and does not answer"),
-        );
+    if holder.answer.is_none() && holder.waiting().is_none() && !terminating(holder.pod) {
+        if cx.view.lock_age == LockAge::Expired {
+            return no_safe_candidate(cx).unwrap_or_else(|| {
+                Verdict::no(
+                    reason::NO_LEADER,
+                    format!("{name} no longer renews the leader lock and does not answer"),
+                )
+            });
+        }
+        if holder.is_silent() {
+            return Verdict::no(
+                reason::PRIMARY_SUSPECT,
+                format!(
+                    "{name} holds the leader lock but does not answer; it may still run, so nobody else is promoted before the lock \
+                     expires"
+                ),
+            );
+        }
     }
     let does = problem(holder).unwrap_or_else(|| "does not run as primary yet".to_owned());
     Verdict::no(reason::PRIMARY_NOT_RUNNING, format!("{name} holds the leader lock, but {does}"))
@@ -82,11 +144,15 @@ fn problem(member: &Member<'_>) -> Option<String> {
     if text(member.pod, "/metadata/deletionTimestamp").is_some() {
         Some("is stopping".to_owned())
     } else if let Some(waiting) = member.waiting() {
-        Some(format!("its container does not run ({waiting})"))
+        Some(format!("is not running ({waiting})"))
     } else if text(member.pod, "/spec/nodeName").is_none() {
         Some("has no node yet".to_owned())
+    } else if member.is_silent() {
+        Some("does not answer".to_owned())
     } else if let Some((role, state)) = said.or(wrote) {
-        if state != "running" {
+        if state == "creating replica" {
+            Some("is being cloned from the primary".to_owned())
+        } else if state != "running" {
             Some(format!("is {state}"))
         } else if role == "primary" || role == "replica" {
             (!member.ready()).then(|| "is not ready".to_owned())
@@ -100,6 +166,10 @@ fn problem(member: &Member<'_>) -> Option<String> {
 
 /// What keeps a replica from counting, as the rest of a sentence that begins with its name.
 fn replica_problem(cx: &Context<'_>, member: &Member<'_>) -> Option<String> {
+    let behind = super::status::lag(cx, member).filter(|lag| *lag > 0);
+    if let Some(lag) = behind.filter(|_| !member.ready() && !member.is_silent() && member.streams()) {
+        return Some(format!("streams, but is more than {} MiB behind the primary", lag >> 20));
+    }
     if let Some(problem) = problem(member) {
         return Some(problem);
     }
@@ -183,6 +253,11 @@ pub fn complete(cx: &Context<'_>) -> bool {
 
 fn synchronous(cx: &Context<'_>) -> bool {
     cx.spec().synchronous && cx.spec().replicas > 1
+}
+
+/// Somebody should confirm commits and does not yet.
+pub fn awaits_standbys(cx: &Context<'_>) -> bool {
+    degraded(cx) || unlisted(cx).is_some()
 }
 
 /// Commits should wait for a replica, and there is none that they wait for.

@@ -47,6 +47,18 @@ pub fn change(cx: &Context<'_>, now: Timestamp) -> Option<Action> {
     Some(Action::PatchPatroniConfig { member, patch })
 }
 
+/// While somebody should confirm commits and does not yet, Patroni is told to look again: each step to there waits for its
+/// next loop otherwise, and until then a lost primary takes commits with it. The change changes nothing.
+pub fn wake(cx: &Context<'_>) -> Option<Action> {
+    let primary = cx.view.running_primary().filter(|primary| primary.answer.is_some())?;
+    let waits = cx.view.members.iter().any(|member| member.name != primary.name && member.streams());
+    (waits && super::conditions::awaits_standbys(cx))
+        .then(|| Action::PatchPatroniConfig { member: primary.name.to_owned(), patch: json!({ WAKE: null }) })
+}
+
+/// A key that is not there: taking it away wakes Patroni, and does nothing else.
+const WAKE: &str = "dbctl";
+
 /// What live and wanted configuration differ in; `quick`: but for the loops that a new database is made in.
 fn difference(cx: &Context<'_>, quick: bool) -> Option<Value> {
     let live = cx.view.config.config.as_ref()?;

@@ -10,10 +10,13 @@ mod compare;
 mod conditions;
 mod config;
 mod context;
+mod death;
 mod delete;
 mod disruption;
+mod fencing;
 mod members;
 mod object;
+mod outage;
 mod ownership;
 mod pod;
 mod release;
@@ -32,9 +35,10 @@ mod world;
 use std::time::Duration;
 
 pub use access::rules;
-pub use action::{Action, Apply, Event, SecretPlan};
+pub use action::{Action, Apply, Ask, AskOutcome, Asked, Event, Release, SecretPlan};
 pub use compare::{APPLIED, covers};
-pub use object::{Kind, LockAge, Observed, label, name_of, terminating, uid_of};
+pub use death::ended;
+pub use object::{Kind, LockAge, NodeState, Observed, label, name_of, terminating, uid_of};
 pub use ownership::needed;
 pub use release::RELEASE;
 pub use secrets::internal;
@@ -73,6 +77,8 @@ pub struct Plan {
 
 /// While things move, watches tell most of it; what only an answer tells is asked for this often.
 const SOON: Duration = Duration::from_secs(2);
+/// While commits are on the primary alone.
+const AT_ONCE: Duration = Duration::from_secs(1);
 /// While somebody has to act elsewhere, on objects that are not watched.
 const BLOCKED: Duration = Duration::from_secs(10);
 /// While all is well: finds what no watch told.
@@ -84,18 +90,20 @@ pub fn plan(database: &Database, observed: &Observed, settings: &Settings, now: 
     let deleting = database.metadata.deletion_timestamp.is_some();
     let blocked = if deleting { Some(delete::blocked(&cx)) } else { blocked::blocked(&cx) };
     let scale = scale::plan(&cx);
-    let mut actions = if deleting {
+    let mut actions = if deleting { Vec::new() } else { urgent(&cx) };
+    actions.extend(if deleting {
         delete::plan(&cx, database.spec.deletion_policy)
     } else if blocked.is_some() {
         Vec::new()
     } else {
         objects(&cx, &scale, now)
-    };
+    });
     // It is gone with the finalizer: there is no status to write any more.
     let gone = actions.contains(&Action::RemoveFinalizer);
 
     let (operations, mut events) = requests::plan(&cx, now);
-    let status = status::status(&cx, &scale, blocked.as_ref(), operations, now);
+    let (status, told) = status::status(&cx, &scale, blocked.as_ref(), operations, now);
+    events.extend(told);
     events.extend(status::events(&cx, &status, blocked.as_ref()));
     let settled = actions.is_empty() && status.conditions.iter().all(settled);
     if !gone && database.status.as_ref() != Some(&status) {
@@ -104,6 +112,7 @@ pub fn plan(database: &Database, observed: &Observed, settings: &Settings, now: 
     }
     let requeue = match &blocked {
         Some(blocked) if blocked.warning => BLOCKED,
+        None if config::wake(&cx).is_some() => AT_ONCE,
         None if settled => IDLE,
         _ => SOON,
     };
@@ -131,6 +140,24 @@ pub fn plan_unreadable(metadata: &Database, observed: &Observed, settings: &Sett
     delete::plan(&cx, DeletionPolicy::Retain)
 }
 
+/// What cannot wait, and is done whatever else keeps a plan from acting: nobody but the lock's holder is taken for the
+/// primary, and a dead holder does not keep the lock.
+fn urgent(cx: &Context<'_>) -> Vec<Action> {
+    let mut actions = fencing::plan(cx);
+    if let Some(release) = death::plan(cx) {
+        let told = match &release {
+            Action::ReleaseLock(release) => Some(Event::warning(
+                "LockReleased",
+                format!("{}: its lock was released, so that a replica can take over at once", release.proof),
+            )),
+            _ => None,
+        };
+        actions.push(release);
+        actions.extend(told.map(Action::PublishEvent));
+    }
+    actions
+}
+
 /// Every object that there should be. The finalizer comes first, so that nothing is made that it does not guard.
 fn objects(cx: &Context<'_>, scale: &scale::Scale, now: jiff::Timestamp) -> Vec<Action> {
     let guarded = cx.database.metadata.finalizers.iter().flatten().any(|name| name == FINALIZER);
@@ -143,7 +170,7 @@ fn objects(cx: &Context<'_>, scale: &scale::Scale, now: jiff::Timestamp) -> Vec<
     actions.extend(services::plan(cx));
     actions.extend(disruption::plan(cx));
     actions.extend(members::plan(cx, scale));
-    actions.extend(config::change(cx, now));
+    actions.extend(config::change(cx, now).or_else(|| config::wake(cx)));
     actions.extend(scale.switchover.clone());
     actions
 }

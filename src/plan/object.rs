@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 
+use super::action::Asked;
 use super::text::{at, list, text};
 use crate::patroni::Answer;
 
@@ -111,6 +113,16 @@ pub enum LockAge {
     Expired,
 }
 
+/// What matters of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeState {
+    /// It takes no further pods: it is about to be drained.
+    pub cordoned: bool,
+    /// Somebody vouches that nothing runs on it any more: it has the taint `node.kubernetes.io/out-of-service`.
+    /// <https://kubernetes.io/docs/concepts/cluster-administration/node-shutdown/#non-graceful-node-shutdown>
+    pub out_of_service: bool,
+}
+
 /// What there is, in one namespace, that concerns one Database: the objects that carry its label, those that have a
 /// name it needs whoever made them, and what its members answered.
 #[derive(Clone, Debug, Default)]
@@ -118,8 +130,16 @@ pub struct Observed {
     objects: BTreeMap<(Kind, String), Arc<Value>>,
     /// Answers to `GET /patroni` of the members that were asked and answered.
     pub answers: BTreeMap<String, Answer>,
+    /// Members that were asked and did not answer in time, and for how long that has been so.
+    pub silent: BTreeMap<String, Duration>,
     /// Age of the leader lock.
     pub lock_age: LockAge,
+    /// The uid of the pod of the lock's holder when the lock was seen to go to it; `None` where that was not seen.
+    pub lock_pod: Option<String>,
+    /// The nodes that members are on. Empty where the controller may not read nodes.
+    pub nodes: BTreeMap<String, NodeState>,
+    /// What Patroni was asked for last.
+    pub asked: Option<Asked>,
 }
 
 impl Observed {

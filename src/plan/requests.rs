@@ -57,8 +57,8 @@ fn answer(cx: &Context<'_>, found: &crate::api::Found, now: jiff::Timestamp) -> 
         kind: kind.clone(),
         phase: OperationPhase::Rejected,
         message: Some(message),
-        started_at: None,
         finished_at: Some(Time(now)),
+        ..Operation::default()
     }
 }
 

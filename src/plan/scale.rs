@@ -3,8 +3,8 @@
 use super::context::Context;
 use super::ownership::volumes;
 use super::view::Member;
-use super::{Action, Kind};
-use crate::api::REPLICAS_MAX;
+use super::{Action, Ask, Kind};
+use crate::api::{REPLICAS_MAX, reason};
 use crate::patroni::{Lock, Sync};
 
 /// What is to be done about the number of members.
@@ -96,9 +96,12 @@ pub fn plan(cx: &Context<'_>) -> Scale {
     }
     match candidate(cx, primary, wanted) {
         Some(candidate) => Scale {
-            switchover: Some(Action::Switchover {
-                leader: primary.name.to_owned(),
-                candidate: candidate.name.to_owned(),
+            switchover: Some(Action::Ask {
+                ask: Ask::Switchover {
+                    leader: primary.name.to_owned(),
+                    candidate: candidate.name.to_owned(),
+                },
+                cause: reason::SCALING.to_owned(),
             }),
             ..wait(format!("the primary's role moves from {} to {} first", primary.name, candidate.name))
         },
@@ -113,12 +116,7 @@ pub fn plan(cx: &Context<'_>) -> Scale {
 /// The fittest of the members that stay: the least behind, then the lowest.
 fn candidate<'c, 'a>(cx: &'c Context<'a>, primary: &Member<'a>, wanted: i32) -> Option<&'c Member<'a>> {
     let voters = &cx.view.sync.standbys;
-    let synchronous = cx.view.config.config.as_ref().is_some_and(|config| {
-        !matches!(
-            config.get("synchronous_mode"),
-            None | Some(serde_json::Value::Bool(false) | serde_json::Value::Null)
-        )
-    });
+    let synchronous = cx.view.config.is_synchronous();
     let behind = |member: &Member<'_>| {
         let replayed = member.status.as_ref().and_then(|status| status.replay_lsn);
         cx.view

@@ -2,12 +2,12 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use super::Event;
 use super::blocked::Blocked;
 use super::conditions::{member_ready, verdicts};
 use super::context::Context;
 use super::scale::Scale;
 use super::view::Member;
+use super::{Event, outage};
 use crate::api::{
     ConditionType, DatabaseStatus, Instance, Operation, Phase, ROLE_PRIMARY, ROLE_REPLICA, Verdict,
     merge_conditions, reason,
@@ -24,17 +24,19 @@ pub fn status(
     blocked: Option<&Blocked>,
     operations: Vec<Operation>,
     now: jiff::Timestamp,
-) -> DatabaseStatus {
+) -> (DatabaseStatus, Vec<Event>) {
     let old = cx.database.status.clone().unwrap_or_default();
     let generation = cx.database.metadata.generation;
     let verdicts = verdicts(cx, scale, blocked);
+    let writable = verdicts.iter().any(|(of, v)| *of == ConditionType::Writable && v.status == Some(true));
+    let record = outage::record(cx, writable, &operations, now);
     let replicas = cx.spec().replicas;
     let ready =
         cx.view.members.iter().filter(|member| member.ordinal < replicas && member_ready(cx, member)).count();
     let ready = i32::try_from(ready).unwrap_or(i32::MAX);
     let selector: Vec<String> =
         cx.names.selector().iter().map(|(key, value)| format!("{key}={value}")).collect();
-    DatabaseStatus {
+    let status = DatabaseStatus {
         observed_generation: generation,
         phase: Some(phase(cx, scale, blocked, &verdicts, old.phase)),
         primary: cx.view.lock.holder.clone(),
@@ -45,9 +47,13 @@ pub fn status(
         version: version(cx).or(old.version),
         instances: cx.view.members.iter().map(|member| instance(cx, member)).collect(),
         operations,
+        last_failover: record.failovers.first().cloned(),
+        failovers: record.failovers,
+        outage: record.outage,
         conditions: merge_conditions(&old.conditions, &verdicts, generation, now),
         ..old
-    }
+    };
+    (status, record.events)
 }
 
 /// The release that every member's pod was made for; `None` while they differ, or none of them runs: the data may be of
@@ -71,9 +77,7 @@ fn instance(cx: &Context<'_>, member: &Member<'_>) -> Instance {
     };
     let streams = status.filter(|_| !holds).and_then(|status| status.replication_state.clone());
     let state = streams.or_else(|| status.map(|status| status.state.clone()));
-    let lag = status.filter(|_| !holds).and_then(|status| {
-        Some(cx.view.lock.optime?.saturating_sub(status.replay_lsn?).max(0) / LAG_STEP * LAG_STEP)
-    });
+    let lag = lag(cx, member).filter(|_| !holds);
     Instance {
         name: member.name.to_owned(),
         role,
@@ -82,6 +86,12 @@ fn instance(cx: &Context<'_>, member: &Member<'_>) -> Instance {
         timeline: member.timeline(),
         lag_bytes: lag,
     }
+}
+
+/// How far a member is behind, in bytes of WAL and in large steps.
+pub fn lag(cx: &Context<'_>, member: &Member<'_>) -> Option<i64> {
+    let replayed = member.status.as_ref()?.replay_lsn?;
+    Some(cx.view.lock.optime?.saturating_sub(replayed).max(0) / LAG_STEP * LAG_STEP)
 }
 
 /// One word. It is for people: nothing is decided by it, but that a first creation stays one until it is done.
@@ -120,13 +130,18 @@ fn phase(
 fn changing(cx: &Context<'_>, scale: &Scale) -> bool {
     let replicas = cx.spec().replicas;
     let count = i32::try_from(cx.view.members.len()).unwrap_or(i32::MAX);
-    let cloning = |member: &Member<'_>| member.status.as_ref().is_none_or(|status| status.state != "running");
+    let cloning = |member: &Member<'_>| {
+        member.waiting().is_none() && member.status.as_ref().is_none_or(|status| status.state != "running")
+    };
     scale.waiting.is_some()
         || scale.switchover.is_some()
         || cx.view.stateful_replicas() != Some(replicas)
         || count != replicas
         || cx.view.members.iter().any(cloning)
 }
+
+/// What somebody should hear of even where something else was wrong before.
+const GRAVE: [&str; 3] = [reason::PRIMARY_SUSPECT, reason::SPLIT_BRAIN, reason::NO_SAFE_CANDIDATE];
 
 /// Events for what the status says for the first time.
 pub fn events(cx: &Context<'_>, new: &DatabaseStatus, blocked: Option<&Blocked>) -> Vec<Event> {
@@ -139,6 +154,7 @@ pub fn events(cx: &Context<'_>, new: &DatabaseStatus, blocked: Option<&Blocked>)
         let flipped = before.as_ref().is_none_or(|before| before.status != after.status);
         let retold = before.as_ref().is_none_or(|before| before.reason != after.reason);
         let grave = blocked.is_some_and(|blocked| blocked.warning)
+            || GRAVE.contains(&after.reason.as_str())
             || (after.reason == reason::SYNC_DEGRADED && new.phase != Some(Phase::Creating));
         if after.status == "True" && flipped {
             events.push(Event::normal("Ready", after.message));

@@ -1,5 +1,7 @@
 //! Tables and properties over whole plans.
 
+mod failover;
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -33,7 +35,12 @@ fn names(actions: &[Action]) -> Vec<String> {
             Action::Apply(apply) => format!("apply {} {}", apply.kind, name_of(&apply.body)),
             Action::Delete { kind, name, .. } => format!("delete {kind} {name}"),
             Action::PatchPatroniConfig { member, patch } => format!("patch {member} {patch}"),
-            Action::Switchover { leader, candidate } => format!("switchover {leader} {candidate}"),
+            Action::Ask { ask: Ask::Switchover { leader, candidate }, .. } => {
+                format!("switchover {leader} {candidate}")
+            }
+            Action::Ask { ask, .. } => format!("ask {ask:?}"),
+            Action::StripRole { pod, .. } => format!("strip {pod}"),
+            Action::ReleaseLock(release) => format!("release {}", release.holder),
             Action::PatchStatus(_) => "status".to_owned(),
             Action::PublishEvent(event) => format!("event {}", event.reason),
             Action::AddFinalizer => "add finalizer".to_owned(),
@@ -570,7 +577,7 @@ fn conditions_tell_the_truth() {
             |w| {
                 drop(w.observed.answers.insert(
                     "db-0".into(),
-                    Answer { role: "replica".into(), state: "running".into(), timeline: None },
+                    Answer { role: "replica".into(), state: "running".into(), ..Answer::default() },
                 ));
             },
             reason::PRIMARY_NOT_RUNNING,
@@ -601,7 +608,8 @@ fn conditions_tell_the_truth() {
 #[test]
 fn an_answer_outweighs_what_was_written_earlier() {
     let mut world = World::settled(json!({}));
-    let answer = Answer { role: "primary".into(), state: "running".into(), timeline: Some(1) };
+    let answer =
+        Answer { role: "primary".into(), state: "running".into(), timeline: Some(1), ..Answer::default() };
     world.observed.answers.insert("db-0".into(), answer);
     world.observed.lock_age = LockAge::Expired;
     world.change(Kind::Pod, "db-0", json!({ "metadata": { "annotations": { "status": null } } }));

@@ -1,6 +1,7 @@
 //! The observed objects, read as a Patroni cluster.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -8,7 +9,7 @@ use super::object::{LockAge, label, name_of, terminating};
 use super::text::{at, list, number, text};
 use super::{Kind, Observed};
 use crate::api::{LABEL_DATABASE, Names};
-use crate::patroni::{Answer, DynamicConfig, Lock, MemberStatus, Sync};
+use crate::patroni::{Answer, DynamicConfig, Lock, MemberStatus, PendingFailover, Sync};
 
 /// Label of a pod with the release it was made for.
 pub const LABEL_VERSION: &str = "app.kubernetes.io/version";
@@ -28,7 +29,12 @@ pub struct Member<'a> {
     pub status: Option<MemberStatus>,
     /// What it answered when asked.
     pub answer: Option<&'a Answer>,
+    /// For how long it has not answered, if it was asked.
+    pub silent: Duration,
 }
+
+/// One answer that is late says nothing; this long a silence does.
+const SUSPICIOUS: Duration = Duration::from_secs(3);
 
 impl<'a> Member<'a> {
     /// Its pod is ready and not on its way out.
@@ -49,6 +55,11 @@ impl<'a> Member<'a> {
         label(self.pod, "controller-revision-hash")
     }
 
+    /// It has not answered for longer than a busy machine takes.
+    pub fn is_silent(&self) -> bool {
+        self.answer.is_none() && self.silent >= SUSPICIOUS
+    }
+
     /// Its pod's address.
     pub fn address(&self) -> Option<&'a str> {
         text(self.pod, "/status/podIP").filter(|address| !address.is_empty())
@@ -58,14 +69,19 @@ impl<'a> Member<'a> {
     pub fn is_running_primary(&self) -> bool {
         match (self.answer, &self.status) {
             (Some(answer), _) => answer.is_running_primary(),
-            (None, Some(status)) => status.is_running_primary() && self.ready(),
+            (None, Some(status)) => status.is_running_primary() && self.ready() && !self.is_silent(),
             (None, None) => false,
         }
     }
 
+    /// It runs as a replica that streams.
+    pub fn streams(&self) -> bool {
+        self.status.as_ref().is_some_and(MemberStatus::is_streaming_replica)
+    }
+
     /// It runs as a replica that streams, and its node finds it ready.
     pub fn is_streaming_replica(&self) -> bool {
-        self.ready() && self.status.as_ref().is_some_and(MemberStatus::is_streaming_replica)
+        self.ready() && self.streams()
     }
 
     /// Its timeline.
@@ -103,6 +119,8 @@ pub struct View<'a> {
     pub sync: Sync,
     /// Patroni's dynamic configuration.
     pub config: DynamicConfig,
+    /// A change of primary that Patroni was asked for and that is not done.
+    pub pending: PendingFailover,
     /// The StatefulSet.
     pub stateful_set: Option<&'a Value>,
     /// Pods that the write Service leads to.
@@ -123,6 +141,7 @@ impl<'a> View<'a> {
             lock_age: observed.lock_age,
             sync: config_map(names.sync()).map(Sync::of).unwrap_or_default(),
             config: config_map(names.dynamic_config()).map(DynamicConfig::of).unwrap_or_default(),
+            pending: config_map(names.failover()).map(PendingFailover::of).unwrap_or_default(),
             stateful_set: observed.get(Kind::StatefulSet, &names.main()),
             write_endpoints: write_endpoints(names, observed),
         }
@@ -171,6 +190,7 @@ fn member<'a>(names: Names<'_>, observed: &'a Observed, pod: &'a Value) -> Optio
         pod,
         status: MemberStatus::of(pod),
         answer: observed.answers.get(name),
+        silent: observed.silent.get(name).copied().unwrap_or_default(),
     })
 }
 

@@ -170,9 +170,19 @@ impl World {
                 }
             }
             Action::PatchPatroniConfig { patch, .. } => self.patch_config(patch),
-            Action::Switchover { candidate, .. } => {
+            Action::Ask { ask: Ask::Switchover { candidate, .. } | Ask::Failover { candidate }, .. } => {
                 let candidate = candidate.clone();
                 self.lead(&candidate);
+            }
+            Action::Ask { .. } => {}
+            Action::StripRole { pod, .. } => {
+                self.change(Kind::Pod, pod, json!({ "metadata": { "labels": { LABEL_ROLE: null } } }));
+            }
+            Action::ReleaseLock(release) => {
+                let lock = self.get(Kind::ConfigMap, "db-leader");
+                assert_eq!(text(lock, "/metadata/resourceVersion"), Some(release.version.as_str()));
+                let free = json!({ "metadata": { "annotations": { "leader": null } } });
+                self.change(Kind::ConfigMap, "db-leader", free);
             }
             Action::PatchStatus(status) => database.status = Some((**status).clone()),
             Action::PublishEvent(event) => self.events.push(event.clone()),
@@ -318,6 +328,14 @@ impl World {
     pub fn mode(&self) -> Value {
         let config = text(self.get(Kind::ConfigMap, "db-config"), "/metadata/annotations/config").unwrap();
         serde_json::from_str::<Value>(config).unwrap()["synchronous_mode"].clone()
+    }
+
+    /// What a member answers when asked, or that it does not.
+    pub fn answer(&mut self, member: &str, answer: Option<crate::patroni::Answer>) {
+        match answer {
+            Some(answer) => drop(self.observed.answers.insert(member.to_owned(), answer)),
+            None => drop(self.observed.answers.remove(member)),
+        }
     }
 
     pub fn lead(&mut self, pod: &str) {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value, json};
 
@@ -19,6 +20,8 @@ use crate::cli::{Context, complete};
 #[command(after_help = "Examples:
   dbctl sandbox fault pod orders-db-0 --kill
   dbctl sandbox fault pod orders-db-1 --freeze --for 30s
+  dbctl sandbox fault pod orders-db-1 --freeze --only patroni
+  dbctl sandbox fault pod orders-db-0 --kill --only 'postgres -D'
   dbctl sandbox fault pod orders-db-1 --slow-disk 1Mi,100iops
   dbctl sandbox fault pod orders-db-2 --cut-api --cut-peers
   dbctl sandbox fault clear pod orders-db-2")]
@@ -34,6 +37,13 @@ pub struct PodArgs {
     /// Kill every process, once
     #[arg(long)]
     kill: bool,
+
+    /// Freeze or kill only the processes whose command line contains this text; what else runs in the pod is left alone
+    ///
+    /// While such a freeze lasts, new processes with the text are stopped too. A pod has one text to freeze at a time: a
+    /// second one takes the place of the first.
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
+    only: Option<String>,
 
     /// Read and write no faster than this: bytes a second, operations a second (100iops), or both with a comma
     #[arg(long, value_name = "RATE", value_parser = slow_disk)]
@@ -83,13 +93,16 @@ impl PodArgs {
     /// What is asked for, as the node reads it.
     fn wanted(&self) -> Map<String, Value> {
         let mut wanted = Map::new();
-        let flags = [
-            ("freeze", self.freeze),
-            ("kill", self.kill),
-            ("fullDisk", self.full_disk),
-            ("cutApi", self.cut_api),
-            ("cutPeers", self.cut_peers),
-        ];
+        for (set, name, narrowed) in
+            [(self.freeze, "freeze", "freezeProcesses"), (self.kill, "kill", "killProcesses")]
+        {
+            match &self.only {
+                _ if !set => {}
+                None => drop(wanted.insert(name.to_owned(), true.into())),
+                Some(text) => drop(wanted.insert(narrowed.to_owned(), text.as_str().into())),
+            }
+        }
+        let flags = [("fullDisk", self.full_disk), ("cutApi", self.cut_api), ("cutPeers", self.cut_peers)];
         for (name, _) in flags.into_iter().filter(|(_, set)| *set) {
             wanted.insert(name.to_owned(), true.into());
         }
@@ -165,6 +178,9 @@ fn items(list: &Value) -> impl Iterator<Item = &Value> {
 /// Where no fault is named, the pod is unknown, or a fault is refused.
 pub async fn set(context: &Context, local: &Local, args: &PodArgs) -> Result<()> {
     let asked = args.wanted();
+    if args.only.is_some() && !args.freeze && !args.kill {
+        return Err(CliError::usage("--only narrows --freeze and --kill, and none of them is given"));
+    }
     if asked.is_empty() {
         return Err(CliError::usage("no fault is named: what is to be broken?")
             .hint("one of --freeze, --kill, --slow-disk, --full-disk, --cut-api, --cut-peers")
@@ -258,6 +274,9 @@ mod tests {
             ("--kill --full-disk --cut-peers", json!({"kill": true, "fullDisk": true, "cutPeers": true})),
             ("--slow-disk 1Mi", json!({"slowDisk": {"bytesPerSecond": 1_048_576}})),
             ("--slow-disk 100iops,2k", json!({"slowDisk": {"iops": 100, "bytesPerSecond": 2000}})),
+            ("--freeze --only patroni", json!({"freezeProcesses": "patroni"})),
+            ("--kill --freeze --only=a", json!({"freezeProcesses": "a", "killProcesses": "a"})),
+            ("--kill --only=-D", json!({"killProcesses": "-D"})),
             ("--for 1s", json!({})),
         ] {
             let line_args = ["x", "db-0"].into_iter().chain(line.split(' '));

@@ -6,6 +6,7 @@
 mod disk;
 pub(super) mod http;
 mod processes;
+mod some;
 #[cfg(test)]
 mod tests;
 
@@ -37,6 +38,12 @@ pub(super) struct Wanted {
     /// Its processes are killed, once.
     #[serde(skip_serializing_if = "is_off")]
     pub kill: bool,
+    /// Those of its processes stand still whose command line contains this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub freeze_processes: Option<String>,
+    /// Those are killed, once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kill_processes: Option<String>,
     /// Its disk is slow.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slow_disk: Option<SlowDisk>,
@@ -79,6 +86,10 @@ impl Wanted {
         if self.duration_ms.is_some_and(|millis| !(1..=MAX_MILLIS).contains(&millis)) {
             return Err("durationMs: must be from 1 to 31536000000: a year");
         }
+        let texts = [&self.freeze_processes, &self.kill_processes];
+        if texts.into_iter().flatten().any(|text| text.trim().is_empty()) {
+            return Err("freezeProcesses and killProcesses: must not be empty");
+        }
         match self.slow_disk {
             Some(SlowDisk { bytes_per_second: None, iops: None }) => {
                 Err("slowDisk: needs bytesPerSecond, iops, or both")
@@ -116,6 +127,8 @@ pub(super) struct State {
     wanted: Wanted,
     /// What each of them does, by its name.
     effects: BTreeMap<&'static str, String>,
+    /// Single processes that stand still.
+    still: Option<some::Still>,
     /// The devices that are slow, as the kernel numbers them.
     devices: Vec<String>,
     /// The addresses of the API server that the pod is cut off from.
@@ -164,14 +177,22 @@ fn clear_after(
 /// Makes a pod's faults what is wanted: others are cleared.
 async fn make(context: &Context, run: &Run, state: &mut State, wanted: &Wanted) -> Vec<Told> {
     let mut told = Vec::new();
+    if let Some(text) = &wanted.kill_processes {
+        let result = some::kill(context, run, state, text).await;
+        told.push(tell(context, run, "killProcesses", result));
+    }
     if wanted.kill {
         let result = processes::kill(context, run).await;
         told.push(tell(context, run, "kill", result));
     }
     let had = state.wanted.clone();
-    for name in ["freeze", "slowDisk", "fullDisk", "cutApi", "cutPeers"] {
+    for name in ["freeze", "freezeProcesses", "slowDisk", "fullDisk", "cutApi", "cutPeers"] {
         let (before, after) = (is_in(&had, name), is_in(wanted, name));
-        let changed = name == "slowDisk" && had.slow_disk != wanted.slow_disk;
+        let changed = match name {
+            "slowDisk" => had.slow_disk != wanted.slow_disk,
+            "freezeProcesses" => had.freeze_processes != wanted.freeze_processes,
+            _ => false,
+        };
         if before && (!after || changed) {
             clear(context, run, state, name).await;
         }
@@ -196,6 +217,7 @@ async fn make(context: &Context, run: &Run, state: &mut State, wanted: &Wanted) 
 fn is_in(wanted: &Wanted, name: &str) -> bool {
     match name {
         "freeze" => wanted.freeze,
+        "freezeProcesses" => wanted.freeze_processes.is_some(),
         "slowDisk" => wanted.slow_disk.is_some(),
         "fullDisk" => wanted.full_disk,
         "cutApi" => wanted.cut_api,
@@ -206,6 +228,7 @@ fn is_in(wanted: &Wanted, name: &str) -> bool {
 fn set(state: &mut Wanted, name: &str, wanted: &Wanted) {
     match name {
         "freeze" => state.freeze = wanted.freeze,
+        "freezeProcesses" => state.freeze_processes.clone_from(&wanted.freeze_processes),
         "slowDisk" => state.slow_disk = wanted.slow_disk,
         "fullDisk" => state.full_disk = wanted.full_disk,
         "cutApi" => state.cut_api = wanted.cut_api,
@@ -242,7 +265,11 @@ async fn inject(
         return Err("the pod is ending".to_owned());
     }
     match name {
-        "freeze" => processes::freeze(run).await,
+        "freeze" => processes::freeze(run, state).await,
+        "freezeProcesses" => {
+            let text = wanted.freeze_processes.as_deref().unwrap_or_default();
+            some::freeze(context, run, state, text).await
+        }
         "slowDisk" => disk::slow(context, run, state, wanted.slow_disk.unwrap_or_default()),
         "fullDisk" => disk::fill(context, run, state).await,
         "cutApi" => cut_api(context, run, state).await,
@@ -252,7 +279,8 @@ async fn inject(
 
 async fn clear(context: &Context, run: &Run, state: &mut State, name: &'static str) {
     let result = match name {
-        "freeze" => processes::thaw(run).await,
+        "freeze" => processes::thaw(run, state).await,
+        "freezeProcesses" => some::thaw(run, state).await,
         "slowDisk" => disk::quicken(run, state),
         "fullDisk" => disk::empty(state).await,
         "cutApi" => heal_api(context, run, state).await,

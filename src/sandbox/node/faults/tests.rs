@@ -8,7 +8,7 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
-use super::processes::{resume, stop};
+use super::processes::{self, resume, stop};
 use super::*;
 use crate::sandbox::node::shim::tests::launcher;
 use crate::sandbox::node::shim::{Enter, Order, Spec, tree};
@@ -133,6 +133,96 @@ async fn a_frozen_pod_stands_still_fails_its_probes_and_can_be_killed_and_delete
     cluster.end().await;
 }
 
+/// Two heartbeats that are let go of, and a third one when the file `more` is there. Their names are not in this text.
+const HEARTS: &str = "heart() { setsid -f sh -c \"$LOOP\" \"beat-$1\" \"$BEATS/$2\"; }; heart a a; heart b b; \
+    while :; do if [ -e \"$BEATS/more\" ]; then rm \"$BEATS/more\"; heart a c; fi; sleep 0.05; done";
+const HEART: &str = "while :; do date +%s%N > \"$1\"; sleep 0.02; done";
+
+/// The states of a pod's processes whose command line contains a text.
+fn states(pod: &Pod, text: &str) -> Vec<char> {
+    let shims = processes::shims(&pod.uid().unwrap());
+    let all = tree::alive_below(&shims).into_iter();
+    all.filter(|(pid, _)| tree::command_line(*pid).join(" ").contains(text)).map(|(_, state)| state).collect()
+}
+
+async fn some_of_a_pods_processes(cluster: &Cluster) {
+    let container = json!({
+        "env": [{"name": "BEATS", "value": "/beats"}, {"name": "LOOP", "value": HEART}],
+        "volumeMounts": [{"name": "beats", "mountPath": "/beats"}],
+    });
+    let spec = json!({"volumes": [{"name": "beats", "emptyDir": {}}]});
+    let pod = cluster.pod("p", HEARTS, spec, container).await;
+    let beats = cluster.root().join("v").join(&pod.uid().unwrap()[..8]).join("beats");
+    cluster.until("p", "ready", is_ready).await;
+    for name in ["a", "b"] {
+        until_changed(&beats.join(name), "").await;
+    }
+
+    let answer = fault(cluster, "p", json!({"freezeProcesses": "beat-z", "killProcesses": "beat-z"})).await;
+    for name in ["freezeProcesses", "killProcesses"] {
+        let (status, reason) = told(&answer, name);
+        assert_eq!(status, "refused");
+        assert!(reason.contains("no process of the pod has \"beat-z\" in its command line"), "{reason}");
+        assert!(reason.contains("beat-"), "{reason}");
+    }
+    assert_eq!(answer["wanted"], json!({}));
+
+    let answer = fault(cluster, "p", json!({"freezeProcesses": "beat-a"})).await;
+    assert_eq!(told(&answer, "freezeProcesses").1, "1 process stands still, and new ones will: \"beat-a\"");
+    assert_eq!(answer["wanted"], json!({"freezeProcesses": "beat-a"}));
+    assert_eq!(states(&pod, "beat-a"), ['T']);
+    assert!(!changes(&beats.join("a")).await);
+    let last = std::fs::read_to_string(beats.join("b")).unwrap();
+    until_changed(&beats.join("b"), &last).await;
+    std::fs::write(beats.join("more"), "").unwrap();
+    for _ in 0..500 {
+        if states(&pod, "beat-a") == ['T', 'T'] {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(states(&pod, "beat-a"), ['T', 'T'], "one that begins later stands still, too");
+
+    // Both kinds at once, and the wider one ends first.
+    applied(&fault(cluster, "p", json!({"freezeProcesses": "beat-a", "freeze": true})).await, "freeze");
+    assert!(!changes(&beats.join("b")).await);
+    fault(cluster, "p", json!({"freezeProcesses": "beat-a"})).await;
+    let last = std::fs::read_to_string(beats.join("b")).unwrap();
+    until_changed(&beats.join("b"), &last).await;
+    assert!(!changes(&beats.join("a")).await);
+
+    let answer = fault(cluster, "p", json!({"freezeProcesses": "beat-a", "killProcesses": "beat-b"})).await;
+    assert_eq!(told(&answer, "killProcesses"), ("applied", "1 process was killed: \"beat-b\""));
+    assert_eq!((states(&pod, "beat-b"), states(&pod, "beat-a").len()), (vec![], 2));
+    assert_eq!(answer["wanted"], json!({"freezeProcesses": "beat-a"}));
+    fault(cluster, "p", json!({})).await;
+    for name in ["a", "c"] {
+        let last = std::fs::read_to_string(beats.join(name)).unwrap_or_default();
+        until_changed(&beats.join(name), &last).await;
+    }
+    let now = cluster.api::<Pod>().get("p").await.unwrap();
+    assert_eq!(status(&now).restart_count, 0, "its main process was not touched");
+
+    // The main process, which takes all others with it; its shim starts nothing while it is frozen.
+    applied(&fault(cluster, "p", json!({"killProcesses": "heart a"})).await, "killProcesses");
+    cluster.until("p", "started again", |pod| status(pod).restart_count == 1 && is_ready(pod)).await;
+    applied(&fault(cluster, "p", json!({"freezeProcesses": "sh"})).await, "freezeProcesses");
+    cluster.api::<Pod>().delete("p", &DeleteParams::default().grace_period(1)).await.unwrap();
+    cluster.until_gone("p").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn some_of_a_pods_processes_stand_still_or_are_killed() {
+    let cluster = Cluster::start().await;
+    some_of_a_pods_processes(&cluster).await;
+    cluster.end().await;
+    if has_root("networks of pods") {
+        let cluster = Cluster::start_as(Isolation::Namespaces, VolumeMode::Directories).await;
+        some_of_a_pods_processes(&cluster).await;
+        cluster.end().await;
+    }
+}
+
 #[tokio::test]
 async fn without_control_groups_signals_stop_a_whole_tree() {
     let home = tempfile::tempdir().unwrap();
@@ -163,10 +253,25 @@ async fn without_control_groups_signals_stop_a_whole_tree() {
         // The loop may wait in vfork(2) for a child that stands still.
         assert!(states.is_subset(&BTreeSet::from(['D', 'T'])), "{states:?}");
         assert!(!changes(&beat).await);
-        resume(&shims);
+        resume(&shims, &BTreeSet::new());
         let last = std::fs::read_to_string(&beat).unwrap();
         until_changed(&beat, &last).await;
     }
+    // Some of them: the heartbeat, and not what else there is; a shim's own words mean nothing.
+    let shim = launcher(home.path()).shim;
+    let choice = |text: &str| some::Choice {
+        uid: uid.clone(),
+        group: None,
+        text: text.to_owned(),
+        shim: shim.clone(),
+    };
+    let found = choice("do date +%s%N").stop(false).unwrap();
+    let all = tree::alive_below(&shims);
+    assert!(all.len() > found.len(), "{found:?} {all:?}");
+    assert!(found.iter().all(|pid| matches!(all.get(pid), Some('T' | 'D'))), "{found:?} {all:?}");
+    let error = choice(shim.last().unwrap()).stop(false).unwrap_err();
+    assert!(error.contains("there are: ") && error.contains("/bin/true"), "{error}");
+    resume(&shims, &BTreeSet::new());
     stop(&shims).unwrap();
     process.orders().give(Order::Kill);
     assert_eq!(process.wait().await.code, 137);
@@ -202,6 +307,7 @@ async fn on_the_loopback_the_way_to_the_api_is_cut_at_the_node_and_the_rest_says
         (json!({"slowDisk": {"iops": 0}}), "must be greater than 0"),
         (json!({"freeze": true, "durationMs": 0}), "durationMs: must be from 1 to 31536000000"),
         (json!({"freez": true}), "unknown field `freez`"),
+        (json!({"killProcesses": " "}), "freezeProcesses and killProcesses: must not be empty"),
     ] {
         let request = ::http::Request::put("/api/v1/nodes/sandbox/proxy/faults/default/p");
         let request = request.body(body.to_string().into_bytes()).unwrap();

@@ -68,6 +68,21 @@ pub(crate) fn alive_below(roots: &BTreeSet<i32>) -> BTreeMap<i32, char> {
     states.filter(|(_, state)| !matches!(state, 'Z' | 'X')).collect()
 }
 
+/// The state of a process that is alive.
+pub(crate) fn alive(pid: i32) -> Option<char> {
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let (_, state) = parse_stat(&String::from_utf8_lossy(&stat))?;
+    (!matches!(state, 'Z' | 'X')).then_some(state)
+}
+
+/// A process's program and arguments, or what it wrote over them; nothing where it is gone.
+pub(crate) fn command_line(pid: i32) -> Vec<String> {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let line = String::from_utf8_lossy(&line);
+    let line = line.trim_end_matches('\0');
+    if line.is_empty() { Vec::new() } else { line.split('\0').map(str::to_owned).collect() }
+}
+
 /// Sends SIGKILL to everything below a process.
 pub(super) fn kill_descendants(of: Pid) {
     let parents = parents();
