@@ -68,8 +68,7 @@ impl Watch<'_> {
     }
 
     async fn ask(&self) -> Option<Answer> {
-        let ask = self.member.patroni.ask(self.member.environment.address);
-        tokio::time::timeout(ANSWER, ask).await.ok()?.ok()
+        self.member.patroni.ask(self.member.environment.address, ANSWER).await.ok()
     }
 
     /// A sign of life lies somewhere between two looks: the earlier one counts.

@@ -186,7 +186,7 @@ async fn situation(member: &Member) -> Result<Situation, StoreError> {
 }
 
 async fn answer(member: &Member, address: IpAddr) -> Option<Answer> {
-    tokio::time::timeout(ANSWER, member.patroni.ask(address)).await.ok()?.ok()
+    member.patroni.ask(address, ANSWER).await.ok()
 }
 
 /// Where the members' Patroni listen, as the holder of the lock last wrote it for its failsafe mode.
