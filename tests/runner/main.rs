@@ -11,5 +11,6 @@ mod isolation;
 mod journeys;
 mod kills;
 mod kubectl;
+mod proof;
 mod recording;
 mod support;
