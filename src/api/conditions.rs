@@ -46,6 +46,7 @@ pub mod reason {
     pub const EVEN_REPLICAS: &str = "EvenReplicas";
     pub const HISTORY_MISSING: &str = "HistoryMissing";
     pub const INVALID_SPEC: &str = "InvalidSpec";
+    pub const MEMBER_ISOLATED: &str = "MemberIsolated";
     pub const MEMBERS_MISSING: &str = "MembersMissing";
     pub const MEMBER_NOT_READY: &str = "MemberNotReady";
     pub const NAME_TAKEN: &str = "NameTaken";

@@ -137,6 +137,9 @@ pub struct Instance {
     /// How many bytes of WAL it has still to replay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag_bytes: Option<i64>,
+    /// The node that it is on takes no further pods: it is about to be drained.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub node_cordoned: bool,
 }
 
 /// A base backup.
@@ -232,6 +235,12 @@ pub struct Operation {
     /// Members that are still to be worked on, in this order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub remaining: Vec<String>,
+    /// Members that have been worked on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub done: Vec<String>,
+    /// When work on the first of the remaining members began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step_started_at: Option<Time>,
     /// When it was taken up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Time>,

@@ -94,7 +94,8 @@ async fn pass(database: &Database, key: &Key, shared: &Arc<Shared>) -> Result<Op
     Ok((!gone).then_some(requeue))
 }
 
-/// In order; after a failure only the status is still written: it says what was seen, whatever became of the writes.
+/// In order; after a failure only the status is still written, since it says what was seen, whatever became of the writes,
+/// and Patroni is asked for what stands in it: a change of primary does not wait until an object can be written.
 async fn carry_out(
     actor: &mut Actor<'_>,
     actions: &[Action],
@@ -103,7 +104,7 @@ async fn carry_out(
 ) -> Result<(), ActError> {
     let mut failed: Option<ActError> = None;
     for action in actions {
-        let tells = matches!(action, Action::PatchStatus(_) | Action::PublishEvent(_));
+        let tells = matches!(action, Action::PatchStatus(_) | Action::PublishEvent(_) | Action::Ask { .. });
         if failed.as_ref().is_some_and(|error| !tells || error.is_conflict()) {
             continue;
         }

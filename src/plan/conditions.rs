@@ -66,16 +66,25 @@ pub fn writable(cx: &Context<'_>) -> Verdict {
 }
 
 fn accepts(primary: &Member<'_>) -> Verdict {
-    let alone = primary.answer.is_some_and(|answer| answer.failsafe_mode_is_active);
-    let how = if alone {
-        "; it does not reach the Kubernetes API, and goes on because every other member agrees"
-    } else {
-        ""
-    };
     Verdict::yes(
         reason::PRIMARY_ACCEPTS_WRITES,
-        format!("{} is the primary and accepts writes{how}", primary.name),
+        format!("{} is the primary and accepts writes", primary.name),
     )
+}
+
+/// A member that lives and works, but out of Kubernetes' sight.
+fn isolated(cx: &Context<'_>) -> Option<Verdict> {
+    let member = cx.view.members.iter().find(|member| member.isolated)?;
+    let name = member.name;
+    let goes_on = member.answer.is_some_and(|answer| answer.failsafe_mode_is_active);
+    let message = if goes_on {
+        format!(
+            "{name} does not reach the Kubernetes API; it stays primary for as long as every other member agrees"
+        )
+    } else {
+        format!("{name} does not reach the Kubernetes API")
+    };
+    Some(Verdict::no(reason::MEMBER_ISOLATED, message))
 }
 
 fn no_holder(cx: &Context<'_>) -> Verdict {
@@ -208,7 +217,7 @@ fn ready(cx: &Context<'_>, scale: &Scale, writable: &Verdict) -> Verdict {
     let outage = (writable.status != Some(true)).then(|| writable.clone());
     let (first, second) =
         if cx.view.initialized() { (outage, members_ready(cx)) } else { (members_ready(cx), outage) };
-    first.or(second).or_else(|| unlisted(cx)).unwrap_or_else(|| {
+    first.or(second).or_else(|| isolated(cx)).or_else(|| unlisted(cx)).unwrap_or_else(|| {
         let count = cx.spec().replicas;
         let message = if count == 1 {
             "the member is ready".to_owned()

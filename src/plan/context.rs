@@ -45,6 +45,12 @@ impl<'a> Context<'a> {
         &self.database.spec
     }
 
+    /// Whether a pod is on a node that takes no further pods.
+    pub fn on_cordoned_node(&self, pod: &Value) -> bool {
+        let node = super::text(pod, "/spec/nodeName").and_then(|node| self.observed.nodes.get(node));
+        node.is_some_and(|node| node.cordoned)
+    }
+
     /// An object with name and labels, and nothing that ties it to the Database's life: data, history and keys.
     pub fn retained(&self, kind: Kind, name: &str) -> Value {
         json!({

@@ -5,17 +5,20 @@
 
 mod access;
 mod action;
+mod assess;
 mod blocked;
 mod compare;
 mod conditions;
 mod config;
 mod context;
+mod cordon;
 mod death;
 mod delete;
 mod disruption;
 mod fencing;
 mod members;
 mod object;
+mod operations;
 mod outage;
 mod ownership;
 mod pod;
@@ -36,6 +39,7 @@ use std::time::Duration;
 
 pub use access::rules;
 pub use action::{Action, Apply, Ask, AskOutcome, Asked, Event, Release, SecretPlan};
+pub use assess::{Assessment, Candidate, Loss, Move, Primary, Refusal, Unfit, assess, size};
 pub use compare::{APPLIED, covers};
 pub use death::ended;
 pub use object::{Kind, LockAge, NodeState, Observed, label, name_of, terminating, uid_of};
@@ -89,7 +93,8 @@ pub fn plan(database: &Database, observed: &Observed, settings: &Settings, now: 
     let cx = Context::new(database, observed, settings);
     let deleting = database.metadata.deletion_timestamp.is_some();
     let blocked = if deleting { Some(delete::blocked(&cx)) } else { blocked::blocked(&cx) };
-    let scale = scale::plan(&cx);
+    let assessment = assess::of(&cx.view, observed, now).with_replicas(database.spec.replicas);
+    let scale = scale::plan(&cx, &assessment);
     let mut actions = if deleting { Vec::new() } else { urgent(&cx) };
     actions.extend(if deleting {
         delete::plan(&cx, database.spec.deletion_policy)
@@ -101,15 +106,22 @@ pub fn plan(database: &Database, observed: &Observed, settings: &Settings, now: 
     // It is gone with the finalizer: there is no status to write any more.
     let gone = actions.contains(&Action::RemoveFinalizer);
 
-    let (operations, mut events) = requests::plan(&cx, now);
-    let (status, told) = status::status(&cx, &scale, blocked.as_ref(), operations, now);
-    events.extend(told);
+    let turn = operations::Turn { cx: &cx, assessment: &assessment, blocked: blocked.as_ref(), now };
+    let answers = requests::plan(&turn);
+    let (ask, told) = asks(&turn, &answers, &scale);
+    let busy = answers.busy() || ask.is_some();
+    let (mut status, mut events) = status::status(&cx, &scale, blocked.as_ref(), answers.operations, now);
+    requests::complete(database.status.as_ref(), &mut status);
+    events.extend(requests::events(database.status.as_ref(), &status));
     events.extend(status::events(&cx, &status, blocked.as_ref()));
-    let settled = actions.is_empty() && status.conditions.iter().all(settled);
+    let settled = actions.is_empty() && !busy && status.conditions.iter().all(settled);
     if !gone && database.status.as_ref() != Some(&status) {
         actions.push(Action::PatchStatus(Box::new(status.clone())));
         actions.extend(events.into_iter().map(Action::PublishEvent));
     }
+    // What is asked for stands in the status by then.
+    actions.extend(told.map(Action::PublishEvent));
+    actions.extend(ask);
     let requeue = match &blocked {
         Some(blocked) if blocked.warning => BLOCKED,
         None if config::wake(&cx).is_some() => AT_ONCE,
@@ -158,6 +170,27 @@ fn urgent(cx: &Context<'_>) -> Vec<Action> {
     actions
 }
 
+/// What Patroni is asked for now, one thing at a time: what somebody asked for, then what the spec needs, then what saves
+/// from a drain.
+fn asks(
+    turn: &operations::Turn<'_, '_>,
+    answers: &requests::Answers,
+    scale: &scale::Scale,
+) -> (Option<Action>, Option<Event>) {
+    let deleting = turn.cx.database.metadata.deletion_timestamp.is_some();
+    if deleting || turn.blocked.is_some() {
+        return (None, None);
+    }
+    if answers.busy() {
+        return (answers.ask.clone(), None);
+    }
+    match &scale.switchover {
+        Some(Action::Ask { ask, .. }) if cordon::repeats(turn.cx, ask) => (None, None),
+        Some(switchover) => (Some(switchover.clone()), None),
+        None => cordon::plan(turn.cx, turn.assessment),
+    }
+}
+
 /// Every object that there should be. The finalizer comes first, so that nothing is made that it does not guard.
 fn objects(cx: &Context<'_>, scale: &scale::Scale, now: jiff::Timestamp) -> Vec<Action> {
     let guarded = cx.database.metadata.finalizers.iter().flatten().any(|name| name == FINALIZER);
@@ -171,7 +204,6 @@ fn objects(cx: &Context<'_>, scale: &scale::Scale, now: jiff::Timestamp) -> Vec<
     actions.extend(disruption::plan(cx));
     actions.extend(members::plan(cx, scale));
     actions.extend(config::change(cx, now).or_else(|| config::wake(cx)));
-    actions.extend(scale.switchover.clone());
     actions
 }
 

@@ -1,70 +1,169 @@
 //! Requests: annotations that ask for something once. Each is answered in `status.operations`, and none is ever answered
-//! twice: what was answered stays listed for as long as its annotation is there.
+//! twice: what was answered stays listed for as long as its annotation is there. What takes longer goes on from what the
+//! status says of it, whether or not its annotation still stands.
 
 use std::collections::BTreeSet;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use ring::digest;
 
-use super::Event;
-use super::context::Context;
-use crate::api::{Operation, OperationPhase, requests};
+use super::operations::{Turn, begin, go_on};
+use super::{Action, Event};
+use crate::api::{DatabaseStatus, Found, Operation, OperationPhase, Verb, requests};
 
 /// How many operations the status keeps.
 const KEPT: usize = 10;
 
-/// The operations to list, newest first, and the events for those that are new.
-pub fn plan(cx: &Context<'_>, now: jiff::Timestamp) -> (Vec<Operation>, Vec<Event>) {
-    let old = cx.database.status.as_ref().map(|status| status.operations.clone()).unwrap_or_default();
-    let annotations = cx.database.metadata.annotations.clone().unwrap_or_default();
-    // More than fit at once are left for later, or their answers would push each other out for ever.
-    let answers: Vec<Operation> =
-        requests(&annotations).iter().take(KEPT).map(|found| answer(cx, found, now)).collect();
-    let current: BTreeSet<&str> = answers.iter().map(|operation| operation.id.as_str()).collect();
-    let known: BTreeSet<&str> = old.iter().map(|operation| operation.id.as_str()).collect();
-
-    let fresh: Vec<Operation> =
-        answers.iter().filter(|operation| !known.contains(operation.id.as_str())).cloned().collect();
-    let events = fresh.iter().map(event).collect();
-    let room = KEPT - current.len();
-    let mut past = 0;
-    let kept = old.iter().filter(|operation| {
-        past += usize::from(!current.contains(operation.id.as_str()));
-        current.contains(operation.id.as_str()) || past <= room
-    });
-    (fresh.iter().chain(kept).cloned().collect(), events)
+/// What becomes of the requests in this pass.
+pub struct Answers {
+    /// The operations to list, newest first.
+    pub operations: Vec<Operation>,
+    /// What one of them asks Patroni for now.
+    pub ask: Option<Action>,
 }
 
-fn event(operation: &Operation) -> Event {
-    let message = operation.message.clone().unwrap_or_default();
-    Event::warning("RequestRejected", format!("{} request {}: {message}", operation.kind, operation.id))
-}
-
-fn answer(cx: &Context<'_>, found: &crate::api::Found, now: jiff::Timestamp) -> Operation {
-    let (kind, raw, parsed) = found;
-    let (id, message) = match parsed {
-        Ok((verb, request)) => {
-            let message = match request.check(*verb, cx.uid, now) {
-                Ok(()) => format!("{verb} is not available in this version of dbctl"),
-                Err(error) => error.to_string(),
-            };
-            (request.id.to_string(), message)
-        }
-        Err(error) => (stand_in_id(kind, raw), error.to_string()),
-    };
-    Operation {
-        id,
-        kind: kind.clone(),
-        phase: OperationPhase::Rejected,
-        message: Some(message),
-        finished_at: Some(Time(now)),
-        ..Operation::default()
+impl Answers {
+    /// One is not at its end yet.
+    pub fn busy(&self) -> bool {
+        self.operations.iter().any(under_way)
     }
 }
 
-/// A request that cannot be read has no id; the same text always gets the same one.
-fn stand_in_id(kind: &str, raw: &str) -> String {
-    let digest = digest::digest(&digest::SHA256, format!("{kind}={raw}").as_bytes());
-    let hash: String = digest.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    format!("unreadable-{hash}")
+/// It is not at its end.
+fn under_way(operation: &Operation) -> bool {
+    matches!(operation.phase, OperationPhase::Accepted | OperationPhase::Running)
+}
+
+/// Answers what is new, and goes on with what is under way.
+pub fn plan(turn: &Turn<'_, '_>) -> Answers {
+    let cx = turn.cx;
+    let old = cx.database.status.as_ref().map(|status| status.operations.as_slice()).unwrap_or_default();
+    let annotations = cx.database.metadata.annotations.clone().unwrap_or_default();
+    let found = requests(&annotations);
+    let mut ask = None;
+    let mut operations: Vec<Operation> = Vec::new();
+    for operation in old {
+        if under_way(operation) {
+            let mut good = found.iter().filter_map(|(_, _, parsed)| parsed.as_ref().ok());
+            let request = good.find(|(_, request)| request.id.to_string() == operation.id);
+            let step = go_on(turn, operation, request.map(|(_, request)| request));
+            ask = ask.or(step.ask);
+            operations.push(step.operation);
+        } else {
+            operations.push(operation.clone());
+        }
+    }
+
+    let active = operations.iter().filter(|operation| under_way(operation)).count();
+    // More than fit at once are left for later, or their answers would push each other out for ever.
+    let mut fresh = 0;
+    for found in found.iter().take(KEPT.saturating_sub(active)) {
+        if operations.iter().all(|operation| operation.id != id(found)) {
+            let busy = operations.iter().find(|operation| under_way(operation)).cloned();
+            let step = answer(turn, found, busy.as_ref());
+            ask = ask.or(step.ask);
+            operations.insert(fresh, step.operation);
+            fresh += 1;
+        }
+    }
+    let current: BTreeSet<String> = found.iter().take(KEPT).map(id).collect();
+    Answers { operations: kept(operations, &current), ask }
+}
+
+/// The newest, and all those that must not be forgotten: they are under way, or their annotation still stands.
+fn kept(operations: Vec<Operation>, current: &BTreeSet<String>) -> Vec<Operation> {
+    let needed = |operation: &Operation| under_way(operation) || current.contains(&operation.id);
+    let room = KEPT.saturating_sub(operations.iter().filter(|operation| needed(operation)).count());
+    let mut past = 0;
+    let mut keep = |operation: &Operation| {
+        let needed = needed(operation);
+        past += usize::from(!needed);
+        needed || past <= room
+    };
+    operations.into_iter().filter(|operation| keep(operation)).take(KEPT).collect()
+}
+
+/// The id of its answer. A request that cannot be read has none; the same text always gets the same one.
+fn id((kind, raw, parsed): &Found) -> String {
+    match parsed {
+        Ok((_, request)) => request.id.to_string(),
+        Err(_) => {
+            let digest = digest::digest(&digest::SHA256, format!("{kind}={raw}").as_bytes());
+            let hash: String = digest.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+            format!("unreadable-{hash}")
+        }
+    }
+}
+
+/// What becomes of an operation in this pass.
+pub struct Step {
+    /// As it is to be listed.
+    pub operation: Operation,
+    /// What it asks Patroni for now.
+    pub ask: Option<Action>,
+}
+
+fn answer(turn: &Turn<'_, '_>, found: &Found, busy: Option<&Operation>) -> Step {
+    let (kind, _, parsed) = found;
+    let operation = Operation { id: id(found), kind: kind.clone(), ..Operation::default() };
+    let refused = match parsed {
+        Err(error) => error.to_string(),
+        Ok((verb, request)) => match request.check(*verb, turn.cx.uid, turn.now) {
+            Err(error) => error.to_string(),
+            Ok(()) if matches!(verb, Verb::Failover | Verb::Restart) => {
+                return begin(turn, operation, *verb, request, busy);
+            }
+            Ok(()) => format!("{verb} is not available in this version of dbctl"),
+        },
+    };
+    Step { operation: ended(turn, operation, OperationPhase::Rejected, refused), ask: None }
+}
+
+/// The operation, at its end.
+pub fn ended(turn: &Turn<'_, '_>, operation: Operation, phase: OperationPhase, message: String) -> Operation {
+    let finished_at = Some(Time(turn.now));
+    Operation { phase, message: Some(message), finished_at, step_started_at: None, ..operation }
+}
+
+/// Completes what a failover says at its end by how long nobody could write: the record of that is made in the same pass.
+pub fn complete(old: Option<&DatabaseStatus>, new: &mut DatabaseStatus) {
+    let before = old.map(|status| status.operations.as_slice()).unwrap_or_default();
+    let newest = new.failovers.first().cloned();
+    for operation in &mut new.operations {
+        let fresh = before.iter().all(|old| old.id != operation.id || under_way(old));
+        let moved = newest.as_ref().filter(|_| fresh && operation.phase == OperationPhase::Succeeded);
+        let moved = moved.filter(|moved| {
+            // A switchover that no pass saw begin is recorded from when the lock moved.
+            let during = moved.writable_at.as_ref().zip(operation.started_at.as_ref());
+            operation.kind == "failover"
+                && operation.from != operation.to
+                && operation.to.as_ref() == Some(&moved.to)
+                && during.is_some_and(|(writable, began)| writable.0 >= began.0)
+        });
+        if let (Some(seconds), Some(message)) =
+            (moved.and_then(|moved| moved.duration_seconds), operation.message.as_mut())
+        {
+            message.push_str(&format!("; writes were down for {seconds:.1} s"));
+        }
+    }
+}
+
+/// Events for those that came to their end.
+pub fn events(old: Option<&DatabaseStatus>, new: &DatabaseStatus) -> Vec<Event> {
+    let before = old.map(|status| status.operations.as_slice()).unwrap_or_default();
+    let fresh = |operation: &&Operation| {
+        !under_way(operation) && before.iter().all(|old| old.id != operation.id || under_way(old))
+    };
+    new.operations.iter().filter(fresh).map(event).collect()
+}
+
+fn event(operation: &Operation) -> Event {
+    let Operation { id, kind, phase, message, .. } = operation;
+    let verb = match kind.as_str() {
+        "failover" => "Failover",
+        "restart" => "Restart",
+        _ => "Request",
+    };
+    let message = format!("{kind} request {id}: {}", message.as_deref().unwrap_or_default());
+    Event { warning: *phase != OperationPhase::Succeeded, reason: format!("{verb}{phase:?}"), message }
 }

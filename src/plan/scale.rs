@@ -1,8 +1,8 @@
 //! How many members there are to be now. Growing is simple; shrinking never takes the primary.
 
+use super::assess::{Assessment, Candidate};
 use super::context::Context;
 use super::ownership::volumes;
-use super::view::Member;
 use super::{Action, Ask, Kind};
 use crate::api::{REPLICAS_MAX, reason};
 use crate::patroni::{Lock, Sync};
@@ -63,7 +63,7 @@ fn recorded(cx: &Context<'_>) -> Option<i32> {
 }
 
 /// What is to be done now.
-pub fn plan(cx: &Context<'_>) -> Scale {
+pub fn plan(cx: &Context<'_>, assessment: &Assessment) -> Scale {
     let wanted = cx.spec().replicas;
     let Some(live) = current(cx).filter(|live| *live != wanted) else { return Scale::now(wanted) };
     let wait = |reason: String| Scale { waiting: Some(reason), ..Scale::now(live) };
@@ -94,13 +94,10 @@ pub fn plan(cx: &Context<'_>) -> Scale {
             Scale::now(wanted)
         };
     }
-    match candidate(cx, primary, wanted) {
+    match candidate(assessment) {
         Some(candidate) => Scale {
             switchover: Some(Action::Ask {
-                ask: Ask::Switchover {
-                    leader: primary.name.to_owned(),
-                    candidate: candidate.name.to_owned(),
-                },
+                ask: Ask::Switchover { leader: primary.name.to_owned(), candidate: candidate.name.clone() },
                 cause: reason::SCALING.to_owned(),
             }),
             ..wait(format!("the primary's role moves from {} to {} first", primary.name, candidate.name))
@@ -113,23 +110,7 @@ pub fn plan(cx: &Context<'_>) -> Scale {
     }
 }
 
-/// The fittest of the members that stay: the least behind, then the lowest.
-fn candidate<'c, 'a>(cx: &'c Context<'a>, primary: &Member<'a>, wanted: i32) -> Option<&'c Member<'a>> {
-    let voters = &cx.view.sync.standbys;
-    let synchronous = cx.view.config.is_synchronous();
-    let behind = |member: &Member<'_>| {
-        let replayed = member.status.as_ref().and_then(|status| status.replay_lsn);
-        cx.view
-            .lock
-            .optime
-            .zip(replayed)
-            .map_or(i64::MAX, |(end, replayed)| end.saturating_sub(replayed).max(0))
-    };
-    cx.view
-        .members
-        .iter()
-        .filter(|member| member.ordinal < wanted && member.is_streaming_replica())
-        .filter(|member| member.timeline() == primary.timeline())
-        .filter(|member| !synchronous || voters.contains(member.name))
-        .min_by_key(|member| (behind(member), member.ordinal))
+/// The fittest of the members that stay.
+fn candidate(assessment: &Assessment) -> Option<&Candidate> {
+    assessment.healthy_primary().and_then(|_| assessment.best())
 }

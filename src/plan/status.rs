@@ -85,6 +85,7 @@ fn instance(cx: &Context<'_>, member: &Member<'_>) -> Instance {
         version: member.version().map(str::to_owned),
         timeline: member.timeline(),
         lag_bytes: lag,
+        node_cordoned: cx.on_cordoned_node(member.pod),
     }
 }
 
@@ -166,6 +167,7 @@ pub fn events(cx: &Context<'_>, new: &DatabaseStatus, blocked: Option<&Blocked>)
             events.push(Event { warning: !asked, reason: after.reason, message: after.message });
         }
     }
+    events.extend(new.instances.iter().filter_map(|instance| cloned_anew(&old, instance)));
     let replicas = cx.spec().replicas;
     if old.observed_generation != new.observed_generation
         && replicas > 2
@@ -181,4 +183,22 @@ pub fn events(cx: &Context<'_>, new: &DatabaseStatus, blocked: Option<&Blocked>)
         ));
     }
     events
+}
+
+/// Patroni's word for a member whose data is being copied from another's.
+const CLONING: &str = "creating replica";
+
+/// A member that had data and is being given new: what it had could not follow the primary.
+fn cloned_anew(old: &DatabaseStatus, now: &Instance) -> Option<Event> {
+    let before = old.instances.iter().find(|instance| instance.name == now.name)?;
+    let had_data = before.timeline.is_some() && before.state.as_deref() != Some(CLONING);
+    (had_data && now.state.as_deref() == Some(CLONING)).then(|| {
+        Event::normal(
+            "MemberCloned",
+            format!(
+                "{} is being cloned from the primary anew: its own data cannot follow the primary's",
+                now.name
+            ),
+        )
+    })
 }

@@ -9,7 +9,7 @@ use super::object::{LockAge, label, name_of, terminating};
 use super::text::{at, list, number, text};
 use super::{Kind, Observed};
 use crate::api::{LABEL_DATABASE, Names};
-use crate::patroni::{Answer, DynamicConfig, Lock, MemberStatus, PendingFailover, Sync};
+use crate::patroni::{Answer, DynamicConfig, Lock, MemberStatus, PendingFailover, Sync, TTL_SECONDS};
 
 /// Label of a pod with the release it was made for.
 pub const LABEL_VERSION: &str = "app.kubernetes.io/version";
@@ -31,7 +31,12 @@ pub struct Member<'a> {
     pub answer: Option<&'a Answer>,
     /// For how long it has not answered, if it was asked.
     pub silent: Duration,
+    /// It answers, but has not heard of the Kubernetes API for much longer than another member.
+    pub isolated: bool,
 }
+
+/// How much longer, in seconds: as long as a lock lives, so that a slow answer is none.
+const ISOLATED: i64 = TTL_SECONDS;
 
 /// One answer that is late says nothing; this long a silence does.
 const SUSPICIOUS: Duration = Duration::from_secs(3);
@@ -190,8 +195,15 @@ fn member<'a>(names: Names<'_>, observed: &'a Observed, pod: &'a Value) -> Optio
         pod,
         status: MemberStatus::of(pod),
         answer: observed.answers.get(name),
+        isolated: observed.answers.get(name).is_some_and(|answer| isolated(answer, observed)),
         silent: observed.silent.get(name).copied().unwrap_or_default(),
     })
+}
+
+fn isolated(answer: &Answer, observed: &Observed) -> bool {
+    let newest = observed.answers.values().filter_map(|answer| answer.dcs_last_seen).max();
+    answer.failsafe_mode_is_active
+        || answer.dcs_last_seen.zip(newest).is_some_and(|(own, newest)| newest - own > ISOLATED)
 }
 
 fn write_endpoints(names: Names<'_>, observed: &Observed) -> BTreeSet<String> {

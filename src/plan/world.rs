@@ -17,6 +17,10 @@ pub struct World {
     pub database: Option<Database>,
     pub observed: Observed,
     pub events: Vec<Event>,
+    /// What Patroni was asked for.
+    pub asked: Vec<Ask>,
+    /// Why it does nothing of that.
+    pub refuses: Option<String>,
     pub now: jiff::Timestamp,
     /// The system identifier of the data in each claim, by the claim's uid.
     volumes: BTreeMap<String, String>,
@@ -40,6 +44,8 @@ impl World {
             database: Some(database),
             observed: Observed::default(),
             events: Vec::new(),
+            asked: Vec::new(),
+            refuses: None,
             now: jiff::Timestamp::from_second(1_000_000).unwrap(),
             volumes: BTreeMap::new(),
             serial: 1,
@@ -127,7 +133,8 @@ impl World {
     }
 
     fn same(&self, before: &Observed) -> bool {
-        Kind::ALL.into_iter().all(|kind| before.all(kind).eq(self.observed.all(kind)))
+        before.asked == self.observed.asked
+            && Kind::ALL.into_iter().all(|kind| before.all(kind).eq(self.observed.all(kind)))
     }
 
     pub fn get(&self, kind: Kind, name: &str) -> &Value {
@@ -170,11 +177,13 @@ impl World {
                 }
             }
             Action::PatchPatroniConfig { patch, .. } => self.patch_config(patch),
-            Action::Ask { ask: Ask::Switchover { candidate, .. } | Ask::Failover { candidate }, .. } => {
-                let candidate = candidate.clone();
-                self.lead(&candidate);
+            Action::Ask { ask, cause } => {
+                let busy = self.observed.asked.as_ref();
+                assert!(busy.is_none_or(|asked| asked.outcome != AskOutcome::UnderWay), "two at once");
+                self.asked.push(ask.clone());
+                let (ask, cause, outcome) = (ask.clone(), cause.clone(), AskOutcome::UnderWay);
+                self.observed.asked = Some(Asked { ask, cause, outcome });
             }
-            Action::Ask { .. } => {}
             Action::StripRole { pod, .. } => {
                 self.change(Kind::Pod, pod, json!({ "metadata": { "labels": { LABEL_ROLE: null } } }));
             }
@@ -245,9 +254,45 @@ impl World {
 
     /// The StatefulSet controller, the nodes, Patroni and the EndpointSlice controller do what they do.
     pub fn step(&mut self) {
+        self.carry_out();
         self.stateful_set();
         self.patroni();
         self.endpoints();
+    }
+
+    /// What Patroni is asked for.
+    fn carry_out(&mut self) {
+        let Some(mut asked) = self.observed.asked.take() else { return };
+        if asked.outcome == AskOutcome::UnderWay {
+            asked.outcome = match &self.refuses {
+                Some(why) => AskOutcome::Failed(why.clone()),
+                None => self.patroni_does(&asked.ask),
+            };
+        }
+        self.observed.asked = Some(asked);
+    }
+
+    fn patroni_does(&mut self, ask: &Ask) -> AskOutcome {
+        match ask {
+            Ask::Switchover { leader, candidate } => {
+                if self.leader() != Some(leader) || !self.pods().contains(candidate) {
+                    return AskOutcome::Failed("leader name does not match".to_owned());
+                }
+                self.restart(leader);
+                self.lead(candidate);
+            }
+            Ask::Failover { candidate } => self.lead(candidate),
+            Ask::Restart { member } | Ask::Reinitialize { member } => self.restart(member),
+        }
+        AskOutcome::Done("done".to_owned())
+    }
+
+    /// Its PostgreSQL starts anew, which only those tell that are asked.
+    fn restart(&mut self, member: &str) {
+        let now = self.now.to_string();
+        if let Some(answer) = self.observed.answers.get_mut(member) {
+            answer.postmaster_start_time = Some(now);
+        }
     }
 
     fn stateful_set(&mut self) {
@@ -344,6 +389,13 @@ impl World {
             "db-leader",
             json!({ "metadata": { "annotations": { "leader": pod } } }),
         );
+        // Those that answer say so too.
+        for (name, answer) in &mut self.observed.answers {
+            let leads = name == pod;
+            answer.role = if leads { "primary" } else { "replica" }.to_owned();
+            answer.replication_state = (!leads).then(|| "streaming".to_owned());
+        }
+        self.observed.lock_age = LockAge::Fresh;
         self.patroni();
         self.endpoints();
     }
@@ -396,8 +448,9 @@ impl World {
             json!({ "metadata": { "annotations": { "optime": "100", "failsafe": failsafe } } }),
         );
         let standbys: Vec<&str> = pods.iter().filter(|pod| **pod != leader).map(String::as_str).collect();
+        let quorum = standbys.len().saturating_sub(1).to_string();
         let standbys = if self.mode() == json!("quorum") { standbys.join(",") } else { String::new() };
-        let sync = json!({ "leader": leader, "sync_standby": standbys });
+        let sync = json!({ "leader": leader, "sync_standby": standbys, "quorum": quorum });
         self.change(Kind::ConfigMap, "db-sync", json!({ "metadata": { "annotations": sync } }));
         for pod in &pods {
             self.member_status(pod, *pod == leader);

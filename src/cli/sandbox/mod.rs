@@ -41,11 +41,20 @@ pub struct SandboxArgs {
 enum Command {
     /// Start the sandbox, if it does not run
     ///
-    /// How pods are connected and what volumes are is decided at the first start, and kept until `dbctl sandbox reset`.
-    #[command(visible_alias = "start")]
+    /// How pods are connected and what volumes are is decided at the first start, and kept until `dbctl sandbox reset`. The
+    /// number of nodes is kept too, and can be raised whenever the sandbox does not run.
+    #[command(
+        visible_alias = "start",
+        after_help = "Examples:
+  dbctl sandbox up
+  dbctl sandbox up --nodes 3
+  dbctl sandbox up --network=namespaces --volumes=bounded"
+    )]
     Up {
         #[command(flatten)]
         kind: Kind,
+        #[command(flatten)]
+        size: Size,
     },
     /// Stop the sandbox and everything in it; databases are kept
     ///
@@ -118,6 +127,8 @@ enum Command {
         background: bool,
         #[command(flatten)]
         kind: Kind,
+        #[command(flatten)]
+        size: Size,
     },
     /// Be the parent of a container's process
     #[command(hide = true)]
@@ -137,9 +148,17 @@ struct Kind {
     volumes: Option<VolumeMode>,
 }
 
-impl From<Kind> for Wishes {
-    fn from(kind: Kind) -> Self {
-        Self { isolation: kind.network, volumes: kind.volumes }
+/// How large a sandbox is.
+#[derive(Clone, Copy, Debug, Default, Args)]
+struct Size {
+    /// How many nodes there are: sandbox, sandbox-1 and so on, all on this machine, as large as it is [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=9))]
+    nodes: Option<u8>,
+}
+
+impl Kind {
+    fn wishes(self, size: Size) -> Wishes {
+        Wishes { isolation: self.network, volumes: self.volumes, nodes: size.nodes }
     }
 }
 
@@ -158,8 +177,10 @@ pub fn run(context: &Context, args: SandboxArgs) -> Result<ExitCode> {
     }
     let home = Home::locate().map_err(CliError::failed)?;
     match command {
-        Command::Run { background, kind } => serve::run(context, &home, background, kind.into())?,
-        Command::Node { name, kind } => parts::node(context, &home, &name, kind.into())?,
+        Command::Run { background, kind, size } => {
+            serve::run(context, &home, background, kind.wishes(size))?;
+        }
+        Command::Node { name, kind } => parts::node(context, &home, &name, kind.wishes(Size::default()))?,
         Command::Api { services } => parts::api(context, &home, services)?,
         command => {
             super::log_to_stderr(context, &super::COMMAND_LOG);
@@ -171,7 +192,7 @@ pub fn run(context: &Context, args: SandboxArgs) -> Result<ExitCode> {
 
 fn manage(context: &Context, home: &Home, command: Command) -> Result<()> {
     match command {
-        Command::Up { kind } => status::up(context, home, kind.into()),
+        Command::Up { kind, size } => status::up(context, home, kind.wishes(size)),
         Command::Down { timeout } => down::run(context, home, timeout),
         Command::Status { output } => status::run(context, home, output),
         Command::Kubeconfig { raw } => kubeconfig::run(context, home, raw),

@@ -120,7 +120,7 @@ async fn sandbox(home: &Home, claim: &Claim, wishes: Wishes) -> Result<()> {
         let access = Access::new(format!("https://{address}"), authority);
         start_parts(&mut parts, home, &held, access, &stops, &client)?;
         start_controller(&mut parts, home, address, &stops, &client()?).await?;
-        await_ready(&client()?, &mut parts).await?;
+        await_ready(&client()?, held.network.nodes, &mut parts).await?;
         let _ = tokio::time::timeout(SETTLE_LIMIT, settled(&client()?, began)).await;
         Ok(())
     };
@@ -189,6 +189,7 @@ fn start_parts(
     spawn(parts, "Kubernetes controllers", running);
     let mut config = NodeConfig::new(home.clone(), held.network.network, access);
     (config.isolation, config.volumes) = (held.network.isolation, held.network.volumes);
+    config.nodes = held.network.nodes;
     spawn(parts, "node", node::run(client()?, config, stops.node.clone()));
     Ok(())
 }
@@ -217,16 +218,17 @@ fn spawn<E: Display + Send>(
     parts.spawn(async move { (name, work.await.map_err(|error| error.to_string())) });
 }
 
-/// Waits until pods can be placed and started: the node is ready, and controllers have made what every pod needs.
-async fn await_ready(client: &Client, parts: &mut Parts) -> Result<()> {
+/// Waits until pods can be placed and started: all nodes are ready, and controllers have made what every pod needs.
+async fn await_ready(client: &Client, count: u8, parts: &mut Parts) -> Result<()> {
     let nodes: Api<Node> = Api::all(client.clone());
     let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), "default");
     let all = ListParams::default();
     let ready = async {
         loop {
             let (nodes, account) = tokio::join!(nodes.list(&all), accounts.get_opt("default"));
-            let node = nodes.is_ok_and(|nodes| nodes.iter().any(is_ready));
-            if node && account.is_ok_and(|account| account.is_some()) {
+            let nodes = nodes
+                .is_ok_and(|nodes| nodes.iter().filter(|node| is_ready(node)).count() >= usize::from(count));
+            if nodes && account.is_ok_and(|account| account.is_some()) {
                 return;
             }
             tokio::time::sleep(POLL).await;

@@ -6,7 +6,7 @@ use super::network::{self, Wishes};
 use crate::cli::Context;
 use crate::cli::error::{CliError, Result};
 use crate::cli::progress::{Step, Steps};
-use crate::sandbox::daemon::{Daemon, Record};
+use crate::sandbox::daemon::{Daemon, Record, State};
 use crate::sandbox::home::Home;
 
 /// Starts the sandbox where it does not run. Where it runs, this reads two small files.
@@ -22,13 +22,15 @@ pub fn ensure(context: &Context, home: &Home) -> Result<Record> {
 /// # Errors
 /// Where it does not start, or is of another kind.
 pub(super) fn ensure_as(context: &Context, home: &Home, wishes: Wishes) -> Result<Record> {
-    network::check(&home.state(), wishes).map_err(CliError::failed)?;
+    let runs = || !matches!(Daemon::new(home.clone()).state(), Ok(State::Stopped));
+    network::check(&home.state(), wishes, runs).map_err(CliError::failed)?;
     let mut steps = None;
     let command = || {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["sandbox", "run", "--background"]);
         command.args(wishes.isolation.map(|kind| format!("--network={kind}")));
         command.args(wishes.volumes.map(|kind| format!("--volumes={kind}")));
+        command.args(wishes.nodes.map(|count| format!("--nodes={count}")));
         // The process talks to its own API server, whatever cluster the caller looks at.
         for foreign in ["KUBECONFIG", "DBCTL_SANDBOX", "COMPLETE"] {
             command.env_remove(foreign);

@@ -246,3 +246,34 @@ fn patroni_is_woken_while_nobody_confirms_commits() {
     world.change(Kind::ConfigMap, "db-sync", json!({ "metadata": { "annotations": annotations } }));
     assert!(!wakes(&world));
 }
+
+#[test]
+fn a_member_that_is_cloned_anew_is_told_once() {
+    let mut world = world();
+    world.answer("db-2", None);
+    let cloning = json!({ "state": "creating replica", "role": "uninitialized" }).to_string();
+    world.change(Kind::Pod, "db-2", json!({ "metadata": { "annotations": { "status": cloning } } }));
+    world.pass(usize::MAX);
+    world.pass(usize::MAX);
+    assert_eq!(world.events.iter().filter(|event| event.reason == "MemberCloned").count(), 1);
+    let ready = super::condition(&world.plan().status, "Ready").message.clone();
+    assert_eq!(ready, "db-2 is being cloned from the primary");
+}
+
+#[test]
+fn a_member_that_does_not_reach_the_api_is_told() {
+    let mut world = world();
+    let seen = |seen: i64, failsafe: bool| Answer {
+        dcs_last_seen: Some(seen),
+        failsafe_mode_is_active: failsafe,
+        ..answer("replica", "running")
+    };
+    world.answer("db-1", Some(seen(1000, false)));
+    for (other, failsafe, told) in
+        [(1000, false, false), (981, false, false), (979, false, true), (1000, true, true)]
+    {
+        world.answer("db-2", Some(seen(other, failsafe)));
+        assert_eq!(says(&world, "Ready").1 == reason::MEMBER_ISOLATED, told, "{other} {failsafe}");
+        assert_eq!(says(&world, "Writable").0, "True");
+    }
+}

@@ -1,4 +1,4 @@
-//! Pods whose node is no more.
+//! Pods whose node is no more, or will not be back: one that is shut down and marked as out of service.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use super::error::absent_is_fine;
 use super::meta::{Key, is_deleting, is_finished, name, node_of};
 use super::queue::{Outcome, Queue};
 use super::run::Tasks;
+use super::scheduler::bears;
 use super::write;
 
 /// How long a node may be missing before its pods go: one that registers anew keeps them.
@@ -60,12 +61,23 @@ fn is_out_of_service(node: &Node) -> bool {
     !ready && taints.into_iter().any(|taint| taint.key == OUT_OF_SERVICE)
 }
 
+/// Whether the taint ends the pod's stay. Elsewhere that is another controller's to do, and what follows this one's.
+fn is_expelled(pod: &Pod, node: &Node) -> bool {
+    let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
+    let mut taints = taints.filter(|taint| taint.key == OUT_OF_SERVICE && taint.effect == "NoExecute");
+    taints.any(|taint| !bears(pod, taint))
+}
+
 async fn reconcile(context: &Context, key: &Key) -> Outcome {
     let Some(pod) = context.caches.pods.get(key) else { return Ok(None) };
     let Some(node) = node_of(&pod) else { return Ok(None) };
     let nodes: Api<Node> = context.cluster_api();
     match nodes.get_opt(node).await? {
-        Some(node) if !(is_deleting(&pod.metadata) && is_out_of_service(&node)) => return Ok(None),
+        Some(node)
+            if !(is_out_of_service(&node) && (is_deleting(&pod.metadata) || is_expelled(&pod, &node))) =>
+        {
+            return Ok(None);
+        }
         _ => {}
     }
     let api = context.api::<Pod>(&key.namespace);

@@ -20,12 +20,24 @@ use super::process::Launcher;
 use super::run::Run;
 use crate::sandbox::provision::{Identity, Provisioner};
 
-/// What this machine lets the node do.
+/// What this machine lets nodes do: one machine, however many nodes it is.
 pub(super) struct Means {
     pub cgroups: Result<Cgroups, String>,
-    pub network: Network,
+    pub network: Arc<Network>,
     pub bounds: Option<Bounds>,
+    pool: Arc<Mutex<Pool>>,
+    volumes: Locks,
 }
+
+impl Means {
+    pub fn new(cgroups: Result<Cgroups, String>, network: Network, bounds: Option<Bounds>) -> Self {
+        let pool = Arc::new(Mutex::new(network.pool()));
+        Self { cgroups, network: Arc::new(network), bounds, pool, volumes: Locks::default() }
+    }
+}
+
+/// One lock per volume: no two pods may work in one directory, however quickly one replaces the other.
+type Locks = Arc<Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>>;
 
 /// The node's tools and registers.
 pub(super) struct Context {
@@ -37,15 +49,14 @@ pub(super) struct Context {
     pub events: Events,
     pub http: reqwest::Client,
     pub capacity: Capacity,
-    pub pool: Mutex<Pool>,
+    pool: Arc<Mutex<Pool>>,
     /// Where pods' control groups are made, or why there are none.
     pub cgroups: Result<Cgroups, String>,
     /// How pods are connected.
-    pub network: Network,
+    pub network: Arc<Network>,
     /// What gives volumes their sizes, if anything does.
     pub bounds: Option<Bounds>,
-    /// One lock per volume: no two pods may work in one directory, however quickly one replaces the other.
-    volumes: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    volumes: Locks,
     /// The pods that run here, by namespace and name: for those who ask for logs.
     pods: Mutex<HashMap<(String, String), Arc<Run>>>,
 }
@@ -55,7 +66,7 @@ impl Context {
         client: Client,
         config: NodeConfig,
         capacity: Capacity,
-        means: Means,
+        means: &Means,
     ) -> Result<Self, reqwest::Error> {
         let home = &config.home;
         // Probes ask exactly what they are told to, of exactly whom.
@@ -74,11 +85,11 @@ impl Context {
             },
             provisioner: Provisioner::new(config.cache.clone()),
             events: Events::start(client.clone(), config.name.clone()),
-            pool: Mutex::new(means.network.pool()),
-            cgroups: means.cgroups,
-            network: means.network,
-            bounds: means.bounds,
-            volumes: Mutex::default(),
+            pool: Arc::clone(&means.pool),
+            cgroups: means.cgroups.clone(),
+            network: Arc::clone(&means.network),
+            bounds: means.bounds.clone(),
+            volumes: Arc::clone(&means.volumes),
             pods: Mutex::default(),
             http,
             capacity,

@@ -1,4 +1,7 @@
-//! The node of a sandbox: pods as local processes (kubelet), and Services as TCP proxies (kube-proxy).
+//! The nodes of a sandbox: pods as local processes (kubelet), and Services as TCP proxies (kube-proxy).
+//!
+//! One process serves all nodes of one machine. They have objects, leases, endpoints and pods of their own, and share what
+//! there is of the machine: addresses, control groups, and volumes, which can be attached to any of them.
 //!
 //! Pods have no mount or network namespace. Each has a loopback address of its own, which its programs are told in
 //! `LISTEN_ADDRESS`, and directories for its volumes, to which paths in arguments and environment are translated.
@@ -13,6 +16,7 @@ mod check;
 mod claims;
 mod container;
 mod context;
+mod crew;
 mod ending;
 mod env;
 mod events;
@@ -44,21 +48,17 @@ mod status;
 mod token;
 mod volumes;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use futures::{StreamExt, TryStreamExt};
-use k8s_openapi::api::core::v1::Pod;
-use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client, ResourceExt};
+use kube::Client;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -133,6 +133,8 @@ impl fmt::Display for VolumeMode {
 pub struct NodeConfig {
     /// Its name, and that of its Node object.
     pub name: String,
+    /// How many nodes this process serves: the others are called NAME-1, NAME-2 and so on.
+    pub nodes: u8,
     /// Its zone, for spreading.
     pub zone: String,
     /// Where volumes, logs and pods' directories lie.
@@ -141,7 +143,7 @@ pub struct NodeConfig {
     pub cache: PathBuf,
     /// The X of the network 127.X.0.0/16.
     pub network: u8,
-    /// Where it tells logs: 127.X.0.2:10250; port 0 takes any.
+    /// Where it tells logs: 127.X.0.2:10250, and the others at the addresses that follow; port 0 takes any.
     pub address: SocketAddr,
     /// How pods reach the API server.
     pub access: Access,
@@ -154,15 +156,16 @@ pub struct NodeConfig {
 }
 
 impl NodeConfig {
-    /// The one node of a sandbox.
+    /// The first node of a sandbox, and the only one.
     pub fn new(home: Home, network: u8, access: Access) -> Self {
         Self {
             name: "sandbox".to_owned(),
+            nodes: 1,
             zone: "local".to_owned(),
             cache: home.cache(),
             home,
             network,
-            address: SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, network, 0, 2)), KUBELET_PORT),
+            address: Self::kubelet(network, 0),
             access,
             isolation: Isolation::default(),
             volumes: VolumeMode::default(),
@@ -173,6 +176,23 @@ impl NodeConfig {
     /// Where pods with networks of their own reach the API server of a sandbox: its certificate has to say so.
     pub fn api_for_pods(network: u8) -> Ipv4Addr {
         network::api_address(network)
+    }
+
+    /// Where the nth node of a sandbox is asked.
+    pub fn kubelet(network: u8, index: u8) -> SocketAddr {
+        SocketAddr::new(Ipv4Addr::new(127, network, 0, 2 + index).into(), KUBELET_PORT)
+    }
+
+    /// The nth of the nodes.
+    fn nth(&self, index: u8) -> Self {
+        let mut own = self.clone();
+        if index > 0 {
+            own.name = format!("{}-{index}", self.name);
+            let port = self.address.port();
+            own.address = Self::kubelet(self.network, index);
+            own.address.set_port(port);
+        }
+        own
     }
 
     /// The directory of the program that pods find on their PATH.
@@ -225,10 +245,10 @@ pub enum NodeError {
     Ended(String),
 }
 
-/// Runs a node until it is told to stop; then all its pods are stopped too, and are taken up again by the next run.
+/// Runs nodes until they are told to stop; then all their pods are stopped too, and are taken up again by the next run.
 ///
 /// # Errors
-/// When it cannot begin, or a part of it fails.
+/// When they cannot begin, or a part of them fails.
 pub async fn run(client: Client, mut config: NodeConfig, stop: CancellationToken) -> Result<(), NodeError> {
     let program = setup::prepare(&config)?;
     if config.shim.is_empty() {
@@ -239,50 +259,48 @@ pub async fn run(client: Client, mut config: NodeConfig, stop: CancellationToken
     if swept.map_err(|error| NodeError::Ended(error.to_string()))?? > 0 {
         tracing::warn!("killed processes that an earlier run left");
     }
-    let listen = |error| NodeError::Listen(config.address, error);
-    let listener = TcpListener::bind(config.address).await.map_err(listen)?;
-    config.address = listener.local_addr().map_err(listen)?;
-    let capacity = register::capacity(config.home.root());
-    let cgroups = open_cgroups(&config.home.state()).await;
-    let bounds = match config.volumes {
-        VolumeMode::Directories => None,
-        VolumeMode::Bounded => Some(Bounds::open(config.home.state().join("volumes"))?),
-    };
-    let network = match config.isolation {
-        Isolation::Loopback => Network::Loopback(config.network),
-        Isolation::Namespaces => Network::namespaces(&config.home, config.network).await?,
-    };
+    let mut sites = listen(&config).await?;
+    let means = means(&config).await?;
     // Held for as long as pods may use it.
-    let _entrance = match network.api() {
+    let _entrance = match means.network.api() {
         Some(address) => {
             let frontier = Frontier::at((address, API_PORT).into(), &config.access.server).await;
             let frontier = frontier.map_err(NodeError::Frontier)?;
-            config.access.server.clone_from(&frontier.server);
+            sites.iter_mut().for_each(|(own, _)| own.access.server.clone_from(&frontier.server));
             Some(frontier)
         }
         None => None,
     };
-    let features = features(&cgroups, &config);
-    while let Err(error) = register::register(&client, &config, capacity, &features).await {
-        tracing::warn!(%error, "failed to register the node, trying again");
-        tokio::select! {
-            () = tokio::time::sleep(REGISTER_RETRY) => {}
-            () = stop.cancelled() => return Ok(()),
+    let features = features(&means.cgroups, &config);
+    let capacity = register::capacity(config.home.root());
+    for (own, _) in &sites {
+        while let Err(error) = register::register(&client, own, capacity, &features).await {
+            tracing::warn!(%error, node = own.name, "failed to register the node, trying again");
+            tokio::select! {
+                () = tokio::time::sleep(REGISTER_RETRY) => {}
+                () = stop.cancelled() => return Ok(()),
+            }
         }
     }
-    let context =
-        Arc::new(Context::new(client.clone(), config, capacity, Means { cgroups, network, bounds })?);
     let mut parts = JoinSet::new();
-    parts.spawn({
-        let (context, stop) = (Arc::clone(&context), stop.clone());
-        async move { http::serve(context, listener, stop).await.map_err(|error| error.to_string()) }
-    });
-    let lease = register::keep_lease(client.clone(), context.config.name.clone());
-    parts.spawn(forever("the lease", lease));
-    parts.spawn(forever("the volumes' keeper", claims::reclaim(Arc::clone(&context))));
-    parts.spawn(forever("the proxy", proxy::run(client.clone(), context.network.apart())));
+    let mut contexts = Vec::new();
+    for (own, listener) in sites {
+        let context = Arc::new(Context::new(client.clone(), own, capacity, &means)?);
+        let (shared, stop) = (Arc::clone(&context), stop.clone());
+        parts.spawn(
+            async move { http::serve(shared, listener, stop).await.map_err(|error| error.to_string()) },
+        );
+        let lease = register::keep_lease(client.clone(), context.config.name.clone());
+        parts.spawn(forever("the lease", lease));
+        contexts.push(context);
+    }
+    // These are the machine's, whichever node has a pod.
+    parts.spawn(forever("the proxy", proxy::run(client.clone(), means.network.apart())));
+    if let Some(first) = contexts.first() {
+        parts.spawn(forever("the volumes' keeper", claims::reclaim(Arc::clone(first))));
+    }
     let mut pods = JoinSet::new();
-    pods.spawn(follow_pods(Arc::clone(&context), stop.clone()));
+    pods.spawn(crew::follow_pods(client, contexts, stop.clone()));
     let result = tokio::select! {
         _ = pods.join_next() => Ok(()),
         Some(part) = parts.join_next() => match part {
@@ -295,12 +313,38 @@ pub async fn run(client: Client, mut config: NodeConfig, stop: CancellationToken
     // Pods end before the proxy does: their last words go through it.
     stop.cancel();
     while pods.join_next().await.is_some() {}
-    let home = context.config.home.clone();
-    match tokio::task::spawn_blocking(move || sweep(&home)).await {
+    match tokio::task::spawn_blocking(move || sweep(&config.home)).await {
         Ok(Err(error)) => tracing::warn!("failed to {error}"),
         _ => tracing::debug!("nothing of the pods is left"),
     }
     result
+}
+
+/// All nodes, each with the listener that it is asked at.
+async fn listen(config: &NodeConfig) -> Result<Vec<(NodeConfig, TcpListener)>, NodeError> {
+    let mut sites = Vec::new();
+    for index in 0..config.nodes.max(1) {
+        let mut own = config.nth(index);
+        let failed = |error| NodeError::Listen(own.address, error);
+        let listener = TcpListener::bind(own.address).await.map_err(failed)?;
+        own.address = listener.local_addr().map_err(failed)?;
+        sites.push((own, listener));
+    }
+    Ok(sites)
+}
+
+/// What all nodes share.
+async fn means(config: &NodeConfig) -> Result<Means, NodeError> {
+    let cgroups = open_cgroups(&config.home.state()).await;
+    let bounds = match config.volumes {
+        VolumeMode::Directories => None,
+        VolumeMode::Bounded => Some(Bounds::open(config.home.state().join("volumes"))?),
+    };
+    let network = match config.isolation {
+        Isolation::Loopback => Network::Loopback(config.network),
+        Isolation::Namespaces => Network::namespaces(&config.home, config.network).await?,
+    };
+    Ok(Means::new(cgroups, network, bounds))
 }
 
 /// Control groups where they can be made; where not, the log says why, once.
@@ -330,103 +374,6 @@ fn features(cgroups: &Result<Cgroups, String>, config: &NodeConfig) -> BTreeMap<
 async fn forever(what: &str, part: impl Future<Output = ()>) -> Result<(), String> {
     part.await;
     Err(format!("{what} ended"))
-}
-
-type Worker = watch::Sender<Option<Arc<Pod>>>;
-
-/// Keeps a worker for each pod that is bound to this node, and waits for them at the end.
-async fn follow_pods(context: Arc<Context>, stop: CancellationToken) {
-    let selector = format!("spec.nodeName={}", context.config.name);
-    let events =
-        watcher(Api::<Pod>::all(context.client.clone()), watcher::Config::default().fields(&selector))
-            .default_backoff()
-            .inspect_err(|error| tracing::debug!(%error, "the watch of pods is retried"));
-    futures::pin_mut!(events);
-    let mut crew = Crew { context, stop: stop.clone(), workers: HashMap::new(), tasks: JoinSet::new() };
-    let mut listed = Vec::new();
-    loop {
-        let event = tokio::select! {
-            event = events.next() => event,
-            Some(done) = crew.tasks.join_next() => {
-                crew.dismiss(done);
-                continue;
-            }
-            () = stop.cancelled() => break,
-        };
-        match event {
-            Some(Ok(watcher::Event::Init)) => listed.clear(),
-            Some(Ok(watcher::Event::InitApply(pod))) => listed.push(pod),
-            Some(Ok(watcher::Event::InitDone)) => crew.relist(std::mem::take(&mut listed)),
-            Some(Ok(watcher::Event::Apply(pod))) => crew.tell(pod),
-            Some(Ok(watcher::Event::Delete(pod))) => crew.forget(&pod.uid().unwrap_or_default()),
-            Some(Err(_)) => {}
-            None => break,
-        }
-    }
-    while let Some(done) = crew.tasks.join_next().await {
-        crew.dismiss(done);
-    }
-}
-
-struct Crew {
-    context: Arc<Context>,
-    stop: CancellationToken,
-    workers: HashMap<String, Worker>,
-    tasks: JoinSet<String>,
-}
-
-impl Crew {
-    fn tell(&mut self, pod: Pod) {
-        let uid = pod.uid().unwrap_or_default();
-        let pod = Some(Arc::new(pod));
-        if let Some(worker) = self.workers.get(&uid) {
-            worker.send_replace(pod);
-            return;
-        }
-        let (worker, updates) = watch::channel(pod);
-        let work = pod::work(Arc::clone(&self.context), updates, self.stop.clone());
-        self.workers.insert(uid.clone(), worker);
-        self.tasks.spawn(async move {
-            work.await;
-            uid
-        });
-    }
-
-    fn forget(&mut self, uid: &str) {
-        if let Some(worker) = self.workers.get(uid) {
-            worker.send_replace(None);
-        }
-    }
-
-    /// After a fresh list: who is not in it is gone.
-    fn relist(&mut self, pods: Vec<Pod>) {
-        if self.workers.is_empty() {
-            let uids = pods.iter().filter_map(ResourceExt::uid).collect();
-            setup::remove_strangers(&self.context, &uids);
-        }
-        let known: Vec<String> = self.workers.keys().cloned().collect();
-        for uid in known {
-            if !pods.iter().any(|pod| pod.uid().as_deref() == Some(uid.as_str())) {
-                self.forget(&uid);
-            }
-        }
-        // Those that have addresses keep them, before any new one is given out.
-        for pod in &pods {
-            if pod.status.as_ref().is_some_and(|status| status.pod_ip.is_some()) && !pod::finished(pod) {
-                self.context.hold_address(pod);
-            }
-        }
-        pods.into_iter().for_each(|pod| self.tell(pod));
-    }
-
-    fn dismiss(&mut self, done: Result<String, tokio::task::JoinError>) {
-        match done {
-            Ok(uid) => {
-                self.workers.remove(&uid);
-            }
-            Err(error) => tracing::error!(%error, "a pod's worker failed"),
-        }
-    }
 }
 
 #[cfg(test)]

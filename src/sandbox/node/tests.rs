@@ -3,14 +3,16 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use futures::StreamExt;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, ContainerStatus, Event, Node, PersistentVolume, PersistentVolumeClaim, Secret, Service,
+    ConfigMap, ContainerStatus, Event, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service,
     ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{
     AttachParams, DeleteParams, ListParams, LogParams, Patch, PatchParams, PostParams, TerminalSize,
 };
+use kube::{Api, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -27,13 +29,14 @@ use crate::sandbox::provision::{Identity, test_cache};
 const ADMIN: &str = "an administrator's token";
 const IMAGE: &str = "dbctl/postgres:16.15";
 
-/// A cluster of one node without controllers; objects are made by hand.
+/// A cluster of one node, or several, without controllers; objects are made by hand.
 pub(super) struct Cluster {
     home: tempfile::TempDir,
     pub(super) client: Client,
     network: u8,
     isolation: Isolation,
     volumes: VolumeMode,
+    pub(super) nodes: u8,
     _api: Running,
     stop: CancellationToken,
     node: Option<(CancellationToken, JoinHandle<Result<(), NodeError>>)>,
@@ -45,6 +48,10 @@ impl Cluster {
     }
 
     pub(super) async fn start_as(isolation: Isolation, volumes: VolumeMode) -> Self {
+        Self::start_with(isolation, volumes, 1).await
+    }
+
+    pub(super) async fn start_with(isolation: Isolation, volumes: VolumeMode, nodes: u8) -> Self {
         // In a test binary nobody else does it.
         let _ = rustls::crypto::ring::default_provider().install_default();
         static NEXT: AtomicU8 = AtomicU8::new(0);
@@ -65,7 +72,8 @@ impl Cluster {
         let mut config = kube::Config::new(format!("http://{}", api.address).parse().unwrap());
         config.auth_info = serde_json::from_value(json!({ "token": ADMIN })).unwrap();
         let client = Client::try_from(config).unwrap();
-        let mut cluster = Self { home, client, network, isolation, volumes, _api: api, stop, node: None };
+        let mut cluster =
+            Self { home, client, network, isolation, volumes, nodes, _api: api, stop, node: None };
         cluster.start_node().await;
         let account = json!({"metadata": {"name": "default"}});
         let accounts = cluster.api::<ServiceAccount>();
@@ -83,7 +91,7 @@ impl Cluster {
         config.address.set_port(0);
         config.cache = test_cache();
         config.shim = launcher(self.home.path()).shim;
-        (config.isolation, config.volumes) = (self.isolation, self.volumes);
+        (config.isolation, config.volumes, config.nodes) = (self.isolation, self.volumes, self.nodes);
         let stop = CancellationToken::new();
         let task = tokio::spawn(run(self.client.clone(), config, stop.clone()));
         self.node = Some((stop, task));
@@ -159,8 +167,12 @@ impl Cluster {
 
     /// Asks the node something through the API server, as administrators do.
     pub(super) async fn ask(&self, method: &str, path: &str, body: Value) -> Value {
+        self.ask_node("sandbox", method, path, body).await
+    }
+
+    pub(super) async fn ask_node(&self, node: &str, method: &str, path: &str, body: Value) -> Value {
         let request = ::http::Request::builder().method(method);
-        let request = request.uri(format!("/api/v1/nodes/sandbox/proxy{path}"));
+        let request = request.uri(format!("/api/v1/nodes/{node}/proxy{path}"));
         let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
         let text = self.client.request_text(request.body(body).unwrap()).await.unwrap();
         serde_json::from_str(&text).unwrap_or_else(|_| json!(text))

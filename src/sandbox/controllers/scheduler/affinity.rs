@@ -70,7 +70,7 @@ fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
 }
 
 /// Whether the pod bears a taint.
-pub(super) fn bears(pod: &Pod, taint: &Taint) -> bool {
+pub(in crate::sandbox::controllers) fn bears(pod: &Pod, taint: &Taint) -> bool {
     let tolerations = pod.spec.iter().flat_map(|spec| spec.tolerations.iter().flatten());
     tolerations.into_iter().any(|toleration| tolerates(toleration, taint))
 }

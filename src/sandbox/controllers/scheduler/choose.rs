@@ -24,15 +24,20 @@ impl Cluster {
     }
 }
 
-/// Why a node is not for a pod, in Kubernetes' words.
-fn obstacle(cluster: &Cluster, pod: &Pod, node: &Node, volumes: &[NodeSelector]) -> Option<String> {
-    let unschedulable = node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true);
+/// Whether a cordon keeps the pod away: it counts as the taint that Kubernetes gives such a node.
+pub(super) fn cordoned(pod: &Pod, node: &Node) -> bool {
     let cordon = Taint {
         key: "node.kubernetes.io/unschedulable".to_owned(),
         effect: "NoSchedule".to_owned(),
         ..Default::default()
     };
-    let reason = if is_deleting(&node.metadata) || (unschedulable && !affinity::bears(pod, &cordon)) {
+    let unschedulable = node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true);
+    unschedulable && !affinity::bears(pod, &cordon)
+}
+
+/// Why a node is not for a pod, in Kubernetes' words.
+fn obstacle(cluster: &Cluster, pod: &Pod, node: &Node, volumes: &[NodeSelector]) -> Option<String> {
+    let reason = if is_deleting(&node.metadata) || cordoned(pod, node) {
         "node(s) were unschedulable"
     } else if !is_ready(node) {
         "node(s) were not ready"

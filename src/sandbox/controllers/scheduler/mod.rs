@@ -8,3 +8,4 @@ mod spread;
 mod tests;
 
 pub(super) use act::start;
+pub(super) use affinity::bears;

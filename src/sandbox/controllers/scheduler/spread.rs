@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Node, Pod, TopologySpreadConstraint};
 
 use super::affinity::{node_allowed, unborne};
-use super::choose::Cluster;
+use super::choose::{Cluster, cordoned};
 use crate::sandbox::controllers::meta::{is_deleting, label, namespace};
 use crate::sandbox::controllers::selector;
 
@@ -40,7 +40,7 @@ fn census<'a>(
     let mut census = BTreeMap::new();
     for node in &cluster.nodes {
         let eligible = (ignores_affinity || node_allowed(pod, node))
-            && !(honours_taints && unborne(pod, node, true).is_some());
+            && !(honours_taints && (unborne(pod, node, true).is_some() || cordoned(pod, node)));
         if let Some(place) = label(&node.metadata, &constraint.topology_key).filter(|_| eligible) {
             census.entry(place).or_insert(0);
         }

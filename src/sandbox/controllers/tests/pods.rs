@@ -32,21 +32,30 @@ async fn a_pod_waits_for_a_node_and_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deleted_pod_of_a_fenced_node_goes_without_it() {
+async fn pods_of_a_fenced_node_go_without_it_unless_they_bear_its_taint() {
     let plane = Plane::start().await;
     plane.node("node").await;
-    let spec = json!({"nodeName": "node", "containers": [{"name": "one", "image": "i:1"}]});
-    plane
-        .post(PODS, json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": spec}))
-        .await;
-    plane.status(&format!("{PODS}/p"), running()).await;
+    let key = "node.kubernetes.io/out-of-service";
+    for (name, tolerations) in
+        [("p", json!([])), ("left", json!([])), ("stays", json!([{"key": key, "operator": "Exists"}]))]
+    {
+        let spec = json!({
+            "nodeName": "node", "containers": [{"name": "one", "image": "i:1"}], "tolerations": tolerations,
+        });
+        plane
+            .post(PODS, json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}))
+            .await;
+        plane.status(&format!("{PODS}/{name}"), running()).await;
+    }
     plane.delete(&format!("{PODS}/p")).await;
     plane.settled().await;
     assert!(plane.get(&format!("{PODS}/p")).await.unwrap()["metadata"]["deletionTimestamp"].is_string());
     plane.status("/api/v1/nodes/node", json!({"conditions": [{"type": "Ready", "status": "Unknown"}]})).await;
-    let taint =
-        json!({"key": "node.kubernetes.io/out-of-service", "effect": "NoExecute", "value": "nodeshutdown"});
+    let taint = json!({"key": key, "effect": "NoExecute", "value": "nodeshutdown"});
     plane.merge("/api/v1/nodes/node", json!({"spec": {"taints": [taint]}})).await;
     plane.gone(&format!("{PODS}/p")).await;
+    plane.gone(&format!("{PODS}/left")).await;
+    plane.settled().await;
+    assert!(plane.get(&format!("{PODS}/stays")).await.unwrap()["metadata"]["deletionTimestamp"].is_null());
     plane.stop().await;
 }

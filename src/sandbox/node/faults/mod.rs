@@ -328,7 +328,7 @@ async fn heal_api(context: &Context, run: &Run, state: &mut State) -> Result<(),
 }
 
 async fn cut_peers(context: &Context, run: &Run) -> Result<String, String> {
-    if matches!(context.network, Network::Loopback(_)) {
+    if matches!(*context.network, Network::Loopback(_)) {
         return Err("needs --network=namespaces: on the loopback nothing stands between pods".to_owned());
     }
     let cut = context.network.cut(address(run)?, Cut::Peers, true).await;

@@ -17,8 +17,8 @@ use crate::sandbox::node::shim::tree;
 /// How often new processes are looked for.
 const POLL: Duration = Duration::from_millis(50);
 /// How many command lines are named where none is meant, and how much of each.
-const MAX_LINES: usize = 8;
-const MAX_LINE: usize = 60;
+const MAX_LINES: usize = 5;
+const MAX_LINE: usize = 40;
 
 /// Which processes are meant.
 #[derive(Clone, Debug)]

@@ -1,0 +1,157 @@
+//! Failovers and restarts that were asked for. Each goes on, pass by pass, from what the status says of it and from what
+//! is there: a controller that starts anew asks Patroni at most once more for the same thing, which does no harm.
+
+mod failover;
+mod restart;
+#[cfg(test)]
+mod tests;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::assess::Assessment;
+use super::blocked::Blocked;
+use super::conditions::writable;
+use super::context::Context;
+use super::requests::{Step, ended};
+use super::{Action, Ask, AskOutcome, Asked};
+use crate::api::{Operation, OperationPhase, Request, Verb};
+
+/// What all of them decide by.
+pub struct Turn<'t, 'a> {
+    /// The Database and what there is of it.
+    pub cx: &'t Context<'a>,
+    /// Who may be primary.
+    pub assessment: &'t Assessment,
+    /// Why nothing may be changed.
+    pub blocked: Option<&'t Blocked>,
+    /// The time.
+    pub now: Timestamp,
+}
+
+impl Turn<'_, '_> {
+    /// What Patroni was last asked for on behalf of this operation.
+    fn asked(&self, operation: &Operation) -> Option<&Asked> {
+        self.cx.observed.asked.as_ref().filter(|asked| asked.cause == operation.id)
+    }
+
+    /// Something is being asked of Patroni, for whatever cause.
+    fn asking(&self) -> bool {
+        self.cx.observed.asked.as_ref().is_some_and(|asked| asked.outcome == AskOutcome::UnderWay)
+    }
+
+    /// How long ago that was.
+    fn since(&self, time: Option<&Time>) -> SignedDuration {
+        time.map_or(SignedDuration::ZERO, |time| self.now.duration_since(time.0))
+    }
+
+    /// How things stand, for who reads that something failed.
+    fn standing(&self) -> String {
+        writable(self.cx).message
+    }
+}
+
+/// Takes up a request, or not.
+pub fn begin(
+    turn: &Turn<'_, '_>,
+    operation: Operation,
+    verb: Verb,
+    request: &Request,
+    busy: Option<&Operation>,
+) -> Step {
+    let started_at = Some(Time(turn.now));
+    let operation = Operation { started_at, ..operation };
+    if let Some(refused) = in_the_way(turn, busy) {
+        return rejected(turn, operation, refused);
+    }
+    if verb == Verb::Restart {
+        match request.arguments(verb) {
+            Ok(arguments) => restart::begin(turn, operation, &arguments),
+            Err(error) => rejected(turn, operation, error.to_string()),
+        }
+    } else {
+        match request.arguments(verb) {
+            Ok(arguments) => failover::begin(turn, operation, &arguments),
+            Err(error) => rejected(turn, operation, error.to_string()),
+        }
+    }
+}
+
+/// Goes on with an operation. `request`: what asked for it, if that still stands.
+pub fn go_on(turn: &Turn<'_, '_>, operation: &Operation, request: Option<&Request>) -> Step {
+    let operation = operation.clone();
+    if turn.cx.database.metadata.deletion_timestamp.is_some() {
+        return failed(turn, operation, "the database is being deleted".to_owned());
+    }
+    match operation.kind.as_str() {
+        "failover" => {
+            let arguments = request.and_then(|request| request.arguments(Verb::Failover).ok());
+            failover::go_on(turn, operation, arguments.as_ref())
+        }
+        "restart" => restart::go_on(turn, operation),
+        // Another version began it.
+        _ => failed(turn, operation, "this version of dbctl does not know how to go on with it".to_owned()),
+    }
+}
+
+/// What else goes on with the database.
+fn in_the_way(turn: &Turn<'_, '_>, busy: Option<&Operation>) -> Option<String> {
+    let cx = turn.cx;
+    if cx.database.metadata.deletion_timestamp.is_some() {
+        return Some("the database is being deleted".to_owned());
+    }
+    if let Some(blocked) = turn.blocked {
+        return Some(format!("nothing can be done with this database now: {}", blocked.message));
+    }
+    if let Some(upgrade) = cx.database.status.as_ref().and_then(|status| status.upgrade.as_ref()) {
+        return Some(format!(
+            "the database is being upgraded from {} to {}, which moves the primary's role itself: ask again when that is done",
+            upgrade.from, upgrade.to
+        ));
+    }
+    if let Some(busy) = busy {
+        return Some(format!(
+            "{} request {} is under way, and one thing is done at a time: ask again when it is done",
+            busy.kind, busy.id
+        ));
+    }
+    let asked = cx.observed.asked.as_ref().filter(|_| turn.asking())?;
+    Some(format!("Patroni is busy ({}): ask again in a few seconds", doing(asked)))
+}
+
+fn doing(asked: &Asked) -> String {
+    let why = &asked.cause;
+    match &asked.ask {
+        Ask::Switchover { leader, candidate } => {
+            format!("the primary's role moves from {leader} to {candidate}, {why}")
+        }
+        Ask::Failover { candidate } => format!("{candidate} is promoted, {why}"),
+        Ask::Restart { member } => format!("{member} restarts, {why}"),
+        Ask::Reinitialize { member } => format!("{member} is cloned anew, {why}"),
+    }
+}
+
+fn rejected(turn: &Turn<'_, '_>, operation: Operation, message: String) -> Step {
+    Step { operation: ended(turn, operation, OperationPhase::Rejected, message), ask: None }
+}
+
+fn failed(turn: &Turn<'_, '_>, operation: Operation, message: String) -> Step {
+    Step { operation: ended(turn, operation, OperationPhase::Failed, message), ask: None }
+}
+
+fn succeeded(turn: &Turn<'_, '_>, operation: Operation, message: String) -> Step {
+    Step { operation: ended(turn, operation, OperationPhase::Succeeded, message), ask: None }
+}
+
+/// It waits. A message that says for how long would be a write in each pass.
+fn waits(operation: Operation, message: impl Into<String>) -> Step {
+    Step { operation: Operation { message: Some(message.into()), ..operation }, ask: None }
+}
+
+/// It asks Patroni for that, unless Patroni is busy: then it waits.
+fn asks(turn: &Turn<'_, '_>, operation: Operation, message: String, ask: Ask) -> Step {
+    let cause = operation.id.clone();
+    let ask = (!turn.asking()).then_some(Action::Ask { ask, cause });
+    let operation = Operation { phase: OperationPhase::Running, message: Some(message), ..operation };
+    Step { operation, ask }
+}
