@@ -75,8 +75,9 @@ impl Watch<'_> {
     fn take(&mut self, answer: Option<Answer>, before: Duration) {
         let Some(answer) = answer else { return };
         self.paused = answer.pause;
-        let advanced = answer.dcs_last_seen > self.seen;
-        self.seen = answer.dcs_last_seen.max(self.seen);
+        // Any change is one: clocks are set back now and then.
+        let advanced = answer.dcs_last_seen.is_some() && answer.dcs_last_seen != self.seen;
+        self.seen = answer.dcs_last_seen.or(self.seen);
         if advanced || answer.failsafe_mode_is_active {
             self.alive = self.alive.max(before);
         }
