@@ -148,7 +148,11 @@ fn confirmed(context: &Context, args: &FailoverArgs, chosen: Option<&Move>) -> R
 fn arguments(args: &FailoverArgs, assessment: &Assessment, chosen: Option<&Move>) -> FailoverArguments {
     let switchover = matches!(chosen, Some(Move::Switchover { .. }));
     FailoverArguments {
-        to: chosen.map(|chosen| chosen.to().to_owned()).or_else(|| args.to.clone()),
+        // In a switchover everybody who may follow has every commit; in a failover it is this member's loss that was shown.
+        to: match chosen {
+            Some(Move::Failover { to, .. }) => Some(to.clone()),
+            _ => args.to.clone(),
+        },
         from: assessment.primary.as_ref().map(|primary| primary.name.clone()),
         force: args.force && (!switchover || assessment.paused),
     }
@@ -206,7 +210,7 @@ mod tests {
         let asked = arguments(&args(&["--force"]), &assessment, Some(&switchover));
         assert_eq!(
             (asked.to.as_deref(), asked.from.as_deref(), asked.force),
-            (Some("db-1"), Some("db-0"), false)
+            (None, Some("db-0"), false)
         );
         let lossy = Move::Failover { to: "db-1".into(), loss: Loss::Unknown };
         assert!(arguments(&args(&["--force"]), &assessment, Some(&lossy)).force);

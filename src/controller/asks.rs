@@ -28,8 +28,8 @@ impl Asking {
     pub async fn put(&self, patroni: &Client) -> Result<String, PatroniError> {
         let (address, who) = (self.address, &self.credentials);
         match &self.ask {
-            Ask::Switchover { leader, candidate } => {
-                patroni.switchover(address, who, leader, candidate).await
+            Ask::Switchover { leader, candidate, insist } => {
+                patroni.switchover(address, who, leader, insist.then_some(candidate.as_str())).await
             }
             Ask::Failover { candidate } => patroni.failover(address, who, candidate).await,
             Ask::Restart { .. } => patroni.restart(address, who).await,

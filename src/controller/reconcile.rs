@@ -151,7 +151,7 @@ fn start(asking: Asking, key: Key, shared: Arc<Shared>, about: ObjectReference) 
 
 fn tried(ask: &Ask) -> String {
     match ask {
-        Ask::Switchover { leader, candidate } => {
+        Ask::Switchover { leader, candidate, .. } => {
             format!("move the primary's role from {leader} to {candidate}")
         }
         Ask::Failover { candidate } => format!("promote {candidate}"),

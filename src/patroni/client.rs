@@ -100,7 +100,8 @@ impl Client {
         send(request, credentials).await.map(drop)
     }
 
-    /// Moves the primary's role from the leader, which is asked, to the candidate. Returns Patroni's words.
+    /// Moves the primary's role from the leader, which is asked, to the candidate, or without one to whoever is fit and
+    /// first. Returns Patroni's words.
     ///
     /// # Errors
     /// Where it does not answer, or refuses.
@@ -109,9 +110,12 @@ impl Client {
         member: IpAddr,
         credentials: &Credentials,
         leader: &str,
-        candidate: &str,
+        candidate: Option<&str>,
     ) -> Result<String, PatroniError> {
-        let body = json!({ "leader": leader, "candidate": candidate });
+        let mut body = json!({ "leader": leader });
+        if let Some(candidate) = candidate {
+            body["candidate"] = json!(candidate);
+        }
         let request = self.http.post(url(member, "switchover")).timeout(SWITCHOVER_TIMEOUT).json(&body);
         send(request, credentials).await
     }
@@ -234,8 +238,8 @@ mod tests {
         client.patch_config(address, &good, &json!({ "ttl": 20 })).await.unwrap();
         let refused = client.patch_config(address, &bad, &json!({})).await.unwrap_err().to_string();
         assert!(refused.contains("401") && refused.contains("no auth header"), "{refused}");
-        assert!(client.switchover(address, &good, "d-0", "d-1").await.unwrap().contains("switched"));
-        assert!(client.switchover(address, &good, "d-0", "d-9").await.is_err());
+        assert!(client.switchover(address, &good, "d-0", Some("d-1")).await.unwrap().contains("switched"));
+        assert!(client.switchover(address, &good, "d-0", Some("d-9")).await.is_err());
         server.abort();
         assert!(matches!(
             client.ask("127.83.17.10".parse().unwrap(), ASK_TIMEOUT).await,

@@ -68,6 +68,9 @@ pub enum Ask {
         leader: String,
         /// The member that is to hold it.
         candidate: String,
+        /// Nobody else will do. Without this Patroni takes whoever of those that have every commit is first, and is quicker:
+        /// where one is named, the others sleep for two seconds before they follow it, and commits wait for them.
+        insist: bool,
     },
     /// To promote a member where nobody leads, whatever it lacks; it is asked itself.
     Failover {

@@ -97,7 +97,11 @@ pub fn plan(cx: &Context<'_>, assessment: &Assessment) -> Scale {
     match candidate(assessment) {
         Some(candidate) => Scale {
             switchover: Some(Action::Ask {
-                ask: Ask::Switchover { leader: primary.name.to_owned(), candidate: candidate.name.clone() },
+                ask: Ask::Switchover {
+                    leader: primary.name.to_owned(),
+                    candidate: candidate.name.clone(),
+                    insist: true,
+                },
                 cause: reason::SCALING.to_owned(),
             }),
             ..wait(format!("the primary's role moves from {} to {} first", primary.name, candidate.name))

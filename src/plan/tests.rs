@@ -35,7 +35,7 @@ fn names(actions: &[Action]) -> Vec<String> {
             Action::Apply(apply) => format!("apply {} {}", apply.kind, name_of(&apply.body)),
             Action::Delete { kind, name, .. } => format!("delete {kind} {name}"),
             Action::PatchPatroniConfig { member, patch } => format!("patch {member} {patch}"),
-            Action::Ask { ask: Ask::Switchover { leader, candidate }, .. } => {
+            Action::Ask { ask: Ask::Switchover { leader, candidate, .. }, .. } => {
                 format!("switchover {leader} {candidate}")
             }
             Action::Ask { ask, .. } => format!("ask {ask:?}"),

@@ -274,7 +274,7 @@ impl World {
 
     fn patroni_does(&mut self, ask: &Ask) -> AskOutcome {
         match ask {
-            Ask::Switchover { leader, candidate } => {
+            Ask::Switchover { leader, candidate, .. } => {
                 if self.leader() != Some(leader) || !self.pods().contains(candidate) {
                     return AskOutcome::Failed("leader name does not match".to_owned());
                 }

@@ -77,7 +77,7 @@ fn a_lock_is_handed_over_at_once_and_a_primary_ends_when_its_patroni_hangs() {
     let candidate = if first.ends_with('0') { format!("{NAME}-1") } else { format!("{NAME}-0") };
     let patroni = Client::new().unwrap();
     let (address, credentials) = (cluster.address(&first), cluster.credentials());
-    cluster.runtime.block_on(patroni.switchover(address, &credentials, &first, &candidate)).unwrap();
+    cluster.runtime.block_on(patroni.switchover(address, &credentials, &first, Some(&candidate))).unwrap();
     let second = cluster.moved_from(&first);
     assert_eq!(second, candidate);
     let log = sandbox.run(&["logs", NAME, "--member", &first]).ok();

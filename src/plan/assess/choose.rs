@@ -32,10 +32,12 @@ impl Move {
         }
     }
 
-    /// What Patroni is asked for.
-    pub fn ask(&self) -> Ask {
+    /// What Patroni is asked for. `insist`: that member and no other.
+    pub fn ask(&self, insist: bool) -> Ask {
         match self {
-            Self::Switchover { from, to } => Ask::Switchover { leader: from.clone(), candidate: to.clone() },
+            Self::Switchover { from, to } => {
+                Ask::Switchover { leader: from.clone(), candidate: to.clone(), insist }
+            }
             Self::Failover { to, .. } => Ask::Failover { candidate: to.clone() },
         }
     }

@@ -27,7 +27,7 @@ pub fn begin(turn: &Turn<'_, '_>, operation: Operation, arguments: &FailoverArgu
         return rejected(turn, operation, message);
     }
     match turn.assessment.choose(arguments.to.as_deref(), arguments.force) {
-        Ok(chosen) => start(turn, operation, &chosen),
+        Ok(chosen) => start(turn, operation, &chosen, arguments.to.is_some()),
         Err(Refusal::AlreadyPrimary { name }) => {
             let operation = Operation { to: Some(name.clone()), ..operation };
             succeeded(turn, operation, format!("{name} is the primary already: nothing had to be done"))
@@ -37,13 +37,14 @@ pub fn begin(turn: &Turn<'_, '_>, operation: Operation, arguments: &FailoverArgu
     }
 }
 
-fn start(turn: &Turn<'_, '_>, operation: Operation, chosen: &Move) -> Step {
+/// `insist`: the member was named by whoever asked.
+fn start(turn: &Turn<'_, '_>, operation: Operation, chosen: &Move, insist: bool) -> Step {
     let to = chosen.to().to_owned();
     let message = match chosen {
         Move::Switchover { from, to } => format!("the primary's role moves from {from} to {to}"),
         Move::Failover { to, loss } => format!("{}{loss}", promoting(to)),
     };
-    asks(turn, Operation { to: Some(to), ..operation }, message, chosen.ask())
+    asks(turn, Operation { to: Some(to), ..operation }, message, chosen.ask(insist))
 }
 
 /// What is lost with a promotion is said before it, and again after it.
@@ -54,7 +55,7 @@ fn promoting(to: &str) -> String {
 /// Goes on with it. `arguments`: what asked for it, if that still stands.
 pub fn go_on(turn: &Turn<'_, '_>, operation: Operation, arguments: Option<&FailoverArguments>) -> Step {
     match operation.to.clone() {
-        Some(to) => follow(turn, operation, &to, arguments.is_some_and(|arguments| arguments.force)),
+        Some(to) => follow(turn, operation, &to, &arguments.cloned().unwrap_or_default()),
         None => go_on_waiting(turn, operation, arguments),
     }
 }
@@ -74,7 +75,7 @@ fn go_on_waiting(turn: &Turn<'_, '_>, operation: Operation, arguments: Option<&F
         };
     }
     match turn.assessment.choose(arguments.to.as_deref(), arguments.force) {
-        Ok(chosen) => start(turn, operation, &chosen),
+        Ok(chosen) => start(turn, operation, &chosen, arguments.to.is_some()),
         Err(refusal) if refusal.is_passing() && turn.since(operation.started_at.as_ref()) < LIMIT => {
             waits(operation, refusal.to_string())
         }
@@ -82,7 +83,8 @@ fn go_on_waiting(turn: &Turn<'_, '_>, operation: Operation, arguments: Option<&F
     }
 }
 
-fn follow(turn: &Turn<'_, '_>, operation: Operation, to: &str, force: bool) -> Step {
+fn follow(turn: &Turn<'_, '_>, operation: Operation, to: &str, arguments: &FailoverArguments) -> Step {
+    let (insist, force) = (arguments.to.is_some(), arguments.force);
     let assessment = turn.assessment;
     let holder = assessment.primary.as_ref().map(|primary| primary.name.as_str());
     let late = turn.since(operation.started_at.as_ref()) >= LIMIT;
@@ -91,6 +93,10 @@ fn follow(turn: &Turn<'_, '_>, operation: Operation, to: &str, force: bool) -> S
     }
     let healthy = assessment.healthy_primary().map(|primary| primary.name.as_str());
     if let Some(other) = healthy.filter(|name| operation.from.as_deref() != Some(*name)) {
+        if !insist {
+            let operation = Operation { to: Some(other.to_owned()), ..operation };
+            return arrived(turn, operation, other, late);
+        }
         let message = format!("{other} took over instead of {to}: {}", turn.standing());
         return failed(turn, operation, message);
     }
@@ -102,7 +108,9 @@ fn follow(turn: &Turn<'_, '_>, operation: Operation, to: &str, force: bool) -> S
         );
         return failed(turn, operation, message);
     }
-    let pending = turn.cx.view.pending.candidate.as_deref() == Some(to);
+    let pending = &turn.cx.view.pending;
+    let pending = pending.candidate.as_deref() == Some(to)
+        || pending.leader.is_some() && pending.leader == operation.from;
     match turn.asked(&operation).map(|asked| &asked.outcome) {
         Some(AskOutcome::Failed(why)) if healthy.is_some() && !pending => {
             let message = format!("{why}; how things stand: {}", turn.standing());
@@ -112,7 +120,7 @@ fn follow(turn: &Turn<'_, '_>, operation: Operation, to: &str, force: bool) -> S
         Some(_) => keep(operation),
         None if pending || turn.asking() => keep(operation),
         None => match assessment.choose(Some(to), force) {
-            Ok(chosen) => start(turn, operation, &chosen),
+            Ok(chosen) => start(turn, operation, &chosen, insist),
             Err(refusal) if refusal.is_passing() => keep(operation),
             Err(refusal) => {
                 let message = format!("{refusal}. How things stand: {}", turn.standing());

@@ -122,7 +122,7 @@ fn in_the_way(turn: &Turn<'_, '_>, busy: Option<&Operation>) -> Option<String> {
 fn doing(asked: &Asked) -> String {
     let why = &asked.cause;
     match &asked.ask {
-        Ask::Switchover { leader, candidate } => {
+        Ask::Switchover { leader, candidate, .. } => {
             format!("the primary's role moves from {leader} to {candidate}, {why}")
         }
         Ask::Failover { candidate } => format!("{candidate} is promoted, {why}"),

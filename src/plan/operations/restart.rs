@@ -185,7 +185,7 @@ fn restart_primary(turn: &Turn<'_, '_>, operation: Operation, member: &str, wait
         Ok(chosen @ Move::Switchover { .. }) => {
             let message =
                 progress(&operation, &format!("moving the primary's role from {member} to {}", chosen.to()));
-            asks(turn, operation, message, chosen.ask())
+            asks(turn, operation, message, chosen.ask(false))
         }
         _ if alone || waited >= HANDOVER => restart(turn, operation, member),
         _ => {

@@ -39,7 +39,12 @@ fn events(world: &World, reason: &str) -> usize {
 }
 
 fn switchover(leader: &str, candidate: &str) -> Ask {
-    Ask::Switchover { leader: leader.into(), candidate: candidate.into() }
+    Ask::Switchover { leader: leader.into(), candidate: candidate.into(), insist: false }
+}
+
+/// To that member and no other.
+fn named(leader: &str, candidate: &str) -> Ask {
+    Ask::Switchover { leader: leader.into(), candidate: candidate.into(), insist: true }
 }
 
 fn restart(member: &str) -> Ask {
@@ -82,13 +87,13 @@ fn settled(verb: &str, arguments: Value) -> (World, String) {
 
 #[test]
 fn a_failover_with_a_healthy_primary_is_a_switchover() {
-    for (arguments, to) in [
-        (json!({}), "db-1"),
-        (json!({ "to": "db-2" }), "db-2"),
-        (json!({ "to": "db-2", "from": "db-0", "force": true }), "db-2"),
+    for (arguments, to, ask) in [
+        (json!({}), "db-1", switchover("db-0", "db-1")),
+        (json!({ "to": "db-2" }), "db-2", named("db-0", "db-2")),
+        (json!({ "to": "db-2", "from": "db-0", "force": true }), "db-2", named("db-0", "db-2")),
     ] {
         let (mut world, id) = settled("failover", arguments);
-        assert_eq!((world.leader(), world.asked.clone()), (Some(to), vec![switchover("db-0", to)]));
+        assert_eq!((world.leader(), world.asked.clone()), (Some(to), vec![ask]));
         let operation = find(&world, &id);
         assert_eq!(operation.phase, OperationPhase::Succeeded);
         assert_eq!((operation.from.as_deref(), operation.to.as_deref()), (Some("db-0"), Some(to)));
