@@ -65,7 +65,7 @@ impl<'a> Rounds<'a> {
         loop {
             let since = self.cluster.notes.now();
             if let Err(trouble) = self.whole(since, START).await {
-                panic!("{} never was whole: {trouble}", self.cluster.name);
+                panic!("{} never was whole: {trouble}: {:?}", self.cluster.name, self.cluster.sight());
             }
             let members = self.cluster.sight().map(|sight| sight.members).unwrap_or_default();
             let Some(worn) = members.iter().find(|member| member.restarts > restarts) else { return };
