@@ -125,7 +125,10 @@ impl<'a> Rounds<'a> {
         let mut round = self.account(began, what, fault.kind).await;
         round.plain = second.is_none() && fault.on == Role::Primary;
         match healed {
-            Ok(()) => round.healed = Some(self.cluster.notes.now() - began),
+            Ok(()) => {
+                round.healed = Some(self.cluster.notes.now() - began);
+                round.writable = true;
+            }
             Err(trouble) => round.trouble = Some(trouble),
         }
         round.trouble = trouble.or(round.trouble);
