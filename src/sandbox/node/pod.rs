@@ -531,8 +531,10 @@ async fn renew_token(context: &Context, run: &Run, ground: &mut Ground) {
 /// Writes the status whenever it changes, until the pod has lived.
 async fn report(context: Arc<Context>, run: Arc<Run>, lived: CancellationToken) {
     let mut facts = run.facts.subscribe();
+    let mut pods = run.pod.subscribe();
     loop {
         facts.borrow_and_update();
+        pods.borrow_and_update();
         if let Err(error) = write_status(&context, &run).await {
             tracing::debug!(%error, pod = run.name, "a status is written again later");
             tokio::select! {
@@ -540,13 +542,12 @@ async fn report(context: Arc<Context>, run: Arc<Run>, lived: CancellationToken) 
                 () = lived.cancelled() => return,
             }
         }
-        // Readiness gates are conditions that others write.
-        let gated = run.pod().spec.as_ref().is_some_and(|spec| spec.readiness_gates.is_some());
-        let mut pods = run.pod.subscribe();
+        // Others write statuses too: the readiness gates, and that the pod is not ready when the node was not heard of for a
+        // while. What the node knows is written over it.
         tokio::select! {
             () = lived.cancelled() => return,
             changed = facts.changed() => if changed.is_err() { return },
-            Ok(()) = pods.changed(), if gated => {}
+            Ok(()) = pods.changed() => {}
         }
     }
 }
@@ -558,7 +559,7 @@ async fn write_status(context: &Context, run: &Run) -> Result<(), kube::Error> {
     if pod.status.as_ref().is_some_and(|status| super::status::covers(status, &wanted)) {
         return Ok(());
     }
-    let patch = json!({"metadata": {"uid": run.uid}, "status": wanted});
+    let patch = json!({"metadata": {"uid": run.uid}, "status": super::status::patch(&wanted)});
     let api = Api::<Pod>::namespaced(context.client.clone(), &run.namespace);
     match api.patch_status(&run.name, &PatchParams::default(), &Patch::Strategic(patch)).await {
         Ok(updated) => {

@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
+use serde_json::{Value, json};
 
 /// What the status is made of.
 #[derive(Clone, Debug)]
@@ -88,6 +89,18 @@ pub(super) fn covers(status: &PodStatus, wanted: &PodStatus) -> bool {
     let said = conditions(wanted).iter().all(|condition| known.contains(condition));
     let rest = PodStatus { conditions: None, qos_class: status.qos_class.clone(), ..wanted.clone() };
     said && rest == PodStatus { conditions: None, ..status.clone() }
+}
+
+/// The patch that makes a status what is wanted: a condition without a reason takes away the one that was there.
+pub(super) fn patch(wanted: &PodStatus) -> Value {
+    let mut patch = json!(wanted);
+    let conditions = patch.get_mut("conditions").and_then(Value::as_array_mut);
+    for condition in conditions.into_iter().flatten().filter_map(Value::as_object_mut) {
+        for field in ["reason", "message"] {
+            condition.entry(field).or_insert(Value::Null);
+        }
+    }
+    patch
 }
 
 fn exit_code(status: &ContainerStatus) -> Option<i32> {
@@ -211,8 +224,6 @@ fn condition(pod: &Pod, kind: &str, complaint: Option<(String, String)>, now: Ti
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn container(name: &str, state: serde_json::Value, ready: bool) -> ContainerStatus {

@@ -489,7 +489,15 @@ async fn probes_decide_who_is_ready_and_who_is_started_again() {
     let pod = cluster.until("p", "started", |pod| status(pod).started == Some(true)).await;
     assert!(!is_ready(&pod));
     std::fs::write(&health, "ready").unwrap();
-    cluster.until("p", "ready", is_ready).await;
+    let pod = cluster.until("p", "ready", is_ready).await;
+    let conditions = pod.status.unwrap().conditions.unwrap();
+    assert!(conditions.iter().all(|each| each.status == "True" && each.reason.is_none()), "{conditions:?}");
+    // As is said of a node that was not heard of for a while.
+    let unknown = json!({"type": "Ready", "status": "False", "reason": "NodeNotReady", "message": "m"});
+    let body = Patch::Strategic(json!({"status": {"conditions": [unknown]}}));
+    let patched = cluster.api::<Pod>().patch_status("p", &PatchParams::default(), &body).await.unwrap();
+    assert!(!is_ready(&patched));
+    cluster.until("p", "ready again", is_ready).await;
     std::fs::write(&health, "dead").unwrap();
     let pod = cluster.until("p", "unready", |pod| !is_ready(pod)).await;
     assert_eq!(status(&pod).restart_count, 0);
