@@ -57,7 +57,7 @@ impl Cluster {
         static NEXT: AtomicU8 = AtomicU8::new(0);
         // Several test processes run at once; within one, each test has a network of its own.
         let base = std::process::id() * 16 % 96;
-        let mut next = || 100 + u8::try_from(base).unwrap() + NEXT.fetch_add(1, Ordering::Relaxed) % 16;
+        let next = || 100 + u8::try_from(base).unwrap() + NEXT.fetch_add(1, Ordering::Relaxed) % 16;
         // What a killed test process leaves on the machine stays there.
         let is_free = |network: &u8| isolation == Isolation::Loopback || !is_routed(*network);
         let network = (0..16).map(|_| next()).find(is_free).unwrap();
