@@ -1,9 +1,32 @@
-//! `dbctl agent`: the small jobs inside a database pod.
+//! `dbctl agent`: what runs inside a database pod.
+//!
+//! `run` is the container's main process. It prepares the directories, starts Patroni, and stays as its parent:
+//! - `children` reaps whatever ends, and `run` passes signals on and ends with Patroni's code;
+//! - `postmaster` sees PostgreSQL end at that moment, and has Patroni look at once;
+//! - `handover` says when a primary that was shut down in order may give up the leader lock, and `release` does it;
+//! - `watchdog` says when a primary must end because its Patroni no longer lives, and `guard` sees to that;
+//! - `report` is what it tells the controller about itself.
+//!
+//! Decisions are pure functions with tables of tests; what surrounds them is thin.
 
 mod bootstrap;
+mod children;
+mod control;
+mod guard;
+mod handover;
+mod member;
+mod postmaster;
+mod release;
 mod render;
+mod report;
+mod run;
+mod serve;
 mod start;
+mod store;
+mod watchdog;
 
 pub use bootstrap::{BootstrapError, post_bootstrap};
 pub use render::{Environment, RenderError, render};
-pub use start::{AgentError, run};
+pub use report::{AGENT_PORT, AgentReport, Disk, Fenced, PostmasterState};
+pub use run::run;
+pub use start::AgentError;

@@ -1,13 +1,14 @@
-//! `dbctl agent run`: prepares the pod's directories and becomes Patroni.
+//! `dbctl agent run`: prepares the pod's directories and the configuration.
 
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
+use super::member::Member;
 use super::render::{Environment, RenderError, render};
+use super::report::AGENT_PORT;
+use crate::patroni::Credentials;
 
 /// Why Patroni was not started.
 #[derive(Debug, thiserror::Error)]
@@ -40,18 +41,25 @@ pub enum AgentError {
     /// Patroni is not there or cannot be executed.
     #[error("execute patroni: {0}")]
     Execute(io::Error),
+    /// The port is taken, most likely by another agent in this pod, or the address is not the pod's.
+    #[error("listen on port {AGENT_PORT}, which one agent of a pod has: {0}")]
+    Listen(io::Error),
+    /// Something that every process may have was refused.
+    #[error("start the agent: {0}")]
+    Runtime(io::Error),
+    /// No HTTP client.
+    #[error("make a client of Patroni: {0}")]
+    Client(String),
 }
 
-/// Renders the configuration and becomes `patroni FILE`: returns only where that failed.
-pub fn run() -> AgentError {
-    match prepare() {
-        Ok(config) => AgentError::Execute(Command::new("patroni").arg(config).exec()),
-        Err(error) => error,
-    }
+/// What Patroni is started with, and the member that it is.
+pub(super) struct Prepared {
+    pub config: PathBuf,
+    pub member: Member,
 }
 
-/// Readies the directories and writes the configuration; returns its path.
-fn prepare() -> Result<PathBuf, AgentError> {
+/// Readies the directories and writes the configuration.
+pub(super) fn prepare() -> Result<Prepared, AgentError> {
     // Whatever Patroni and PostgreSQL write is theirs alone.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let environment = Environment::read(|name| std::env::var(name).ok())?;
@@ -62,7 +70,11 @@ fn prepare() -> Result<PathBuf, AgentError> {
     let config = render(&template, &environment)?;
     let path = environment.sockets.join("patroni.yml");
     write_private(&path, &format!("{config:#}\n"))?;
-    Ok(path)
+    let variable = |name| std::env::var(name).ok();
+    let credentials = variable("PATRONI_RESTAPI_USERNAME")
+        .zip(variable("PATRONI_RESTAPI_PASSWORD"))
+        .map(|(username, password)| Credentials { username, password });
+    Ok(Prepared { config: path, member: Member::new(environment, &config, credentials)? })
 }
 
 fn on(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> AgentError {

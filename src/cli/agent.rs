@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use super::error::{CliError, Result, failed};
+use super::error::{Result, failed};
 use super::{Context, SERVER_LOG, log_to_stderr};
 
 /// Do the small jobs inside a database pod
@@ -16,7 +16,7 @@ pub struct AgentArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Become Patroni, with the configuration that is the pod's
+    /// Run Patroni with the configuration that is the pod's, and watch over it
     Run,
     /// Make the application's role and database in a new cluster; Patroni calls it
     PostBootstrap {
@@ -32,7 +32,7 @@ enum Command {
 pub fn run(context: &Context, args: &AgentArgs) -> Result<ExitCode> {
     log_to_stderr(context, &SERVER_LOG);
     match &args.command {
-        Command::Run => Err(CliError::failed(crate::agent::run())),
+        Command::Run => crate::agent::run().map_err(failed),
         Command::PostBootstrap { connection } => {
             crate::agent::post_bootstrap(connection).map_err(failed)?;
             Ok(ExitCode::SUCCESS)

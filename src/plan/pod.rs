@@ -6,6 +6,7 @@ use super::context::Context;
 use super::secrets::{APP_PASSWORD, internal};
 use super::services::POSTGRES_PORT;
 use super::view::{CONTAINER, LABEL_VERSION};
+use crate::agent::AGENT_PORT;
 use crate::api::{PgVersion, Resources};
 use crate::patroni::{CONFIG_KEY, REPLICATION_USER, REST_PORT, REST_USER, REWIND_USER, SUPERUSER};
 
@@ -20,6 +21,9 @@ const TMP_MOUNT: &str = "/tmp";
 const RUN_AS: i64 = 999;
 /// A fast shutdown writes a checkpoint first; a killed one costs a crash recovery.
 const GRACE_SECONDS: i64 = 300;
+
+/// The same where Patroni hangs, and so neither will stop PostgreSQL nor let it go on: only a little time to prove that wrong.
+const HUNG_GRACE_SECONDS: i64 = 15;
 
 /// The pod template for that release.
 pub fn template(cx: &Context<'_>, version: PgVersion) -> Value {
@@ -96,6 +100,7 @@ fn container(cx: &Context<'_>, version: PgVersion) -> Value {
         "ports": [
             { "name": "postgres", "containerPort": POSTGRES_PORT, "protocol": "TCP" },
             { "name": "patroni", "containerPort": REST_PORT, "protocol": "TCP" },
+            { "name": "agent", "containerPort": AGENT_PORT, "protocol": "TCP" },
         ],
         "securityContext": {
             "allowPrivilegeEscalation": false,
@@ -113,10 +118,12 @@ fn container(cx: &Context<'_>, version: PgVersion) -> Value {
         ],
         // Patroni answers only once it has reached the Kubernetes API, so a start may take long when that is down.
         "startupProbe": probe("/liveness", 1, 5, 600),
-        "readinessProbe": probe("/readiness", 2, 2, 3),
+        // The write Service leads to a new primary only once this passes, where its pod was not ready before.
+        "readinessProbe": probe("/readiness", 1, 2, 4),
         // Never by the state of PostgreSQL: only a hung Patroni is killed, after about the lock's ttl.
         "livenessProbe": probe("/liveness", 5, 4, 4),
     });
+    container["livenessProbe"]["terminationGracePeriodSeconds"] = json!(HUNG_GRACE_SECONDS);
     if let (Some(container), Some(resources)) = (container.as_object_mut(), &cx.spec().resources) {
         container.insert("resources".to_owned(), amounts(resources));
     }

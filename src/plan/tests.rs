@@ -324,7 +324,8 @@ fn the_last_member_waits_for_nobody_before_the_others_go() {
     let mut world = World::settled(json!({}));
     world.edit(json!({ "replicas": 1 }));
     let plan = world.pass(usize::MAX);
-    assert!(names(&plan.actions).contains(&r#"patch db-0 {"synchronous_mode":false}"#.to_owned()));
+    let patch = r#"patch db-0 {"primary_start_timeout":60,"synchronous_mode":false}"#;
+    assert!(names(&plan.actions).contains(&patch.to_owned()), "{:?}", names(&plan.actions));
     assert_eq!(world.get(Kind::StatefulSet, "db")["spec"]["replicas"], 3);
     world.step();
     world.pass(usize::MAX);

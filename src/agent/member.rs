@@ -1,0 +1,85 @@
+//! What the agent's tasks share: who this member is, and what is known of it.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+use serde_json::Value;
+
+use super::AgentError;
+use super::children::Children;
+use super::render::Environment;
+use super::store::Store;
+use crate::patroni::{Client, Credentials};
+
+/// One member, for as long as its container lives.
+#[derive(Debug)]
+pub struct Member {
+    /// What the pod's environment says.
+    pub environment: Environment,
+    /// Name and password for what changes something at Patroni's REST API.
+    pub credentials: Option<Credentials>,
+    /// Patroni here and elsewhere.
+    pub patroni: Client,
+    /// Patroni's ConfigMaps.
+    pub store: Store,
+    /// The processes below.
+    pub children: Children,
+    /// The container was told to end.
+    ending: AtomicBool,
+    /// PostgreSQL's first process is there.
+    running: AtomicBool,
+}
+
+impl Member {
+    /// The member that the environment and the rendered configuration describe.
+    pub fn new(
+        environment: Environment,
+        config: &Value,
+        credentials: Option<Credentials>,
+    ) -> Result<Self, AgentError> {
+        let scope = config.get("scope").and_then(Value::as_str).unwrap_or_default();
+        Ok(Self {
+            credentials,
+            patroni: Client::new().map_err(|error| AgentError::Client(error.to_string()))?,
+            store: Store::new(&environment.namespace, scope),
+            children: Children::default(),
+            ending: AtomicBool::new(false),
+            running: AtomicBool::new(false),
+            environment,
+        })
+    }
+
+    /// Whether the container was told to end.
+    pub fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Relaxed)
+    }
+
+    /// The container was told to end.
+    pub fn end(&self) {
+        self.ending.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether PostgreSQL's first process is there.
+    pub fn is_running(&self) -> bool {
+        self.running.load(Ordering::Relaxed)
+    }
+
+    /// PostgreSQL's first process came or went.
+    pub fn set_running(&self, running: bool) {
+        self.running.store(running, Ordering::Relaxed);
+    }
+
+    /// Where the watchdog notes why it ended the container: it outlives the container, not the pod.
+    pub fn fence_note(&self) -> PathBuf {
+        self.environment.sockets.join("fenced.json")
+    }
+}
+
+/// The time since the machine started, and it goes on while the machine sleeps.
+pub fn clock() -> Duration {
+    let now = clock_gettime(ClockId::Boottime);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
+    Duration::new(seconds, u32::try_from(now.tv_nsec).unwrap_or_default())
+}

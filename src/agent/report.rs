@@ -1,0 +1,73 @@
+//! What the agent says of itself, and the controller reads: plain data.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// Where it listens; the container's port `agent`.
+pub const AGENT_PORT: u16 = 8009;
+
+/// The answer to `GET /`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AgentReport {
+    /// Whether PostgreSQL's first process is there.
+    pub postmaster: PostmasterState,
+    /// The volume of the data; absent where it cannot be asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk: Option<Disk>,
+    /// The last time in this pod's life that the watchdog ended the container.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fenced: Option<Fenced>,
+}
+
+/// PostgreSQL's first process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PostmasterState {
+    /// It is there, which does not say that it answers.
+    Running,
+    /// It is not.
+    Stopped,
+    /// A word that a newer agent says.
+    #[default]
+    #[serde(other)]
+    Unknown,
+}
+
+/// A volume's room, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// All of it.
+    pub size: u64,
+    /// What PostgreSQL's user may still write.
+    pub free: u64,
+}
+
+/// The watchdog's last act.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fenced {
+    /// When.
+    pub at: Timestamp,
+    /// Why, as in the container's termination message.
+    pub reason: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_is_said_is_read_back_and_what_is_new_does_not_break_it() {
+        let report = AgentReport {
+            postmaster: PostmasterState::Running,
+            disk: Some(Disk { size: 10, free: 4 }),
+            fenced: None,
+        };
+        let said = serde_json::to_value(&report).unwrap();
+        assert_eq!(said, json!({ "postmaster": "running", "disk": { "size": 10, "free": 4 } }));
+        assert_eq!(serde_json::from_value::<AgentReport>(said).unwrap(), report);
+        let newer = json!({ "postmaster": "dreaming", "more": 1 });
+        assert_eq!(serde_json::from_value::<AgentReport>(newer).unwrap(), AgentReport::default());
+    }
+}

@@ -1,0 +1,145 @@
+//! The resident parent of Patroni.
+
+use std::process::{Command, ExitCode};
+use std::sync::Arc;
+
+use rustix::process::{Pid, Signal, getpid, kill_process, set_child_subreaper};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::children::{Ended, code};
+use super::guard;
+use super::member::Member;
+use super::postmaster::Postmaster;
+use super::release::{Outcome, after_end, checkpoint};
+use super::serve;
+use super::start::{AgentError, Prepared, prepare};
+use super::watchdog::Reason;
+
+/// Prepares the pod's directories, runs Patroni, and ends when it does, with its exit code.
+///
+/// # Errors
+/// Where Patroni cannot be started.
+pub fn run() -> Result<ExitCode, AgentError> {
+    let prepared = prepare()?;
+    // One thread: it waits nearly all the time, and each thread would have memory of its own.
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(AgentError::Runtime)?;
+    let result = runtime.block_on(reside(prepared));
+    // A disk that hangs must not keep the container.
+    runtime.shutdown_background();
+    result
+}
+
+/// How the container ends.
+enum End {
+    /// Patroni ended.
+    Patroni(u8),
+    /// The lock was handed over, and nothing is left to be done.
+    HandedOver,
+    /// The watchdog ended it.
+    Fenced(Reason),
+}
+
+async fn reside(prepared: Prepared) -> Result<ExitCode, AgentError> {
+    let Prepared { config, member } = prepared;
+    let member = Arc::new(member);
+    let listener = serve::listen(&member.environment).await.map_err(AgentError::Listen)?;
+    // As the first process of a container it inherits orphans anyway.
+    set_child_subreaper(Some(getpid())).map_err(|errno| AgentError::Runtime(errno.into()))?;
+    let mut signals = Signals::new().map_err(AgentError::Runtime)?;
+    let (patroni, _, ended) =
+        member.children.spawn(Command::new("patroni").arg(config)).map_err(AgentError::Execute)?;
+    tokio::spawn({
+        let member = Arc::clone(&member);
+        async move {
+            if let Err(error) = serve::serve(listener, member).await {
+                tracing::warn!("failed to answer on port {}: {error}", super::AGENT_PORT);
+            }
+        }
+    });
+    let end = tokio::select! {
+        code = patroni_ends(ended) => End::Patroni(code),
+        () = signals.pass_on(patroni, &member) => End::Patroni(0),
+        () = follow_postgres(&member) => End::HandedOver,
+        reason = guard::watch(&member) => End::Fenced(reason),
+    };
+    Ok(match end {
+        End::Patroni(code) => ExitCode::from(code),
+        End::HandedOver => {
+            // PostgreSQL is gone and so is the lock: Patroni would only sleep a while.
+            let _ = kill_process(patroni, Signal::KILL);
+            ExitCode::SUCCESS
+        }
+        End::Fenced(reason) => {
+            guard::note(&member, &reason).await;
+            // The container's last line, and so its termination message.
+            eprintln!("{reason}");
+            ExitCode::FAILURE
+        }
+    })
+}
+
+async fn patroni_ends(ended: Ended) -> u8 {
+    ended.await.map_or(1, code)
+}
+
+/// Sees each PostgreSQL come and go. Returns where one was handed over for good.
+async fn follow_postgres(member: &Member) {
+    loop {
+        let postmaster = Postmaster::appear(&member.environment.data).await;
+        member.set_running(true);
+        postmaster.end().await;
+        member.set_running(false);
+        if after_end(member).await == Outcome::Released && member.is_ending() {
+            return;
+        }
+    }
+}
+
+/// The signals that a container's first process gets.
+struct Signals {
+    child: tokio::signal::unix::Signal,
+    others: Vec<(Signal, tokio::signal::unix::Signal)>,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        let passed = [Signal::TERM, Signal::INT, Signal::QUIT, Signal::HUP, Signal::USR1, Signal::USR2];
+        let listen = |kind: Signal| Ok((kind, signal(SignalKind::from_raw(kind.as_raw()))?));
+        Ok(Self {
+            child: signal(SignalKind::child())?,
+            others: passed.into_iter().map(listen).collect::<std::io::Result<_>>()?,
+        })
+    }
+
+    /// Passes everything on to Patroni, and reaps. Never returns.
+    async fn pass_on(&mut self, patroni: Pid, member: &Arc<Member>) {
+        loop {
+            let any = futures::future::select_all(
+                self.others.iter_mut().map(|(kind, stream)| Box::pin(async { (stream.recv().await, *kind) })),
+            );
+            tokio::select! {
+                _ = self.child.recv() => member.children.reap(),
+                ((_, kind), _, _) = any => {
+                    let first = !member.is_ending();
+                    if matches!(kind, Signal::TERM | Signal::INT | Signal::QUIT) {
+                        member.end();
+                    }
+                    let patroni = move || {
+                        // It may have ended already.
+                        let _ = kill_process(patroni, kind);
+                    };
+                    if kind == Signal::TERM && first {
+                        let member = Arc::clone(member);
+                        tokio::spawn(async move {
+                            checkpoint(&member).await;
+                            patroni();
+                        });
+                    } else {
+                        patroni();
+                    }
+                }
+            }
+        }
+    }
+}

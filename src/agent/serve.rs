@@ -1,0 +1,89 @@
+//! The agent's own answer over HTTP.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::extract::State;
+use axum::{Json, Router, routing::get};
+use tokio::net::TcpListener;
+
+use super::member::Member;
+use super::render::Environment;
+use super::report::{AGENT_PORT, AgentReport, Disk, Fenced, PostmasterState};
+
+/// How old what is known of the volume may be: it fills slowly, and it may be far away.
+const KEPT: Duration = Duration::from_secs(5);
+
+/// Takes the port. There is one for each pod, so a second agent in the same pod cannot have it.
+pub async fn listen(environment: &Environment) -> io::Result<TcpListener> {
+    let everywhere = match environment.address {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    TcpListener::bind(SocketAddr::new(environment.listen.unwrap_or(everywhere), AGENT_PORT)).await
+}
+
+/// What is said, and what is kept for it.
+struct Own {
+    member: Arc<Member>,
+    fenced: Option<Fenced>,
+    disk: Mutex<Option<(Instant, Option<Disk>)>>,
+}
+
+/// Answers for as long as the agent lives.
+pub async fn serve(listener: TcpListener, member: Arc<Member>) -> io::Result<()> {
+    let fenced = std::fs::read(member.fence_note()).ok();
+    let fenced = fenced.and_then(|text| serde_json::from_slice(&text).ok());
+    let own = Arc::new(Own { member, fenced, disk: Mutex::new(None) });
+    axum::serve(listener, Router::new().route("/", get(report)).with_state(own)).await
+}
+
+async fn report(State(own): State<Arc<Own>>) -> Json<AgentReport> {
+    let running = own.member.is_running();
+    Json(AgentReport {
+        postmaster: if running { PostmasterState::Running } else { PostmasterState::Stopped },
+        disk: own.disk().await,
+        fenced: own.fenced.clone(),
+    })
+}
+
+impl Own {
+    async fn disk(&self) -> Option<Disk> {
+        let kept = *self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, disk)) = kept
+            && at.elapsed() < KEPT
+        {
+            return disk;
+        }
+        let path = self.member.environment.data.clone();
+        // A volume over a network may let its caller wait for ever.
+        let asked = tokio::task::spawn_blocking(move || room(&path));
+        let disk = match tokio::time::timeout(Duration::from_millis(500), asked).await {
+            Ok(Ok(disk)) => disk,
+            _ => None,
+        };
+        *self.disk.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), disk));
+        disk
+    }
+}
+
+fn room(path: &Path) -> Option<Disk> {
+    let found = rustix::fs::statvfs(path).ok()?;
+    Some(Disk { size: found.f_blocks * found.f_frsize, free: found.f_bavail * found.f_frsize })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_has_no_more_room_than_its_size() {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = room(directory.path()).unwrap();
+        assert!(disk.size > 0 && disk.free <= disk.size, "{disk:?}");
+        assert_eq!(room(&directory.path().join("none")), None);
+    }
+}
