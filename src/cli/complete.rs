@@ -12,7 +12,7 @@ use kube::{Api, Resource, ResourceExt, api::ListParams};
 use super::session::Session;
 use super::ui::{ColorChoice, Ui};
 use super::{Context, Global, single};
-use crate::api::Database;
+use crate::api::{Database, LABEL_DATABASE};
 use crate::sandbox::daemon::{Daemon, State};
 use crate::sandbox::home::Home;
 
@@ -31,6 +31,11 @@ pub fn pod() -> ArgValueCompleter {
     ArgValueCompleter::new(pods)
 }
 
+/// Completes names of members: those of the database that the line names, if it names one already.
+pub fn member() -> ArgValueCompleter {
+    ArgValueCompleter::new(members)
+}
+
 /// Only the global options of a command line.
 #[derive(Parser)]
 #[command(ignore_errors = true, disable_help_flag = true, disable_version_flag = true)]
@@ -41,10 +46,14 @@ struct Line {
     _rest: Vec<OsString>,
 }
 
-/// The global options as typed so far; the shell passes the line after `--`.
+/// The line as typed so far, which the shell passes after `--`.
+fn typed() -> impl Iterator<Item = OsString> {
+    std::env::args_os().skip_while(|arg| arg != "--").skip(1)
+}
+
+/// The global options as typed so far.
 fn global() -> Option<Global> {
-    let typed = std::env::args_os().skip_while(|arg| arg != "--").skip(1);
-    let matches = Line::command().try_get_matches_from(typed).ok()?;
+    let matches = Line::command().try_get_matches_from(typed()).ok()?;
     Line::from_arg_matches(&matches).ok().map(|line| line.global)
 }
 
@@ -57,19 +66,53 @@ fn pods(current: &OsStr) -> Vec<CompletionCandidate> {
     candidates::<Pod>(current, true)
 }
 
+fn members(current: &OsStr) -> Vec<CompletionCandidate> {
+    let typed: Vec<String> = typed().map(|word| word.to_string_lossy().into_owned()).collect();
+    candidates_of::<Pod>(current, false, LABEL_DATABASE)
+        .into_iter()
+        .filter(|candidate| of_named(&typed, &candidate.get_value().to_string_lossy()))
+        .collect()
+}
+
+/// Whether a member belongs to a database that the line names; to any, where it names none.
+fn of_named(typed: &[String], member: &str) -> bool {
+    let Some((database, _)) = member.rsplit_once('-') else { return false };
+    let verb = typed.iter().position(|word| word == "failover" || word == "restart");
+    let mut rest = typed.iter().skip(verb.map_or(usize::MAX, |verb| verb.saturating_add(1)));
+    let mut named = None;
+    while let Some(word) = rest.next() {
+        if matches!(word.as_str(), "--to" | "--member" | "--timeout" | "-n" | "--namespace") {
+            rest.next();
+        } else if !word.is_empty() && !word.starts_with('-') {
+            named = Some(word);
+            break;
+        }
+    }
+    named.is_none_or(|name| name == database)
+}
+
 /// The names that begin with what was typed; none where they cannot be had at once.
 fn candidates<K>(current: &OsStr, sandbox: bool) -> Vec<CompletionCandidate>
 where
     K: Clone + std::fmt::Debug + Resource<DynamicType = (), Scope = NamespaceResourceScope>,
 {
+    candidates_of::<K>(current, sandbox, "")
+}
+
+/// The same, of those whose labels match.
+fn candidates_of<K>(current: &OsStr, sandbox: bool, labels: &str) -> Vec<CompletionCandidate>
+where
+    K: Clone + std::fmt::Debug + Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
     let current = current.to_string_lossy();
     let global = global().map(|global| Global { sandbox: global.sandbox || sandbox, ..global });
-    let names = global.and_then(|global| single(async move { Ok(names::<K>(global).await) }).ok().flatten());
+    let names =
+        global.and_then(|global| single(async { Ok(names::<K>(global, labels).await) }).ok().flatten());
     let matching = names.into_iter().flatten().filter(|name| name.starts_with(current.as_ref()));
     matching.map(CompletionCandidate::new).collect()
 }
 
-async fn names<K>(global: Global) -> Option<Vec<String>>
+async fn names<K>(global: Global, labels: &str) -> Option<Vec<String>>
 where
     K: Clone + std::fmt::Debug + Resource<DynamicType = (), Scope = NamespaceResourceScope>,
 {
@@ -81,8 +124,29 @@ where
     let work = async {
         let session = Session::open(&context).await.ok()?;
         let api: Api<PartialObjectMeta<K>> = Api::namespaced(session.client, &session.namespace);
-        let list = api.list(&ListParams::default().limit(LIMIT)).await.ok()?;
+        let list = api.list(&ListParams::default().labels(labels).limit(LIMIT)).await.ok()?;
         Some(list.into_iter().map(|object| object.name_any()).collect())
     };
     tokio::time::timeout(PATIENCE, work).await.ok().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_are_those_of_the_database_that_is_named() {
+        let of = |line: &str, member: &str| {
+            of_named(&line.split(' ').map(str::to_owned).collect::<Vec<_>>(), member)
+        };
+        for (line, member, expected) in [
+            ("dbctl failover orders-db --to ", "orders-db-1", true),
+            ("dbctl failover orders-db --to ", "other-1", false),
+            ("dbctl -n x failover --timeout 5m --to o orders-db", "orders-db-0", true),
+            ("dbctl failover --to ", "other-1", true),
+            ("dbctl restart orders --member ", "orders-db-1", false),
+        ] {
+            assert_eq!(of(line, member), expected, "{line} {member}");
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! `dbctl controller`.
 
+use std::net::SocketAddr;
+
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -20,6 +22,10 @@ pub struct ControllerArgs {
     /// Image of the members; {version} stands for the PostgreSQL release
     #[arg(long, value_name = "IMAGE", default_value = DEFAULT_IMAGE)]
     image: String,
+
+    /// Serve metrics to Prometheus at http://ADDRESS/metrics, for example 0.0.0.0:8080 in a pod [default: nowhere]
+    #[arg(long, value_name = "ADDRESS")]
+    metrics_address: Option<SocketAddr>,
 }
 
 /// Runs the command until it is told to stop.
@@ -41,7 +47,11 @@ pub async fn run(context: &Context, args: ControllerArgs) -> Result<()> {
     let session = Session::open(context).await?;
     let stop = CancellationToken::new();
     stop_on_signal(&stop)?;
-    let config = ControllerConfig { namespace: context.global.namespace.clone(), image: args.image };
+    let config = ControllerConfig {
+        namespace: context.global.namespace.clone(),
+        image: args.image,
+        metrics: args.metrics_address,
+    };
     controller::run(session.streaming, config, stop).await.map_err(failed)
 }
 

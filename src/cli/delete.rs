@@ -1,6 +1,5 @@
 //! `dbctl delete`.
 
-use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use clap::Args;
@@ -15,7 +14,7 @@ use super::create::flags::DeletionFlag;
 use super::error::{CliError, Result};
 use super::progress::{Step, Steps};
 use super::session::Session;
-use super::{Context, api_error, complete, members, output, scale};
+use super::{Context, api_error, complete, confirm, members, output, scale};
 use crate::api::{Database, DeletionPolicy, Names};
 
 /// How often it is looked whether all is gone.
@@ -194,32 +193,11 @@ fn left_overs(context: &Context, error: CliError, name: &str, data: &Data) -> Cl
         .hint(format!("to be rid of the data: {command} delete {name} --deletion-policy delete"))
 }
 
-/// Asks for the name to be typed; without a terminal there is nobody to ask.
 fn confirm(context: &Context, args: &DeleteArgs) -> Result<()> {
     if args.yes {
         return Ok(());
     }
-    if !std::io::stdin().is_terminal() || !context.ui.is_live() {
-        return Err(CliError::refused(format!(
-            "database {:?} is not deleted: there is no terminal to ask at",
-            args.name
-        ))
-        .hint("to delete it without being asked, add --yes"));
-    }
-    let typed: String = dialoguer::Input::new()
-        .with_prompt(format!("Type the name ({}) to delete it", args.name))
-        .allow_empty(true)
-        .interact_text()
-        .map_err(|error| CliError::failed(format!("ask: {error}")))?;
-    if typed.trim() == args.name {
-        Ok(())
-    } else {
-        Err(CliError::refused(format!(
-            "database {:?} is not deleted: {:?} is not its name",
-            args.name,
-            typed.trim()
-        )))
-    }
+    confirm::name(context, &args.name, "delete it", &format!("database {:?} is not deleted", args.name))
 }
 
 async fn data(session: &Session, name: &str) -> Result<Data, kube::Error> {

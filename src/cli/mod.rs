@@ -2,20 +2,26 @@
 
 mod agent;
 mod api_error;
+mod ask;
 mod complete;
 mod completions;
+mod confirm;
 mod connect;
 mod controller;
 mod create;
 mod delete;
 mod error;
 mod events;
+mod failover;
 mod generate;
+mod history;
 mod list;
 mod logs;
 mod members;
 mod output;
 mod progress;
+mod request;
+mod restart;
 mod sandbox;
 mod scale;
 mod session;
@@ -94,10 +100,13 @@ enum Command {
     List(list::ListArgs),
     Status(status::StatusArgs),
     Scale(scale::ScaleArgs),
+    Failover(failover::FailoverArgs),
+    Restart(restart::RestartArgs),
     Delete(delete::DeleteArgs),
     Connect(connect::ConnectArgs),
     Logs(logs::LogsArgs),
     Events(events::EventsArgs),
+    History(history::HistoryArgs),
     Controller(controller::ControllerArgs),
     Sandbox(sandbox::SandboxArgs),
     Completions(completions::CompletionsArgs),
@@ -137,6 +146,22 @@ impl Context {
     fn program(&self) -> String {
         let typed = std::env::args_os().next().unwrap_or_else(|| "dbctl".into());
         output::shell_word(&typed.to_string_lossy())
+    }
+}
+
+#[cfg(test)]
+impl Context {
+    /// For tests: a cluster's, without colours.
+    fn plain() -> Self {
+        let global = Global {
+            namespace: None,
+            context: None,
+            kubeconfig: None,
+            sandbox: false,
+            verbose: 0,
+            color: ColorChoice::Never,
+        };
+        Self { global, ui: Ui::new(ColorChoice::Never) }
     }
 }
 
@@ -261,10 +286,13 @@ async fn talk(context: &Context, command: Command) -> Result<()> {
         Command::List(args) => list::run(context, args).await,
         Command::Status(args) => status::run(context, args).await,
         Command::Scale(args) => scale::run(context, args).await,
+        Command::Failover(args) => failover::run(context, args).await,
+        Command::Restart(args) => restart::run(context, args).await,
         Command::Delete(args) => delete::run(context, args).await,
         Command::Connect(args) => connect::run(context, args).await,
         Command::Logs(args) => logs::run(context, args).await,
         Command::Events(args) => events::run(context, args).await,
+        Command::History(args) => history::run(context, args).await,
         Command::Controller(_)
         | Command::Sandbox(_)
         | Command::Completions(_)

@@ -66,6 +66,20 @@ pub fn bytes(amount: i64) -> String {
     bytesize::ByteSize::b(u64::try_from(amount).unwrap_or(0)).display().iec().to_string()
 }
 
+/// A short time for people: `0.8 s`, `21 s`, `3m20s`.
+pub fn seconds(seconds: f64) -> String {
+    if seconds < 10.0 {
+        format!("{seconds:.1} s")
+    } else if seconds < 120.0 {
+        format!("{seconds:.0} s")
+    } else {
+        // Whole seconds: what is beside the point after minutes is cut off.
+        humantime::format_duration(std::time::Duration::from_secs(seconds as u64))
+            .to_string()
+            .replace(' ', "")
+    }
+}
+
 /// A word as a POSIX shell takes it.
 pub fn shell_word(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
@@ -127,6 +141,15 @@ mod tests {
             assert_eq!(age(at(1000), at(1000 + seconds)), text);
         }
         assert_eq!(age(at(1000), at(900)), "0s", "a clock that is ahead");
+    }
+
+    #[test]
+    fn short_times_are_as_exact_as_they_matter() {
+        for (amount, text) in
+            [(0.84, "0.8 s"), (2.0, "2.0 s"), (20.6, "21 s"), (200.9, "3m20s"), (3600.0, "1h")]
+        {
+            assert_eq!(seconds(amount), text);
+        }
     }
 
     #[test]

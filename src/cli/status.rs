@@ -1,5 +1,6 @@
 //! `dbctl status`.
 
+mod headline;
 mod render;
 
 use std::time::Duration;

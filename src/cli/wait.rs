@@ -21,7 +21,7 @@ use crate::sandbox::daemon::{Daemon, State};
 /// Reasons that time does not cure.
 const STUCK: [&str; 3] = [reason::NAME_TAKEN, reason::INVALID_SPEC, reason::RESTORE_UNSUPPORTED];
 /// How often what no event tells is looked at.
-const TICK: Duration = Duration::from_secs(1);
+pub const TICK: Duration = Duration::from_secs(1);
 
 /// What has been seen so far.
 #[derive(Default)]
@@ -114,10 +114,7 @@ pub async fn until_ready(
         tokio::select! {
             _ = &mut interrupt => {
                 steps.finish();
-                return Err(CliError::timed_out(format!(
-                    "no longer waiting for database {name:?}; it is still being worked on"
-                ))
-                .hint(format!("follow it with {} status {name} --watch", context.invocation())));
+                return Err(interrupted(context, &name));
             }
             event = news.next() => match event {
                 Some(event) => trouble = seen.apply(wanted.metadata.uid.as_deref(), event),
@@ -163,8 +160,17 @@ pub async fn until_ready(
     }
 }
 
+/// Who waits was told to stop; what is waited for goes on.
+pub fn interrupted(context: &Context, name: &str) -> CliError {
+    CliError::timed_out(format!("no longer waiting for database {name:?}; it is still being worked on"))
+        .hint(format!("follow it with {} status {name} --watch", context.invocation()))
+}
+
 /// A sandbox that ended will not finish anything.
-fn check_sandbox(context: &Context, session: &Session, name: &str) -> Result<()> {
+///
+/// # Errors
+/// Where it has stopped.
+pub fn check_sandbox(context: &Context, session: &Session, name: &str) -> Result<()> {
     let Some(home) = session.place.sandbox() else { return Ok(()) };
     match Daemon::new(home.clone()).state() {
         Ok(State::Stopped) => {

@@ -6,6 +6,7 @@ mod asks;
 mod backoff;
 mod cache;
 mod known;
+mod metrics;
 mod nodes;
 mod noise;
 mod observe;

@@ -1,6 +1,7 @@
 //! Reads what a plan needs to know.
 
-use std::net::IpAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,9 +12,10 @@ use super::reconcile::Shared;
 use super::resource::{namespaced, plain};
 use super::retry;
 use super::silence::Silence;
+use crate::agent::{AGENT_PORT, AgentReport};
 use crate::api::{Database, Names};
 use crate::patroni::{self, TTL_SECONDS};
-use crate::plan::{Kind, LockAge, Observed, View, ended, needed_by};
+use crate::plan::{Kind, LockAge, Observed, Room, View, ended, needed_by};
 
 /// A lock is renewed every few seconds; beyond its ttl there is a little for the watch to tell of it.
 const LOCK_LIFETIME: Duration = Duration::from_secs(TTL_SECONDS.unsigned_abs() + 2);
@@ -94,7 +96,9 @@ async fn look_up_missing(
 
 /// Asks every member what it is. No answer is an observation too.
 async fn ask_members(patroni: &patroni::Client, silence: &Silence, key: &Key, observed: &mut Observed) {
-    let answers = ask_each(patroni, &key.1, observed).await;
+    let (answers, rooms) =
+        tokio::join!(ask_each(patroni, &key.1, observed), ask_rooms(patroni, &key.1, observed));
+    observed.rooms = rooms;
     let twice: Vec<String> = answers
         .iter()
         .filter(|(_, answer)| answer.as_ref().is_some_and(patroni::Answer::is_running_primary))
@@ -139,4 +143,22 @@ async fn ask_each(
         (name, answer.ok())
     });
     futures::future::join_all(answers).await
+}
+
+/// Asks every member's agent how much room its volume has.
+async fn ask_rooms(patroni: &patroni::Client, name: &str, observed: &Observed) -> BTreeMap<String, Room> {
+    let view = View::new(name, observed);
+    let asked = view
+        .members
+        .iter()
+        .filter(|member| ended(member.pod).is_none())
+        .filter_map(|member| Some((member.name.to_owned(), member.address()?.parse::<IpAddr>().ok()?)));
+    let asked: Vec<_> = asked.collect();
+    let rooms = asked.into_iter().map(|(name, address)| async move {
+        let url = format!("http://{}/", SocketAddr::new(address, AGENT_PORT));
+        let report: AgentReport = patroni.fetch(&url, MEMBER_TIMEOUT).await.ok()?;
+        let disk = report.disk?;
+        Some((name, Room { size: disk.size, free: disk.free }))
+    });
+    futures::future::join_all(rooms).await.into_iter().flatten().collect()
 }

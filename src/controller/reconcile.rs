@@ -16,13 +16,14 @@ use super::asks::{Asking, Asks};
 use super::backoff::Backoff;
 use super::cache::{Cache, Key};
 use super::known::Known;
+use super::metrics::{Metrics, Sighting};
 use super::nodes::Nodes;
 use super::observe::observe;
 use super::random::jittered;
 use super::silence::Silence;
 use crate::api::{Database, FINALIZER};
 use crate::patroni;
-use crate::plan::{Action, Ask, AskOutcome, Event, Plan, Settings, plan, plan_unreadable, stand_in};
+use crate::plan::{Action, Ask, AskOutcome, Event, Plan, Settings, View, plan, plan_unreadable, stand_in};
 
 /// What is watched and reconciled: a Database, or one that cannot be read.
 pub type Guarded = DeserializeGuard<Database>;
@@ -64,6 +65,8 @@ pub struct Shared {
     pub nodes: Arc<Nodes>,
     /// Asks for passes.
     pub passes: UnboundedSender<Key>,
+    /// What Prometheus is told.
+    pub metrics: Arc<Metrics>,
 }
 
 /// Looks at one Database and does what is to be done.
@@ -84,12 +87,17 @@ pub async fn reconcile(guarded: Arc<Guarded>, shared: Arc<Shared>) -> Result<con
 async fn pass(database: &Database, key: &Key, shared: &Arc<Shared>) -> Result<Option<Duration>, PassError> {
     let observed =
         observe(shared, key, database).await.map_err(|error| PassError::Observe(Box::new(error)))?;
-    let Plan { actions, requeue, .. } = plan(database, &observed, &shared.settings, jiff::Timestamp::now());
+    let Plan { actions, status, requeue } =
+        plan(database, &observed, &shared.settings, jiff::Timestamp::now());
     let mut actor = Actor::new(&shared.client, &shared.patroni, &shared.reporter, database, &observed);
     let gone = actions.contains(&Action::RemoveFinalizer);
     carry_out(&mut actor, &actions, key, shared).await?;
     if gone {
         shared.asks.forget(key);
+        shared.metrics.forget(key);
+    } else {
+        let sighting = Sighting::of(&View::new(&key.1, &observed));
+        shared.metrics.observe(key, database.status.as_ref(), &status, &sighting);
     }
     Ok((!gone).then_some(requeue))
 }

@@ -1,6 +1,7 @@
 //! The wiring: every watch, and the queue that they feed.
 
-use std::future::ready;
+use std::future::{pending, ready};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use futures::channel::mpsc::{UnboundedSender, unbounded};
@@ -21,6 +22,7 @@ use super::asks::Asks;
 use super::backoff::Backoff;
 use super::cache::{Cache, Key, keep};
 use super::known::Known;
+use super::metrics::{self, Metrics};
 use super::nodes;
 use super::reconcile::{Guarded, Shared, after_error, reconcile};
 use super::resource::{plain, scoped};
@@ -45,11 +47,13 @@ pub struct ControllerConfig {
     pub namespace: Option<String>,
     /// Image of a member's pod; `{version}` stands for the PostgreSQL release.
     pub image: String,
+    /// Where Prometheus may ask; nowhere without it.
+    pub metrics: Option<SocketAddr>,
 }
 
 impl Default for ControllerConfig {
     fn default() -> Self {
-        Self { namespace: None, image: Settings::default().image }
+        Self { namespace: None, image: Settings::default().image, metrics: None }
     }
 }
 
@@ -65,6 +69,14 @@ pub enum ControllerError {
     /// The client for Patroni cannot be made.
     #[error(transparent)]
     Patroni(#[from] PatroniError),
+    /// Nobody can ask for metrics.
+    #[error("serve metrics at {address}: {source}")]
+    Metrics {
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// Every watch ended, which none does by itself.
     #[error("keep its watches open")]
     WatchesEnded,
@@ -97,7 +109,9 @@ pub async fn run(
         silence: Silence::default(),
         nodes: Arc::default(),
         passes: passes.clone(),
+        metrics: Arc::default(),
     });
+    let served = serve_metrics(shared.metrics.clone(), config.metrics, stop.clone()).await?;
     let (mut watches, mut complete) = watches(&client, config.namespace.as_deref(), &shared.cache, &passes);
     if nodes::readable(&client).await {
         let (watch, listed) = watch_nodes(&client, &shared, passes);
@@ -136,8 +150,28 @@ pub async fn run(
     let work = passes.for_each(|_| ready(()));
     tokio::select! {
         () = work => Ok(()),
+        error = served => Err(error),
         () = join_all(watches).map(drop) => Err(ControllerError::WatchesEnded),
     }
+}
+
+/// Listens at once, since a taken port is an error of the start; what is returned ends only where serving fails.
+async fn serve_metrics(
+    metrics: Arc<Metrics>,
+    address: Option<SocketAddr>,
+    stop: CancellationToken,
+) -> Result<BoxFuture<'static, ControllerError>, ControllerError> {
+    let Some(address) = address else { return Ok(pending().boxed()) };
+    let failed = move |source| ControllerError::Metrics { address, source };
+    let served = metrics::serve(metrics, address, stop).await.map_err(failed)?;
+    let served = async move {
+        match served.await {
+            Err(source) => failed(source),
+            // It was told to stop, and so are the passes.
+            Ok(()) => pending().await,
+        }
+    };
+    Ok(served.boxed())
 }
 
 fn databases(client: &Client, namespace: Option<&str>) -> Api<Guarded> {

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use reqwest::StatusCode;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::Answer;
@@ -74,8 +75,15 @@ impl Client {
     /// # Errors
     /// Where it does not answer in time, or not with JSON.
     pub async fn ask(&self, member: IpAddr, within: Duration) -> Result<Answer, PatroniError> {
-        let response = self.http.get(url(member, "patroni")).timeout(within).send().await?;
-        Ok(response.json().await?)
+        self.fetch(&url(member, "patroni"), within).await
+    }
+
+    /// What something else beside Patroni answers at that URL.
+    ///
+    /// # Errors
+    /// Where it does not answer in time, or not with such JSON.
+    pub async fn fetch<T: DeserializeOwned>(&self, url: &str, within: Duration) -> Result<T, PatroniError> {
+        Ok(self.http.get(url).timeout(within).send().await?.json().await?)
     }
 
     /// Changes the dynamic configuration.

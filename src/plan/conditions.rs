@@ -152,6 +152,8 @@ fn problem(member: &Member<'_>) -> Option<String> {
     let wrote = member.status.as_ref().map(|status| (status.role.as_str(), status.state.as_str()));
     if text(member.pod, "/metadata/deletionTimestamp").is_some() {
         Some("is stopping".to_owned())
+    } else if let Some(room) = member.room.filter(|room| room.is_full() && !runs(member)) {
+        Some(format!("has no room left on its volume ({} MiB of {} MiB)", room.free >> 20, room.size >> 20))
     } else if let Some(waiting) = member.waiting() {
         Some(format!("is not running ({waiting})"))
     } else if text(member.pod, "/spec/nodeName").is_none() {
@@ -171,6 +173,11 @@ fn problem(member: &Member<'_>) -> Option<String> {
     } else {
         Some("is starting".to_owned())
     }
+}
+
+/// Its PostgreSQL runs, by its own word.
+fn runs(member: &Member<'_>) -> bool {
+    member.answer.is_some_and(|answer| answer.state == "running")
 }
 
 /// What keeps a replica from counting, as the rest of a sentence that begins with its name.
@@ -328,6 +335,19 @@ fn storage(cx: &Context<'_>) -> Verdict {
                  well, and it starts afresh from their data",
                 going.join(", ")
             ),
+        );
+    }
+    let full: Vec<&str> = cx
+        .view
+        .members
+        .iter()
+        .filter(|member| member.room.is_some_and(|room| room.is_full()))
+        .map(|member| member.name)
+        .collect();
+    if !full.is_empty() {
+        return Verdict::no(
+            reason::VOLUME_FULL,
+            format!("hardly any room is left on the volume of {}", full.join(" and ")),
         );
     }
     match growth(cx) {

@@ -113,6 +113,23 @@ pub enum LockAge {
     Expired,
 }
 
+/// Room on a volume, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Room {
+    /// All of it.
+    pub size: u64,
+    /// What PostgreSQL may still write.
+    pub free: u64,
+}
+
+impl Room {
+    /// Too little is left for PostgreSQL's next two files of WAL, of 16 MiB each: it stops where it cannot make one.
+    /// <https://www.postgresql.org/docs/current/disk-full.html>
+    pub fn is_full(&self) -> bool {
+        self.free < 32 << 20
+    }
+}
+
 /// What matters of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeState {
@@ -132,6 +149,8 @@ pub struct Observed {
     pub answers: BTreeMap<String, Answer>,
     /// Members that were asked and did not answer in time, and for how long that has been so.
     pub silent: BTreeMap<String, Duration>,
+    /// Room on the volumes of members' data.
+    pub rooms: BTreeMap<String, Room>,
     /// Age of the leader lock.
     pub lock_age: LockAge,
     /// The uid of the pod of the lock's holder when the lock was seen to go to it; `None` where that was not seen.

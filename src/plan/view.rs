@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::object::{LockAge, label, name_of, terminating};
 use super::text::{at, list, number, text};
-use super::{Kind, Observed};
+use super::{Kind, Observed, Room};
 use crate::api::{LABEL_DATABASE, Names};
 use crate::patroni::{Answer, DynamicConfig, Lock, MemberStatus, PendingFailover, Sync, TTL_SECONDS};
 
@@ -33,6 +33,8 @@ pub struct Member<'a> {
     pub silent: Duration,
     /// It answers, but has not heard of the Kubernetes API for much longer than another member.
     pub isolated: bool,
+    /// Room on its volume, where it is known.
+    pub room: Option<Room>,
 }
 
 /// How much longer, in seconds: as long as a lock lives, so that a slow answer is none.
@@ -196,6 +198,7 @@ fn member<'a>(names: Names<'_>, observed: &'a Observed, pod: &'a Value) -> Optio
         status: MemberStatus::of(pod),
         answer: observed.answers.get(name),
         isolated: observed.answers.get(name).is_some_and(|answer| isolated(answer, observed)),
+        room: observed.rooms.get(name).copied(),
         silent: observed.silent.get(name).copied().unwrap_or_default(),
     })
 }

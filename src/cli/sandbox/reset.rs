@@ -1,11 +1,11 @@
 //! `dbctl sandbox reset`.
 
-use std::io::{self, IsTerminal as _};
+use std::io;
 use std::time::Duration;
 
 use super::down;
-use crate::cli::Context;
 use crate::cli::error::{CliError, Result};
+use crate::cli::{Context, confirm};
 use crate::sandbox::daemon::Daemon;
 use crate::sandbox::home::Home;
 
@@ -46,14 +46,6 @@ fn confirm(context: &Context, home: &Home, yes: bool) -> Result<()> {
     if yes {
         return Ok(());
     }
-    if !io::stdin().is_terminal() || !context.ui.is_live() {
-        return Err(CliError::refused("the sandbox is not deleted: there is no terminal to ask at")
-            .hint("to delete it and all its databases without being asked, add --yes"));
-    }
-    let prompt = format!("Delete the sandbox in {} with all its databases?", home.root().display());
-    let agreed = dialoguer::Confirm::new().with_prompt(prompt).default(false).interact();
-    match agreed.map_err(|error| CliError::failed(format!("ask: {error}")))? {
-        true => Ok(()),
-        false => Err(CliError::refused("the sandbox is not deleted")),
-    }
+    let question = format!("Delete the sandbox in {} with all its databases?", home.root().display());
+    confirm::yes(context, &question, "the sandbox is not deleted")
 }

@@ -189,7 +189,7 @@ async fn start_controller(
     let identity = identity::prepare(admin, &home.state()).await?;
     let own = client(address, json!({ "tokenFile": identity.file() }))?;
     parts.spawn("controller's token", identity.keep(admin.clone(), stops.controllers.clone()));
-    let config = ControllerConfig { namespace: None, image: DEFAULT_IMAGE.to_owned() };
+    let config = ControllerConfig { image: DEFAULT_IMAGE.to_owned(), ..ControllerConfig::default() };
     parts.spawn("database controller", controller::run(own, config, stops.controllers.clone()));
     Ok(())
 }

@@ -277,3 +277,20 @@ fn a_member_that_does_not_reach_the_api_is_told() {
         assert_eq!(says(&world, "Writable").0, "True");
     }
 }
+
+#[test]
+fn a_full_volume_is_told() {
+    let mut world = world();
+    let room = |free: u64| Room { size: 1 << 30, free };
+    for (free, full) in [(32 << 20, false), (31 << 20, true)] {
+        world.observed.rooms.insert("db-0".into(), room(free));
+        assert_eq!(says(&world, "StorageHealthy").1 == reason::VOLUME_FULL, full);
+        assert_eq!(says(&world, "Writable").0, "True");
+    }
+    world.answer("db-0", Some(answer("primary", "crashed")));
+    let status = world.plan().status;
+    assert_eq!(
+        super::condition(&status, "Writable").message,
+        "db-0 holds the leader lock, but has no room left on its volume (31 MiB of 1024 MiB)"
+    );
+}
