@@ -9,7 +9,7 @@ use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Namespace, Secret, ServiceAccount};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
-use kube::core::{ApiResource, GroupVersionKind};
+use kube::core::ApiResource;
 use kube::runtime::events::Reporter;
 use kube::{Client, Config, ResourceExt};
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ use super::act::Actor;
 use super::resource::{namespaced, plain};
 use super::{ControllerConfig, run};
 use crate::api::{Database, crd};
-use crate::install::{ACCOUNT, NAMESPACE, Scope, rbac};
+use crate::install::{ACCOUNT, NAMESPACE, Scope, apply, rbac};
 use crate::plan::{APPLIED, Action, Kind, Observed, Settings, name_of, needed, plan};
 use crate::sandbox::api::{ApiConfig, Running, serve};
 
@@ -86,15 +86,7 @@ impl Cluster {
         let namespaces: Api<Namespace> = Api::all(client.clone());
         namespaces.create(&PostParams::default(), &serde_json::from_value(namespace).unwrap()).await.unwrap();
         for object in role {
-            let object: DynamicObject = serde_json::from_value(object.clone()).unwrap();
-            let types = object.types.clone().unwrap();
-            let (group, version) = types.api_version.split_once('/').unwrap_or(("", &types.api_version));
-            let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, &types.kind));
-            let api: Api<DynamicObject> = match object.namespace() {
-                Some(namespace) => Api::namespaced_with(client.clone(), &namespace, &resource),
-                None => Api::all_with(client.clone(), &resource),
-            };
-            api.create(&PostParams::default(), &object).await.unwrap();
+            apply(client, "test", object.clone()).await.unwrap();
         }
         let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), NAMESPACE);
         let request = TokenRequest { spec: Some(TokenRequestSpec::default()), ..TokenRequest::default() };

@@ -1,8 +1,10 @@
 //! A primary whose node is about to be drained hands over before the drain gets to it.
 
 use super::assess::{Assessment, Move};
+use super::conditions::writable;
 use super::context::Context;
 use super::{Action, Ask, AskOutcome, Event};
+use crate::api::ConditionType;
 
 /// Why such a move is asked for.
 pub const CAUSE: &str = "NodeCordoned";
@@ -31,7 +33,8 @@ pub fn plan(cx: &Context<'_>, assessment: &Assessment) -> (Option<Action>, Optio
         }
         // It is on the way, or held still.
         Some(_) => (None, None),
-        None if told_before(cx, name) => (None, None),
+        // While it settles, who is fit changes from pass to pass.
+        None if told_before(cx, name) || writable(cx).status != Some(true) => (None, None),
         None => {
             let told = if assessment.candidates.is_empty() {
                 format!(
@@ -39,7 +42,7 @@ pub fn plan(cx: &Context<'_>, assessment: &Assessment) -> (Option<Action>, Optio
                 )
             } else {
                 format!(
-                    "{node} is cordoned, and no member on another node is fit to take over from {name}: a drain waits for one, or \
+                    "{node} is cordoned, and no member on another node is fit to take over from {name} yet: a drain waits for one, or \
                      stops writes; `dbctl status {}` shows what they lack",
                     cx.names.0
                 )
@@ -49,10 +52,12 @@ pub fn plan(cx: &Context<'_>, assessment: &Assessment) -> (Option<Action>, Optio
     }
 }
 
-/// That the primary's node is cordoned stands in the status already.
+/// That the primary's node is cordoned stands in the status already, from when it was the primary and well.
 fn told_before(cx: &Context<'_>, primary: &str) -> bool {
     let Some(old) = &cx.database.status else { return false };
+    let kind = ConditionType::Writable.to_string();
     old.primary.as_deref() == Some(primary)
+        && old.conditions.iter().any(|condition| condition.type_ == kind && condition.status == "True")
         && old.instances.iter().any(|instance| instance.name == primary && instance.node_cordoned)
 }
 

@@ -7,15 +7,14 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Namespace, Node, ServiceAccount};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
-use kube::core::{ApiResource, GroupVersionKind};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::runtime::conditions::is_crd_established;
 use kube::runtime::wait::await_condition;
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use dbctl::install::{ACCOUNT, NAMESPACE, Scope, rbac};
+use dbctl::install::{ACCOUNT, NAMESPACE, Scope, apply, rbac};
 
 use crate::support::{dbctl, eventually};
 
@@ -192,15 +191,7 @@ impl External {
             namespaces.patch(name, &params, &Patch::Apply(namespace)).await.unwrap();
         }
         for object in rbac(NAMESPACE, Scope::Cluster) {
-            let object: DynamicObject = serde_json::from_value(object).unwrap();
-            let types = object.types.clone().unwrap();
-            let (group, version) = types.api_version.split_once('/').unwrap_or(("", &types.api_version));
-            let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, &types.kind));
-            let api: Api<DynamicObject> = match object.namespace() {
-                Some(namespace) => Api::namespaced_with(client.clone(), &namespace, &resource),
-                None => Api::all_with(client.clone(), &resource),
-            };
-            api.patch(&object.name_any(), &params, &Patch::Apply(&object)).await.unwrap();
+            apply(&client, "dbctl-test", object).await.unwrap();
         }
         let accounts: Api<ServiceAccount> = Api::namespaced(client, NAMESPACE);
         let spec = TokenRequestSpec { expiration_seconds: Some(24 * 3600), ..TokenRequestSpec::default() };

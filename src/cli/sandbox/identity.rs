@@ -7,16 +7,15 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
-use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
-use kube::core::{ApiResource, GroupVersionKind, TypeMeta};
-use kube::{Api, Client, ResourceExt};
-use serde_json::{Value, json};
+use k8s_openapi::api::core::v1::ServiceAccount;
+use kube::api::PostParams;
+use kube::{Api, Client};
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::FIELD_MANAGER;
 use crate::cli::error::{CliError, Result};
-use crate::install::{ACCOUNT, NAMESPACE, Scope, rbac};
+use crate::install::{ACCOUNT, NAMESPACE, Scope, apply, rbac};
 use crate::sandbox::process;
 
 /// How long a token is asked for.
@@ -37,29 +36,13 @@ pub struct Identity {
 /// Where the API server refuses, or the file cannot be written.
 pub async fn prepare(admin: &Client, state: &Path) -> Result<Identity> {
     let failed = |error: &dyn Display| CliError::failed(format!("give the controller its role: {error}"));
-    let params = PatchParams::apply(FIELD_MANAGER).force();
     let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE } });
-    let namespaces: Api<Namespace> = Api::all(admin.clone());
-    namespaces.patch(NAMESPACE, &params, &Patch::Apply(namespace)).await.map_err(|error| failed(&error))?;
-    for object in rbac(NAMESPACE, Scope::Cluster) {
-        apply(admin, object).await.map_err(|error| failed(&error))?;
+    for object in std::iter::once(namespace).chain(rbac(NAMESPACE, Scope::Cluster)) {
+        apply(admin, FIELD_MANAGER, object).await.map_err(|error| failed(&error))?;
     }
     let mut identity = Identity { file: state.join("controller-token"), renew: Timestamp::UNIX_EPOCH };
     identity.renew(admin).await.map_err(|error| failed(&error))?;
     Ok(identity)
-}
-
-async fn apply(admin: &Client, object: Value) -> Result<(), kube::Error> {
-    let object: DynamicObject = serde_json::from_value(object).map_err(kube::Error::SerdeError)?;
-    let TypeMeta { api_version, kind } = object.types.clone().unwrap_or_default();
-    let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
-    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, &kind));
-    let api: Api<DynamicObject> = match object.namespace() {
-        Some(namespace) => Api::namespaced_with(admin.clone(), &namespace, &resource),
-        None => Api::all_with(admin.clone(), &resource),
-    };
-    let params = PatchParams::apply(FIELD_MANAGER).force();
-    api.patch(&object.name_any(), &params, &Patch::Apply(&object)).await.map(drop)
 }
 
 /// Why there is no new token.

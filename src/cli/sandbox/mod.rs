@@ -13,6 +13,7 @@ mod serve;
 pub mod software;
 pub mod start;
 mod status;
+mod together;
 
 use std::net::Ipv4Addr;
 use std::process::ExitCode;

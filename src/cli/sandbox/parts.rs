@@ -9,16 +9,14 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::jiff::Timestamp;
 use kube::{Api, Client, Config};
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::kubeconfig;
 use super::network::{self, Wishes};
+use super::together::{Parts, serve_api};
 use crate::cli::controller::stop_on_signal;
 use crate::cli::error::{CliError, Result};
 use crate::cli::session::{cluster_config, spare_roots};
 use crate::cli::{Context, SERVER_LOG, log_to_stderr, threaded};
-use crate::sandbox::api::{ApiConfig, serve};
 use crate::sandbox::controllers;
 use crate::sandbox::daemon::{Claim, Daemon};
 use crate::sandbox::home::Home;
@@ -52,13 +50,13 @@ pub fn node(context: &Context, home: &Home, name: &str, wishes: Wishes) -> Resul
             ..NodeConfig::new(home.clone(), held.network.network, Access::of(&config))
         };
         tracing::info!(name, server = %config.access.server, "the node starts");
-        let mut parts = Parts::new();
+        let mut parts = Parts::default();
         // Pods end before what carries their last words.
         let after = CancellationToken::new();
         parts.spawn("volumes' provisioner", controllers::provision(client.clone(), after.clone()));
         parts.spawn("keeper of Services' addresses", node::keep_local(client.clone(), locals, after.clone()));
         parts.spawn("node", node::run(client, config, stop));
-        parts.first_end(&after).await
+        parts.until_one_ends(&after).await
     })
 }
 
@@ -88,15 +86,8 @@ pub fn api(context: &Context, home: &Home, services: Option<Ipv4Addr>) -> Result
     threaded(async {
         let stop = CancellationToken::new();
         stop_on_signal(&stop)?;
-        let state = home.state();
-        let held = network::hold(&state, Wishes::default()).map_err(CliError::failed)?;
-        let token = kubeconfig::admin_token(&state)
-            .map_err(|error| CliError::failed(format!("use the administrator's token: {error}")))?;
-        let services = services.unwrap_or(held.network.services());
-        let config = ApiConfig::new(state, held.network.api(), services, &token);
-        let running = serve(config, stop).await.map_err(CliError::failed)?;
-        kubeconfig::write(home, running.address, &running.authority, &token)
-            .map_err(|error| CliError::failed(format!("write {}: {error}", home.kubeconfig().display())))?;
+        let held = network::hold(&home.state(), Wishes::default()).map_err(CliError::failed)?;
+        let (running, _) = serve_api(home, &held, services, &stop).await?;
         claim.ready(running.address).map_err(CliError::failed)?;
         tracing::info!(address = %running.address, "the API server is ready");
         running.finished().await.map_err(CliError::failed)
@@ -195,40 +186,6 @@ async fn refuse_second(client: &Client) -> Result<()> {
         "run controllers: that cluster has its own ({holder}), and two would undo each other's work"
     ))
     .hint("run only the node there: dbctl sandbox node --kubeconfig FILE"))
-}
-
-/// What runs side by side, by name.
-struct Parts(JoinSet<(&'static str, Result<(), String>)>);
-
-impl Parts {
-    fn new() -> Self {
-        Self(JoinSet::new())
-    }
-
-    fn spawn<E: Display + Send>(
-        &mut self,
-        name: &'static str,
-        work: impl Future<Output = Result<(), E>> + Send + 'static,
-    ) {
-        self.0.spawn(async move { (name, work.await.map_err(|error| error.to_string())) });
-    }
-
-    /// Waits for the first to end, and lets the others end.
-    async fn first_end(mut self, others: &CancellationToken) -> Result<()> {
-        let first = self.0.join_next().await;
-        others.cancel();
-        let mut result = Ok(());
-        for ended in [first].into_iter().flatten().chain(self.0.join_all().await.into_iter().map(Ok)) {
-            match ended {
-                Ok((_, Ok(()))) => {}
-                Ok((name, Err(error))) => {
-                    result = Err(CliError::failed(format!("go on: the {name} failed to {error}")));
-                }
-                Err(error) => result = Err(CliError::failed(format!("go on: a part broke: {error}"))),
-            }
-        }
-        result
-    }
 }
 
 #[cfg(test)]

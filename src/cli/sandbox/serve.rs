@@ -1,7 +1,6 @@
 //! The sandbox's process: every part of it is started here, and talks to the others over the API alone.
 
 use std::fmt::Display;
-use std::future::Future;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -12,19 +11,18 @@ use kube::config::AuthInfo;
 use kube::runtime::wait::{await_condition, conditions};
 use kube::{Api, Client, Config, ResourceExt};
 use serde_json::{Value, json};
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::identity;
 use super::network::{self, Held, Wishes};
-use super::{identity, kubeconfig};
+use super::together::{Parts, serve_api};
 use crate::api::{self, Database, Names};
 use crate::cli::controller::{DEFAULT_IMAGE, stop_on_signal};
 use crate::cli::error::{CliError, Result};
 use crate::cli::session::spare_roots;
 use crate::cli::{Context, SERVER_LOG, log_to_stderr, threaded};
 use crate::controller::{self, ControllerConfig};
-use crate::sandbox::api::{ApiConfig, Running, serve};
 use crate::sandbox::controllers;
 use crate::sandbox::daemon::{Claim, Daemon};
 use crate::sandbox::home::Home;
@@ -90,31 +88,23 @@ struct Stops {
     api: CancellationToken,
 }
 
-/// The parts that run, each by its name.
-type Parts = JoinSet<(&'static str, Result<(), String>)>;
-
 async fn sandbox(home: &Home, claim: &Claim, wishes: Wishes) -> Result<()> {
     let told = CancellationToken::new();
     stop_on_signal(&told)?;
     let stops = Stops::default();
-    let state = home.state();
     // What a killed run left would pass for somebody else's.
     let left = home.clone();
     let swept = tokio::task::spawn_blocking(move || node::sweep(&left)).await;
     swept.map_err(CliError::failed)?.map_err(CliError::failed)?;
-    let held = network::hold(&state, wishes).map_err(CliError::failed)?;
-    let token = kubeconfig::admin_token(&state)
-        .map_err(|error| CliError::failed(format!("use the administrator's token: {error}")))?;
-    let running = serve_api(home, &held, &token, &stops).await?;
+    let held = network::hold(&home.state(), wishes).map_err(CliError::failed)?;
+    let (running, token) = serve_api(home, &held, None, &stops.api).await?;
     let (address, began) = (running.address, jiff::Timestamp::now());
     let authority = running.authority.clone();
-    kubeconfig::write(home, address, &authority, &token)
-        .map_err(|error| CliError::failed(format!("write {}: {error}", home.kubeconfig().display())))?;
     let client = || client(address, json!({ "token": token }));
 
-    let mut api_server: Parts = JoinSet::new();
-    spawn(&mut api_server, "API server", running.finished());
-    let mut parts: Parts = JoinSet::new();
+    let mut api_server = Parts::default();
+    api_server.spawn("API server", running.finished());
+    let mut parts = Parts::default();
     let starting = async {
         apply_definition(&client()?).await?;
         let access = Access::new(format!("https://{address}"), authority);
@@ -127,7 +117,7 @@ async fn sandbox(home: &Home, claim: &Claim, wishes: Wishes) -> Result<()> {
     let started = tokio::select! {
         started = tokio::time::timeout(READY_LIMIT, starting) =>
             started.unwrap_or_else(|_| Err(CliError::failed("get every part of the sandbox ready in time"))),
-        ended = api_server.join_next() => Err(ended_early(ended)),
+        ended = api_server.ended_early() => Err(ended),
         () = told.cancelled() => Ok(()),
     };
     let result = match started {
@@ -136,20 +126,14 @@ async fn sandbox(home: &Home, claim: &Claim, wishes: Wishes) -> Result<()> {
             tracing::info!(%address, "the sandbox is ready");
             tokio::select! {
                 () = told.cancelled() => Ok(()),
-                ended = parts.join_next() => Err(ended_early(ended)),
-                ended = api_server.join_next() => Err(ended_early(ended)),
+                ended = parts.ended_early() => Err(ended),
+                ended = api_server.ended_early() => Err(ended),
             }
         }
         other => other,
     };
     shut_down(&stops, parts, api_server).await;
     result
-}
-
-async fn serve_api(home: &Home, held: &Held, token: &str, stops: &Stops) -> Result<Running> {
-    let mut config = ApiConfig::new(home.state(), held.network.api(), held.network.services(), token);
-    config.names = held.network.names();
-    serve(config, stops.api.clone()).await.map_err(CliError::failed)
 }
 
 /// A client of this sandbox's own API server; each part has its own, as it would have in a cluster.
@@ -186,11 +170,11 @@ fn start_parts(
 ) -> Result<()> {
     let config = controllers::Config { root_ca: access.authority.clone(), ..controllers::Config::default() };
     let running = controllers::run_with(client()?, config, stops.controllers.clone());
-    spawn(parts, "Kubernetes controllers", running);
+    parts.spawn("Kubernetes controllers", running);
     let mut config = NodeConfig::new(home.clone(), held.network.network, access);
     (config.isolation, config.volumes) = (held.network.isolation, held.network.volumes);
     config.nodes = held.network.nodes;
-    spawn(parts, "node", node::run(client()?, config, stops.node.clone()));
+    parts.spawn("node", node::run(client()?, config, stops.node.clone()));
     Ok(())
 }
 
@@ -204,18 +188,10 @@ async fn start_controller(
 ) -> Result<()> {
     let identity = identity::prepare(admin, &home.state()).await?;
     let own = client(address, json!({ "tokenFile": identity.file() }))?;
-    spawn(parts, "controller's token", identity.keep(admin.clone(), stops.controllers.clone()));
+    parts.spawn("controller's token", identity.keep(admin.clone(), stops.controllers.clone()));
     let config = ControllerConfig { image: DEFAULT_IMAGE.to_owned(), ..ControllerConfig::default() };
-    spawn(parts, "database controller", controller::run(own, config, stops.controllers.clone()));
+    parts.spawn("database controller", controller::run(own, config, stops.controllers.clone()));
     Ok(())
-}
-
-fn spawn<E: Display + Send>(
-    parts: &mut Parts,
-    name: &'static str,
-    work: impl Future<Output = Result<(), E>> + Send + 'static,
-) {
-    parts.spawn(async move { (name, work.await.map_err(|error| error.to_string())) });
 }
 
 /// Waits until pods can be placed and started: all nodes are ready, and controllers have made what every pod needs.
@@ -236,7 +212,7 @@ async fn await_ready(client: &Client, count: u8, parts: &mut Parts) -> Result<()
     };
     tokio::select! {
         () = ready => Ok(()),
-        ended = parts.join_next() => Err(ended_early(ended)),
+        ended = parts.ended_early() => Err(ended),
     }
 }
 
@@ -286,41 +262,13 @@ fn is_ready(node: &Node) -> bool {
     conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
-type Joined = Option<Result<(&'static str, Result<(), String>), tokio::task::JoinError>>;
-
-/// No part ends by itself; one that does takes the whole down, to be started again whole.
-fn ended_early(joined: Joined) -> CliError {
-    CliError::failed(match joined {
-        Some(Ok((name, Ok(())))) => format!("go on: the {name} ended by itself"),
-        Some(Ok((name, Err(error)))) => format!("go on: the {name} failed to {error}"),
-        Some(Err(error)) => format!("go on: a part broke: {error}"),
-        None => "go on: no part is left".to_owned(),
-    })
-}
-
 /// Stops the parts one after the other, each within its time.
 async fn shut_down(stops: &Stops, mut parts: Parts, mut api_server: Parts) {
     stops.controllers.cancel();
     stops.node.cancel();
-    drain(&mut parts, PODS_LIMIT).await;
+    parts.drain(PODS_LIMIT).await;
     stops.api.cancel();
-    drain(&mut api_server, PART_LIMIT).await;
-}
-
-async fn drain(parts: &mut Parts, limit: Duration) {
-    let all = async {
-        while let Some(ended) = parts.join_next().await {
-            match ended {
-                Ok((name, Ok(()))) => tracing::info!("the {name} has stopped"),
-                Ok((name, Err(error))) => tracing::error!("the {name} failed to {error}"),
-                Err(error) => tracing::error!("a part broke: {error}"),
-            }
-        }
-    };
-    if tokio::time::timeout(limit, all).await.is_err() {
-        tracing::error!("{} of the sandbox's parts did not stop in time", parts.len());
-        parts.abort_all();
-    }
+    api_server.drain(PART_LIMIT).await;
 }
 
 #[cfg(test)]

@@ -103,8 +103,8 @@ pub enum Refusal {
     /// The holder of the lock does not serve, but may be alive.
     #[error(
         "{holder} holds the leader lock and {problem}: nothing proves that it is dead, so nobody else may be primary before the \
-         lock runs out, {TTL_SECONDS} seconds after it was last renewed. Patroni then elects a fit member by itself; if there \
-         is none, ask again with --force"
+         lock runs out, {TTL_SECONDS} seconds after it was last renewed. Patroni then elects a fit member by itself; where \
+         there is none, --force promotes one"
     )]
     LockAlive {
         /// The holder.

@@ -260,8 +260,8 @@ fn without_a_primary_force_promotes_whoever_has_most() {
             |w| w.observed.lock_age = LockAge::Fresh,
             Some("db-1"),
             "db-0 holds the leader lock and does not answer: nothing proves that it is dead, so nobody else may be primary \
-             before the lock runs out, 20 seconds after it was last renewed. Patroni then elects a fit member by itself; if \
-             there is none, ask again with --force.",
+             before the lock runs out, 20 seconds after it was last renewed. Patroni then elects a fit member by itself; where \
+             there is none, --force promotes one.",
         ),
         (
             "the holder's PostgreSQL does not start, and its Patroni keeps the lock",

@@ -154,11 +154,23 @@ fn work_on(turn: &Turn<'_, '_>, operation: Operation, member: &str) -> Step {
     if turn.assessment.primary.as_ref().is_some_and(|primary| primary.name == member) {
         return restart_primary(turn, operation, member, waited);
     }
+    if handing_over(turn, &operation, member) {
+        let message = progress(&operation, &format!("waiting until {member} is back as a replica"));
+        return waits(operation, message);
+    }
     if !led && operation.remaining.len() + operation.done.len() > 1 {
         let message = progress(&operation, &format!("waiting for a primary before {member} restarts"));
         return waits(operation, message);
     }
     restart(turn, operation, member)
+}
+
+/// It was the primary, and is still on its way down or up again: it starts anew by itself.
+fn handing_over(turn: &Turn<'_, '_>, operation: &Operation, member: &str) -> bool {
+    let answer = turn.cx.observed.answers.get(member);
+    let silent = answer.is_none() && turn.cx.observed.silent.contains_key(member);
+    operation.from.as_deref() == Some(member)
+        && (silent || answer.is_some_and(|answer| !answer.is_running_replica()))
 }
 
 fn concerns(ask: &Ask, member: &str) -> bool {

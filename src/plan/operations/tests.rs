@@ -409,6 +409,32 @@ fn a_restart_takes_replicas_first_and_the_primary_last() {
 }
 
 #[test]
+fn a_primary_that_has_handed_over_is_left_to_start_again() {
+    let mut world = World::settled(json!({}));
+    answering(&mut world);
+    let id = request(&mut world, "restart", json!({ "member": "db-0" }));
+    world.pass(usize::MAX);
+    let before = world.observed.answers["db-0"].postmaster_start_time.clone();
+    world.step();
+    assert_eq!(world.leader(), Some("db-1"));
+    for (state, role) in [("stopping", "primary"), ("stopped", "demoted"), ("starting", "replica")] {
+        let answer = world.observed.answers.get_mut("db-0").unwrap();
+        (answer.state, answer.role) = (state.into(), role.into());
+        answer.postmaster_start_time = before.clone();
+        world.pass(usize::MAX);
+        let message = said(&world, &id).1;
+        assert_eq!(message, "waiting until db-0 is back as a replica", "{state}");
+    }
+    assert_eq!(world.asked, [switchover("db-0", "db-1")]);
+    let answer = world.observed.answers.get_mut("db-0").unwrap();
+    (answer.state, answer.role) = ("running".into(), "replica".into());
+    world.settle();
+    // It says that it is still the same: then it was not restarted.
+    assert_eq!(world.asked, [switchover("db-0", "db-1"), restart("db-0")]);
+    assert_eq!(said(&world, &id).0, OperationPhase::Succeeded);
+}
+
+#[test]
 fn a_restart_tells_how_far_it_got_and_waits_for_each_member() {
     let mut world = World::settled(json!({}));
     answering(&mut world);
@@ -515,6 +541,14 @@ fn a_primary_leaves_a_cordoned_node() {
         (world.leader(), world.asked.len(), events(&world, "PrimaryCannotMove")),
         (Some("db-2"), 1, 1)
     );
+    // Somebody else on such a node becomes the primary, and is not well at first.
+    world.lead("db-0");
+    silence(&mut world, "db-0");
+    world.settle();
+    assert_eq!(events(&world, "PrimaryCannotMove"), 1);
+    world.observed.silent.clear();
+    world.settle();
+    assert_eq!((world.leader(), events(&world, "PrimaryCannotMove")), (Some("db-0"), 2));
     // Somebody is.
     cordon(&mut world, &[("db-1", false)]);
     world.settle();

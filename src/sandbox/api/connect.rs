@@ -31,7 +31,7 @@ async fn into_container(call: &Call, request: Request, verb: &str) -> Result<Res
     check_method(request.method())?;
     let (_, pod) = call.live()?;
     let container = container(call, &pod)?;
-    check_phase(call, &pod)?;
+    check_phase(&pod)?;
     let query = kubelet_query(request.uri().query().unwrap_or_default())?;
     let (namespace, name) = (call.namespace.as_deref().unwrap_or_default(), call.name()?);
     let path = format!("/{verb}/{namespace}/{name}/{container}?{query}");
@@ -57,14 +57,14 @@ fn check_method(method: &Method) -> Result<(), Failure> {
 }
 
 /// Nothing runs in a pod that has ended.
-fn check_phase(call: &Call, pod: &Value) -> Result<(), Failure> {
+fn check_phase(pod: &Value) -> Result<(), Failure> {
     let phase = pod.pointer("/status/phase").and_then(Value::as_str).unwrap_or_default();
     if matches!(phase, "Succeeded" | "Failed") {
         let message =
             format!("cannot exec or attach to a container in a completed pod; current phase is {phase}");
         return Err(Failure::bad_request(message));
     }
-    call.name().map(drop)
+    Ok(())
 }
 
 /// The options as kubelets name them.

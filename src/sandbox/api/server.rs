@@ -205,8 +205,7 @@ async fn admit(
         let verdict = gate::authorize(app, &user, asked);
         return (verdict.is_ok(), verdict.map(|()| response));
     }
-    let met = facts(&user, request.method(), request.uri());
-    match app.faults.meet(&met, peer.as_ref()).await {
+    match app.faults.meet(&user.username, asked, peer.as_ref()).await {
         Err(failure) => (gate::authorize(app, &user, asked).is_ok(), Err(failure)),
         Ok(afterwards) => match gate::authorize(app, &user, asked) {
             Err(failure) => (false, Err(failure)),
@@ -250,34 +249,6 @@ async fn dispatch(app: &Arc<App>, request: Request, user: User, exempt: bool) ->
         return on_subresource(call, &parts.method, &raw_query, &bytes).await;
     }
     on_resource(call, &parts.method, &bytes).await
-}
-
-/// What faults are chosen by.
-fn facts(user: &User, method: &Method, uri: &http::Uri) -> faults::Request {
-    let target = Target::parse(uri.path());
-    let named = target.as_ref().is_some_and(|target| target.name.is_some());
-    let verb = match *method {
-        Method::GET if target.is_none() || named => "get",
-        Method::GET => "list",
-        Method::POST => "create",
-        Method::PUT => "update",
-        Method::PATCH => "patch",
-        Method::DELETE if named => "delete",
-        Method::DELETE => "deletecollection",
-        _ => "",
-    };
-    let watches = *method == Method::GET
-        && target.as_ref().is_some_and(|target| target.subresource.is_none())
-        && Query::parse(uri.query().unwrap_or_default()).flag("watch");
-    let target = target.unwrap_or_default();
-    faults::Request {
-        user: user.username.as_str().into(),
-        verb: if watches { "watch" } else { verb },
-        group: target.group.into(),
-        resource: target.plural.into(),
-        subresource: target.subresource.unwrap_or_default().into(),
-        name: target.name.unwrap_or_default(),
-    }
 }
 
 /// What the server says about itself.

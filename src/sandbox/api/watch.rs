@@ -17,6 +17,7 @@ use super::call::Call;
 use super::failure::Failure;
 use super::faults::{self, Strike, WatchFaults};
 use super::filter::Filter;
+use super::rbac::Attributes;
 use super::request::Form;
 use super::store::{Change, Record, StoreError, TooOld};
 use crate::sandbox::object::FieldError;
@@ -300,15 +301,9 @@ impl Call {
         if self.exempt {
             return self.app.faults.of_exempt_watch();
         }
-        let request = faults::Request {
-            user: self.user.username.as_str().into(),
-            verb: "watch",
-            group: (*self.resource.group).into(),
-            resource: (*self.resource.plural).into(),
-            subresource: Box::default(),
-            name: self.name.clone().unwrap_or_default(),
-        };
-        self.app.faults.of_watch(request, resumes)
+        let (resource, name) = (&self.resource, self.name.as_deref().unwrap_or_default());
+        let asked = Attributes::resource("watch", &resource.group, &resource.plural, "", name);
+        self.app.faults.of_watch(faults::Request::of(&self.user.username, &asked), resumes)
     }
 }
 

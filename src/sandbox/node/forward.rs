@@ -11,9 +11,10 @@ use axum::response::{IntoResponse, Response};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::{SinkExt, StreamExt};
 use http::StatusCode;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncWriteExt, DuplexStream};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio_util::io::ReaderStream;
 
 use super::http::Shared;
 use super::remote::{is_spdy, is_websocket, spdy, upgrade_required, websocket};
@@ -112,7 +113,7 @@ fn ports(query: &str) -> Result<Vec<u16>, String> {
 /// A WebSocket's messages as bytes of a connection, both ways.
 async fn tunnel(socket: WebSocket, connection: DuplexStream) {
     let (mut sink, mut source) = socket.split();
-    let (mut reader, mut writer) = tokio::io::split(connection);
+    let (reader, mut writer) = tokio::io::split(connection);
     let inward = async {
         while let Some(Ok(message)) = source.next().await {
             match message {
@@ -123,15 +124,10 @@ async fn tunnel(socket: WebSocket, connection: DuplexStream) {
         }
         let _ = writer.shutdown().await;
     };
+    let mut pieces = ReaderStream::with_capacity(reader, PIECE);
     let outward = async {
-        let mut bytes = BytesMut::new();
-        loop {
-            bytes.reserve(PIECE);
-            match reader.read_buf(&mut bytes).await {
-                Ok(0) | Err(_) => break,
-                Ok(_) => {}
-            }
-            if sink.send(Message::Binary(bytes.split().freeze())).await.is_err() {
+        while let Some(Ok(bytes)) = pieces.next().await {
+            if sink.send(Message::Binary(bytes)).await.is_err() {
                 return;
             }
         }
@@ -167,7 +163,7 @@ async fn forward(mut data: Stream, error: Stream, pod: Pod) {
     let port = data.header("port").and_then(|port| port.parse().ok()).unwrap_or_default();
     match pod.connect(port).await {
         Ok(connection) => {
-            let (mut reader, mut writer) = connection.into_split();
+            let (reader, mut writer) = connection.into_split();
             let inward = async {
                 while let Some(bytes) = data.input.recv().await {
                     if writer.write_all(&bytes).await.is_err() {
@@ -177,15 +173,10 @@ async fn forward(mut data: Stream, error: Stream, pod: Pod) {
                 let _ = writer.shutdown().await;
             };
             let output = data.output.clone();
+            let mut pieces = ReaderStream::with_capacity(reader, PIECE);
             let outward = async {
-                let mut bytes = BytesMut::new();
-                loop {
-                    bytes.reserve(PIECE);
-                    match reader.read_buf(&mut bytes).await {
-                        Ok(0) | Err(_) => break,
-                        Ok(_) => {}
-                    }
-                    if !output.send(bytes.split().freeze()).await {
+                while let Some(Ok(bytes)) = pieces.next().await {
+                    if !output.send(bytes).await {
                         return;
                     }
                 }
@@ -277,7 +268,7 @@ async fn one(
             return;
         }
     };
-    let (mut reader, mut writer) = connection.into_split();
+    let (reader, mut writer) = connection.into_split();
     let inward = async {
         while let Some(bytes) = typed.recv().await {
             if writer.write_all(&bytes).await.is_err() {
@@ -287,10 +278,10 @@ async fn one(
         let _ = writer.shutdown().await;
         std::future::pending::<()>().await;
     };
+    let mut pieces = ReaderStream::with_capacity(reader, PIECE);
     let outward = async {
-        let mut bytes = vec![0; PIECE];
-        while let Ok(count) = reader.read(&mut bytes).await {
-            if count == 0 || outgoing.send(framed(channel, &bytes[..count])).await.is_err() {
+        while let Some(Ok(bytes)) = pieces.next().await {
+            if outgoing.send(framed(channel, &bytes)).await.is_err() {
                 return;
             }
         }

@@ -1,6 +1,6 @@
 //! HTTPS as probes speak it: encrypted, and whoever answers is believed.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use axum::body::Body;
 use http::{HeaderName, HeaderValue, Request, header};
@@ -51,6 +51,17 @@ impl ServerCertVerifier for Anyone {
     }
 }
 
+/// Made once: all probes speak alike.
+static CONNECTOR: LazyLock<Result<TlsConnector, Error>> = LazyLock::new(|| {
+    let provider = Arc::new(ring::default_provider());
+    let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anyone(provider)))
+        .with_no_client_auth();
+    Ok(TlsConnector::from(Arc::new(config)))
+});
+
 /// The status code of a GET.
 ///
 /// # Errors
@@ -62,17 +73,10 @@ pub(super) async fn get(
     headers: &[(String, String)],
 ) -> Result<u16, String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
-    let provider = Arc::new(ring::default_provider());
-    let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| text(&error))?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anyone(provider)))
-        .with_no_client_auth();
+    let connector = CONNECTOR.as_ref().map_err(|error| text(error))?;
     let name = ServerName::try_from(host.to_owned()).map_err(|error| text(&error))?;
     let stream = TcpStream::connect((host, port)).await.map_err(|error| text(&error))?;
-    let stream =
-        TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(|error| text(&error))?;
+    let stream = connector.connect(name, stream).await.map_err(|error| text(&error))?;
     let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.map_err(|error| text(&error))?;
     tokio::spawn(connection);

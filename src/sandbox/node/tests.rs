@@ -57,7 +57,10 @@ impl Cluster {
         static NEXT: AtomicU8 = AtomicU8::new(0);
         // Several test processes run at once; within one, each test has a network of its own.
         let base = std::process::id() * 16 % 96;
-        let network = 100 + u8::try_from(base).unwrap() + NEXT.fetch_add(1, Ordering::Relaxed) % 16;
+        let next = || 100 + u8::try_from(base).unwrap() + NEXT.fetch_add(1, Ordering::Relaxed) % 16;
+        // What a killed test process leaves on the machine stays there.
+        let is_free = |network: &u8| isolation == Isolation::Loopback || !is_routed(*network);
+        let network = (0..16).map(|_| next()).find(is_free).unwrap();
         let home = tempfile::Builder::new().prefix("n").tempdir_in("/tmp").unwrap();
         let stop = CancellationToken::new();
         let services = match isolation {
@@ -243,6 +246,14 @@ impl Cluster {
         self.until_no_process().await;
         self.stop.cancel();
     }
+}
+
+/// Whether somebody's pods have the addresses 198.18.X.0/24.
+fn is_routed(network: u8) -> bool {
+    let routes = std::fs::read_to_string("/proc/net/route").unwrap();
+    // As the kernel writes addresses: the last byte first.
+    let target = format!("00{network:02X}12C6");
+    routes.lines().any(|line| line.split_whitespace().nth(1) == Some(target.as_str()))
 }
 
 fn merge(target: &mut Value, more: Value) {

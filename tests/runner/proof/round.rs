@@ -65,7 +65,7 @@ impl<'a> Rounds<'a> {
         loop {
             let since = self.cluster.notes.now();
             if let Err(trouble) = self.whole(since, START).await {
-                panic!("{} never was whole: {trouble}", self.cluster.name);
+                panic!("{} never was whole: {trouble}: {:?}", self.cluster.name, self.cluster.sight());
             }
             let members = self.cluster.sight().map(|sight| sight.members).unwrap_or_default();
             let Some(worn) = members.iter().find(|member| member.restarts > restarts) else { return };
@@ -125,7 +125,10 @@ impl<'a> Rounds<'a> {
         let mut round = self.account(began, what, fault.kind).await;
         round.plain = second.is_none() && fault.on == Role::Primary;
         match healed {
-            Ok(()) => round.healed = Some(self.cluster.notes.now() - began),
+            Ok(()) => {
+                round.healed = Some(self.cluster.notes.now() - began);
+                round.writable = true;
+            }
             Err(trouble) => round.trouble = Some(trouble),
         }
         round.trouble = trouble.or(round.trouble);

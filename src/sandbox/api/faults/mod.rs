@@ -24,6 +24,7 @@ pub use spec::{ErrorRate, FaultSpec, Outage, STATUSES, Selection, VERBS};
 pub use watching::{Strike, WatchFaults};
 
 use super::failure::Failure;
+use super::rbac::Attributes;
 
 /// What faults are chosen by.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -40,6 +41,20 @@ pub struct Request {
     pub subresource: Box<str>,
     /// The object; empty for none.
     pub name: String,
+}
+
+impl Request {
+    /// What somebody asks for. A verb that no selection can name is none.
+    pub fn of(user: &str, asked: &Attributes) -> Self {
+        Self {
+            user: user.into(),
+            verb: VERBS.into_iter().find(|verb| *verb == asked.verb).unwrap_or_default(),
+            group: asked.group.as_str().into(),
+            resource: asked.resource.as_str().into(),
+            subresource: asked.subresource.as_str().into(),
+            name: asked.name.clone(),
+        }
+    }
 }
 
 /// The faults that are on, if any.
@@ -173,9 +188,15 @@ impl Faults {
     ///
     /// # Errors
     /// The error that chance has chosen for it.
-    pub async fn meet(&self, request: &Request, peer: Option<&Peer>) -> Result<Afterwards, Failure> {
+    pub async fn meet(
+        &self,
+        user: &str,
+        asked: &Attributes,
+        peer: Option<&Peer>,
+    ) -> Result<Afterwards, Failure> {
         // What comes over the machine's own socket is not subject to faults.
         let (Some(active), Some(peer)) = (self.current(), peer) else { return Ok(Afterwards(None)) };
+        let request = &Request::of(user, asked);
         if !active.spec.target.matches(request) {
             return Ok(Afterwards(None));
         }
