@@ -208,10 +208,7 @@ mod tests {
         let (assessment, _) = preview::tests::healthy();
         let switchover = assessment.choose(None, true).unwrap();
         let asked = arguments(&args(&["--force"]), &assessment, Some(&switchover));
-        assert_eq!(
-            (asked.to.as_deref(), asked.from.as_deref(), asked.force),
-            (None, Some("db-0"), false)
-        );
+        assert_eq!((asked.to.as_deref(), asked.from.as_deref(), asked.force), (None, Some("db-0"), false));
         let lossy = Move::Failover { to: "db-1".into(), loss: Loss::Unknown };
         assert!(arguments(&args(&["--force"]), &assessment, Some(&lossy)).force);
         let waits = arguments(&args(&["--force", "--to", "db-2"]), &assessment, None);

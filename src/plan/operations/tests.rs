@@ -503,6 +503,24 @@ fn a_restart_ends_soon_where_nobody_leads() {
 }
 
 #[test]
+fn whoever_is_quickest_may_follow_where_nobody_was_named() {
+    for (arguments, phase) in
+        [(json!({}), OperationPhase::Succeeded), (json!({ "to": "db-1" }), OperationPhase::Failed)]
+    {
+        let mut world = World::settled(json!({}));
+        let id = request(&mut world, "failover", arguments);
+        world.pass(usize::MAX);
+        world.observed.asked = None;
+        world.lead("db-2");
+        world.settle();
+        let operation = find(&world, &id);
+        assert_eq!(operation.phase, phase, "{:?}", operation.message);
+        let took = if phase == OperationPhase::Succeeded { "db-2" } else { "db-1" };
+        assert_eq!(operation.to.as_deref(), Some(took));
+    }
+}
+
+#[test]
 fn members_that_go_meanwhile_are_not_waited_for() {
     let mut world = World::settled(json!({}));
     let id = request(&mut world, "restart", json!({}));
@@ -528,7 +546,7 @@ fn a_primary_leaves_a_cordoned_node() {
     let mut world = World::settled(json!({}));
     cordon(&mut world, &[("db-0", true), ("db-1", true), ("db-2", false)]);
     world.settle();
-    assert_eq!((world.leader(), world.asked.clone()), (Some("db-2"), vec![switchover("db-0", "db-2")]));
+    assert_eq!((world.leader(), world.asked.clone()), (Some("db-2"), vec![named("db-0", "db-2")]));
     assert_eq!(events(&world, "PrimaryMoves"), 1);
     assert_eq!(world.plan().status.last_failover.unwrap().reason, "NodeCordoned");
     let told = world.plan().status.instances.iter().map(|i| i.node_cordoned).collect::<Vec<_>>();
@@ -578,7 +596,7 @@ fn a_primary_on_a_cordoned_node_stays_where_it_would_do_harm() {
             w.change(Kind::ConfigMap, "db-failover", json!({ "metadata": { "annotations": annotations } }));
         }),
         ("it was refused a moment ago", |w| {
-            let (ask, cause) = (switchover("db-0", "db-1"), "NodeCordoned".to_owned());
+            let (ask, cause) = (named("db-0", "db-1"), "NodeCordoned".to_owned());
             w.observed.asked = Some(Asked { ask, cause, outcome: AskOutcome::Failed("no".into()) });
         }),
     ];
@@ -595,7 +613,7 @@ fn a_primary_on_a_cordoned_node_stays_where_it_would_do_harm() {
     let id = request(&mut world, "failover", json!({ "to": "db-2" }));
     world.settle();
     assert_eq!(said(&world, &id).0, OperationPhase::Succeeded);
-    assert_eq!(world.asked, [switchover("db-0", "db-2"), switchover("db-2", "db-1")]);
+    assert_eq!(world.asked, [named("db-0", "db-2"), named("db-2", "db-1")]);
 }
 
 #[test]
@@ -606,7 +624,7 @@ fn a_removal_waits_for_what_was_asked_for_and_the_other_way_round() {
     let id = request(&mut world, "failover", json!({ "to": "db-1" }));
     world.edit(json!({ "replicas": 2 }));
     world.settle();
-    assert_eq!(world.asked, [switchover("db-2", "db-1")]);
+    assert_eq!(world.asked, [named("db-2", "db-1")]);
     assert_eq!((said(&world, &id).0, world.leader()), (OperationPhase::Succeeded, Some("db-1")));
     assert_eq!(world.pods().len(), 2);
 }
