@@ -185,7 +185,7 @@ async fn some_of_a_pods_processes(cluster: &Cluster) {
     let last = std::fs::read_to_string(beats.join("b")).unwrap();
     until_changed(&beats.join("b"), &last).await;
     std::fs::write(beats.join("more"), "").unwrap();
-    for _ in 0..500 {
+    for _ in 0..3000 {
         if stand(&pod, "beats/c", 1) {
             break;
         }
