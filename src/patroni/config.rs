@@ -79,6 +79,8 @@ fn parameters(spec: &DatabaseSpec) -> BTreeMap<String, String> {
     let ours = [
         // A frozen replica would hold commits for this long.
         ("wal_sender_timeout", "10s".to_owned()),
+        // A replica that was cut off looks for the primary anew after this long.
+        ("wal_receiver_timeout", "10s".to_owned()),
         // Eight replicas, their base backups (two each), and room for others' streams.
         ("max_wal_senders", "20".to_owned()),
         ("max_replication_slots", "20".to_owned()),

@@ -7,6 +7,7 @@ mod agent;
 mod cli;
 mod conformance;
 mod external;
+mod failover;
 mod faults;
 mod isolation;
 mod journeys;
