@@ -5,14 +5,14 @@ pub(super) mod preview;
 use std::time::Duration;
 
 use clap::Args;
-use kube::{Api, ResourceExt};
+use kube::ResourceExt;
 
 use super::error::{CliError, Result};
-use super::request::{self, Asked, Outcome};
+use super::request::{self, Asked, How, Outcome};
 use super::session::Session;
-use super::{Context, ask, complete, confirm, output, scale};
+use super::{Context, complete, confirm, output};
 use crate::api::{Database, Failover, FailoverArguments, Verb};
-use crate::plan::{Assessment, Loss, Move, Refusal, assess};
+use crate::plan::{Assessment, Loss, Move, Refusal};
 use preview::Preview;
 
 /// Make another member the primary
@@ -41,17 +41,8 @@ pub struct FailoverArgs {
     #[arg(long)]
     force: bool,
 
-    /// Follow it until the new primary accepts writes
-    #[arg(long)]
-    wait: bool,
-
-    /// Only show what would happen
-    #[arg(long, conflicts_with_all = ["wait", "yes"])]
-    dry_run: bool,
-
-    /// Do not ask
-    #[arg(short, long)]
-    yes: bool,
+    #[command(flatten)]
+    how: How,
 
     /// How long --wait waits
     #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = humantime::parse_duration)]
@@ -65,14 +56,7 @@ pub struct FailoverArgs {
 pub async fn run(context: &Context, args: FailoverArgs) -> Result<()> {
     let session = Session::open(context).await?;
     let doing = format!("fail over database {:?}", args.name);
-    let api: Api<Database> = Api::namespaced(session.client.clone(), &session.namespace);
-    let database = scale::get(context, &session, &api, &args.name, &doing).await?;
-    if database.metadata.deletion_timestamp.is_some() {
-        return Err(CliError::failed(format!("{doing}: it is being deleted")));
-    }
-    let sight = ask::look(&session, &args.name, &doing).await?;
-    let now = jiff::Timestamp::now();
-    let assessment = assess(&args.name, &sight.observed, now).with_replicas(database.spec.replicas);
+    let (database, sight, assessment) = request::look(context, &session, &args.name, &doing).await?;
     let chosen = assessment.choose(args.to.as_deref(), args.force);
     if let Err(refusal) = chosen.as_ref().map_err(|refusal| refusal.clone())
         && refusal.is_not_found()
@@ -87,11 +71,7 @@ pub async fn run(context: &Context, args: FailoverArgs) -> Result<()> {
         named: args.to.is_some(),
         silent: &sight.silent,
     };
-    if args.dry_run {
-        context.ui.data(preview.render())?;
-    } else {
-        context.ui.note(preview.render().trim_end());
-    }
+    args.how.show(context, &preview.render())?;
     let chosen = match chosen {
         Ok(chosen) => Some(chosen),
         // The controller waits until the old primary cannot be alive any more.
@@ -102,13 +82,13 @@ pub async fn run(context: &Context, args: FailoverArgs) -> Result<()> {
         Err(refusal) => return Err(refused(&doing, &refusal)),
     };
     request::check_idle(context, &database, &doing)?;
-    if args.dry_run {
+    if args.how.dry_run {
         return Ok(());
     }
     confirmed(context, &args, chosen.as_ref())?;
     let arguments = arguments(&args, &assessment, chosen.as_ref());
     let id = request::put(context, &session, &database, Verb::Failover, &arguments, &doing).await?;
-    if !args.wait {
+    if !args.how.wait {
         request::tell_how_to_follow(context, &args.name, Verb::Failover, &id);
         return Ok(());
     }
@@ -125,7 +105,7 @@ fn refused(doing: &str, refusal: &Refusal) -> CliError {
 
 /// A yes is enough where nothing is lost; else the name must be typed.
 fn confirmed(context: &Context, args: &FailoverArgs, chosen: Option<&Move>) -> Result<()> {
-    if args.yes {
+    if args.how.yes {
         return Ok(());
     }
     let kept = format!("the primary of database {:?} is not changed", args.name);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use clap::Args;
 use futures::StreamExt;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::{WatchStreamExt, watcher};
@@ -11,18 +12,72 @@ use serde_json::json;
 use tokio::time::Instant;
 use ulid::Ulid;
 
+use super::ask::{self, Sight};
 use super::create::FIELD_MANAGER;
 use super::error::{CliError, Result};
 use super::progress::{Step, Steps};
 use super::session::Session;
 use super::{Context, api_error, scale, wait};
 use crate::api::{Database, DatabaseStatus, Operation, OperationPhase, Request, Verb, requests};
+use crate::plan::{Assessment, assess};
 
 /// How often a request is put again that somebody else's write came before: the controller writes the status of the same
 /// object.
 const TRIES: usize = 10;
 /// How long after an operation's end its record is waited for.
 const RECORD: Duration = Duration::from_secs(5);
+
+/// How something is asked for.
+#[derive(Clone, Debug, Args)]
+pub struct How {
+    /// Follow it to its end
+    #[arg(long)]
+    pub wait: bool,
+
+    /// Only show what would happen
+    #[arg(long, conflicts_with_all = ["wait", "yes"])]
+    pub dry_run: bool,
+
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
+impl How {
+    /// Shows what would happen: as the answer where that is all, else beside it.
+    ///
+    /// # Errors
+    /// Where standard output cannot be written.
+    pub fn show(&self, context: &Context, text: &str) -> Result<()> {
+        if self.dry_run {
+            context.ui.data(text)?;
+        } else {
+            context.ui.note(text.trim_end());
+        }
+        Ok(())
+    }
+}
+
+/// The database, its members' own word, and what both come to.
+///
+/// # Errors
+/// Where it cannot be read, or is being deleted.
+pub async fn look(
+    context: &Context,
+    session: &Session,
+    name: &str,
+    doing: &str,
+) -> Result<(Database, Sight, Assessment)> {
+    let api: Api<Database> = Api::namespaced(session.client.clone(), &session.namespace);
+    let database = scale::get(context, session, &api, name, doing).await?;
+    if database.metadata.deletion_timestamp.is_some() {
+        return Err(CliError::failed(format!("{doing}: it is being deleted")));
+    }
+    let sight = ask::look(session, name, doing).await?;
+    let assessment = assess(name, &sight.observed, jiff::Timestamp::now());
+    let assessment = assessment.with_replicas(database.spec.replicas);
+    Ok((database, sight, assessment))
+}
 
 /// Refuses where something else is under way: one thing is done at a time, and who asks now may not know of it.
 ///

@@ -4,14 +4,14 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use clap::Args;
-use kube::{Api, ResourceExt};
+use kube::ResourceExt;
 
 use super::error::{CliError, Result};
-use super::request::{self, Asked};
+use super::request::{self, Asked, How};
 use super::session::Session;
-use super::{Context, ask, complete, confirm, output, scale};
+use super::{Context, complete, confirm, output};
 use crate::api::{Database, RestartArguments, Verb};
-use crate::plan::{Assessment, Move, Unfit, assess};
+use crate::plan::{Assessment, Move, Unfit};
 
 /// Restart PostgreSQL of a database's members, one after the other
 ///
@@ -32,17 +32,8 @@ pub struct RestartArgs {
     #[arg(long, value_name = "MEMBER", add = complete::member())]
     member: Option<String>,
 
-    /// Follow it until all are back
-    #[arg(long)]
-    wait: bool,
-
-    /// Only show what would happen
-    #[arg(long, conflicts_with_all = ["wait", "yes"])]
-    dry_run: bool,
-
-    /// Do not ask
-    #[arg(short, long)]
-    yes: bool,
+    #[command(flatten)]
+    how: How,
 
     /// How long --wait waits
     #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = humantime::parse_duration)]
@@ -56,33 +47,21 @@ pub struct RestartArgs {
 pub async fn run(context: &Context, args: RestartArgs) -> Result<()> {
     let session = Session::open(context).await?;
     let doing = format!("restart database {:?}", args.name);
-    let api: Api<Database> = Api::namespaced(session.client.clone(), &session.namespace);
-    let database = scale::get(context, &session, &api, &args.name, &doing).await?;
-    if database.metadata.deletion_timestamp.is_some() {
-        return Err(CliError::failed(format!("{doing}: it is being deleted")));
-    }
-    let sight = ask::look(&session, &args.name, &doing).await?;
-    let now = jiff::Timestamp::now();
-    let assessment = assess(&args.name, &sight.observed, now).with_replicas(database.spec.replicas);
+    let (database, _, assessment) = request::look(context, &session, &args.name, &doing).await?;
     let plan = Order::new(&assessment, args.member.as_deref())
         .map_err(|problem| problem.into_error(context, &args.name, &doing))?;
-    let text = plan.render(&database, &session.namespace);
-    if args.dry_run {
-        context.ui.data(text)?;
-    } else {
-        context.ui.note(text.trim_end());
-    }
+    args.how.show(context, &plan.render(&database, &session.namespace))?;
     request::check_idle(context, &database, &doing)?;
-    if args.dry_run {
+    if args.how.dry_run {
         return Ok(());
     }
-    if !args.yes {
+    if !args.how.yes {
         let question = format!("Restart {}?", plan.members.join(", "));
         confirm::yes(context, &question, &format!("database {:?} is not restarted", args.name))?;
     }
     let arguments = RestartArguments { member: args.member.clone() };
     let id = request::put(context, &session, &database, Verb::Restart, &arguments, &doing).await?;
-    if !args.wait {
+    if !args.how.wait {
         request::tell_how_to_follow(context, &args.name, Verb::Restart, &id);
         return Ok(());
     }
@@ -201,6 +180,7 @@ impl Order {
 mod tests {
     use super::super::failover::preview::tests::{database, healthy};
     use super::*;
+    use crate::plan::assess;
     use crate::plan::{Kind, Observed};
 
     fn render(assessment: &Assessment, member: Option<&str>) -> String {

@@ -64,7 +64,7 @@ impl Preview<'_> {
     fn table(&self) -> String {
         let mut rows: Vec<Vec<String>> = Vec::new();
         if let Some(primary) = &self.assessment.primary {
-            let state = if primary.problem.is_some() { "not running" } else { "running" };
+            let state = if primary.problem.is_some() { "not well" } else { "running" };
             rows.push(vec![
                 primary.name.clone(),
                 "primary".to_owned(),
@@ -329,10 +329,10 @@ pub mod tests {
         Failover of database "db" in namespace "shop":
           primary    db-0 on node-0, which does not answer and does not renew the leader lock
 
-        MEMBER   ROLE      STATE         TIMELINE   LAG       BEHIND   FIT
-        db-0     primary   not running   -          -         -        -
-        db-1     replica   streaming     2          0 bytes   0 s      yes
-        db-2     replica   streaming     2          2.8 MiB   7 s      no
+        MEMBER   ROLE      STATE       TIMELINE   LAG       BEHIND   FIT
+        db-0     primary   not well    -          -         -        -
+        db-1     replica   streaming   2          0 bytes   0 s      yes
+        db-2     replica   streaming   2          2.8 MiB   7 s      no
           db-2 lacks 2.8 MiB that db-1 has
           not asked: db-0 (no answer within 2 s); what was last written is shown
         REFUSED: no primary is running (db-0 does not answer and does not renew the leader lock): Patroni elects a fit member by itself within seconds where no commit is at stake. --force promotes db-1 now: whatever db-0 wrote after 2026-11-22T10:00:00Z, when it was last heard of, is lost, and nothing older
@@ -342,10 +342,10 @@ pub mod tests {
           primary    db-0 on node-0, which does not answer and does not renew the leader lock
           candidate  db-1 on node-1, chosen: the fittest
 
-        MEMBER   ROLE      STATE         TIMELINE   LAG       BEHIND   FIT
-        db-0     primary   not running   -          -         -        -
-        db-1     replica   streaming     2          0 bytes   0 s      yes
-        db-2     replica   streaming     2          2.8 MiB   7 s      no
+        MEMBER   ROLE      STATE       TIMELINE   LAG       BEHIND   FIT
+        db-0     primary   not well    -          -         -        -
+        db-1     replica   streaming   2          0 bytes   0 s      yes
+        db-2     replica   streaming   2          2.8 MiB   7 s      no
           db-2 lacks 2.8 MiB that db-1 has
           not asked: db-0 (no answer within 2 s); what was last written is shown
 
