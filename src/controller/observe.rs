@@ -15,7 +15,7 @@ use super::silence::Silence;
 use crate::agent::{AGENT_PORT, AgentReport};
 use crate::api::{Database, Names};
 use crate::patroni::{self, TTL_SECONDS};
-use crate::plan::{Kind, LockAge, Observed, Room, View, ended, needed_by};
+use crate::plan::{Kind, LockAge, Observed, Room, View, is_down, needed_by};
 
 /// A lock is renewed every few seconds; beyond its ttl there is a little for the watch to tell of it.
 const LOCK_LIFETIME: Duration = Duration::from_secs(TTL_SECONDS.unsigned_abs() + 2);
@@ -128,7 +128,7 @@ async fn ask_each(
     observed: &Observed,
 ) -> Vec<(String, Option<patroni::Answer>)> {
     let view = View::new(name, observed);
-    let asked = view.members.iter().filter(|member| ended(member.pod).is_none()).filter_map(|member| {
+    let asked = view.members.iter().filter(|member| !is_down(member.pod)).filter_map(|member| {
         let address: IpAddr = member.address()?.parse().ok()?;
         let holds = view.lock.holder.as_deref() == Some(member.name);
         let within = if holds { HOLDER_TIMEOUT } else { MEMBER_TIMEOUT };
@@ -151,7 +151,7 @@ async fn ask_rooms(patroni: &patroni::Client, name: &str, observed: &Observed) -
     let asked = view
         .members
         .iter()
-        .filter(|member| ended(member.pod).is_none())
+        .filter(|member| !is_down(member.pod))
         .filter_map(|member| Some((member.name.to_owned(), member.address()?.parse::<IpAddr>().ok()?)));
     let asked: Vec<_> = asked.collect();
     let rooms = asked.into_iter().map(|(name, address)| async move {

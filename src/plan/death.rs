@@ -2,7 +2,8 @@
 //! instead of when the lock expires. Nobody is named in it: who is elected is up to Patroni.
 //!
 //! Proof is the end of the very container that held the lock, or somebody's word that its node is off. A pod that is not
-//! ready, is being deleted or is gone may still run, beyond anybody's reach.
+//! ready, is being deleted or is gone may still run, beyond anybody's reach. A container that was started in the dead one's
+//! place does not hold the lock before it has renewed it, and then the compare-and-swap fails.
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -28,29 +29,49 @@ pub enum NoProof {
     NoPod,
     /// The holder's database container runs, or has not been seen to end.
     MayRun,
-    /// It was renewed after that container's end.
+    /// It was renewed after that container's end, or so close to it that the one in its place may have done so.
     RenewedSince,
     /// It was taken before this pod was: by another pod of the same name, which may still run.
     OtherPod,
 }
 
-/// The end of the database container: its exit code and the second in which it ended. `None` while it runs, and where
-/// its end was not seen.
-pub fn ended(pod: &Value) -> Option<(i64, Timestamp)> {
+/// The end of a database container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// Its exit code.
+    pub code: i64,
+    /// The second in which it ended.
+    pub at: Timestamp,
+    /// The second in which the one in its place was started, if it was.
+    pub replaced: Option<Timestamp>,
+}
+
+/// The last end of a pod's database container. `None` where there was none, or it was not seen.
+pub fn ended(pod: &Value) -> Option<End> {
     let status = list(pod, "/status/containerStatuses").iter().find(|status| status["name"] == CONTAINER)?;
-    let end = match (at(status, "/state/running"), at(status, "/state/terminated")) {
-        (Some(_), _) => return None,
-        (None, Some(end)) => end,
-        (None, None) => {
-            // A container that waits to be started again is one that ended.
-            at(status, "/state/waiting")?;
-            at(status, "/lastState/terminated")?
-        }
+    let time = |from: &Value, path: &str| text(from, path)?.parse::<Timestamp>().ok();
+    let (end, replaced) = if let Some(end) = at(status, "/state/terminated") {
+        (end, None)
+    } else {
+        let replaced = match at(status, "/state/running") {
+            Some(running) => Some(time(running, "/startedAt")?),
+            // It waits to be started again.
+            None => at(status, "/state/waiting").map(|_| None)?,
+        };
+        (at(status, "/lastState/terminated")?, replaced)
     };
-    let seen =
-        text(end, "/reason") != Some(LOST) && text(end, "/containerID").is_some_and(|id| !id.is_empty());
-    let finished = text(end, "/finishedAt")?.parse().ok().filter(|_| seen)?;
-    Some((at(end, "/exitCode").and_then(Value::as_i64).unwrap_or_default(), finished))
+    let known = text(end, "/containerID").is_some_and(|id| !id.is_empty());
+    let finished = time(end, "/finishedAt").filter(|_| known && text(end, "/reason") != Some(LOST))?;
+    Some(End {
+        code: at(end, "/exitCode").and_then(Value::as_i64).unwrap_or_default(),
+        at: finished,
+        replaced,
+    })
+}
+
+/// No database container of that pod runs now.
+pub fn is_down(pod: &Value) -> bool {
+    ended(pod).is_some_and(|end| end.replaced.is_none())
 }
 
 /// What proves that the pod, which has the lock holder's name, is the one that took the lock, and is dead; in words.
@@ -73,8 +94,8 @@ pub fn proof(lock: &Lock, pod: Option<&Value>, lock_pod: Option<&str>, off: bool
     if off {
         return Ok(format!("the node of {holder} is out of service"));
     }
-    let (code, finished) = end.ok_or(NoProof::MayRun)?;
-    let limit = finished.checked_add(SECOND).unwrap_or(Timestamp::MAX);
+    let End { code, at, replaced } = end.ok_or(NoProof::MayRun)?;
+    let limit = replaced.unwrap_or_else(|| at.checked_add(SECOND).unwrap_or(Timestamp::MAX));
     if lock.renewed.is_none_or(|renewed| renewed >= limit) {
         return Err(NoProof::RenewedSince);
     }
@@ -147,6 +168,12 @@ mod tests {
     fn only_the_end_of_the_very_container_is_proof() {
         let held = lock("2026-11-22T10:00:05Z", "2026-11-22T10:04:58Z");
         let dead = terminated(CONTAINER, "2026-11-22T10:05:00Z");
+        let older = terminated(CONTAINER, "2026-11-22T10:03:00Z");
+        let replaced = |by: &str, end: &Value| {
+            let mut container = running(CONTAINER, end.clone());
+            container["state"]["running"]["startedAt"] = json!(format!("2026-11-22T10:{by}Z"));
+            container
+        };
         let mut lost = dead.clone();
         lost["state"]["terminated"]["reason"] = json!(LOST);
         let waiting = json!({ "name": CONTAINER, "state": { "waiting": { "reason": "CrashLoopBackOff" } }, "lastState": dead["state"] });
@@ -170,7 +197,13 @@ mod tests {
                 pod(json!([terminated("sidecar", "2026-11-22T10:05:00Z")])),
                 Err(NoProof::MayRun),
             ),
-            ("an older container's end", pod(json!([running(CONTAINER, dead)])), Err(NoProof::MayRun)),
+            ("its place is taken, and the lock not renewed", pod(json!([replaced("05:01", &dead)])), Ok(())),
+            (
+                "its successor may have renewed",
+                pod(json!([replaced("04:58", &dead)])),
+                Err(NoProof::RenewedSince),
+            ),
+            ("an older container's end", pod(json!([replaced("03:01", &older)])), Err(NoProof::RenewedSince)),
             ("never started", pod(json!([never])), Err(NoProof::MayRun)),
             ("the node lost sight of it", pod(json!([lost])), Err(NoProof::MayRun)),
             (

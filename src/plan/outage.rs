@@ -27,6 +27,8 @@ enum Cause {
     PostgresDown,
     /// It stopped renewing the lock.
     PrimaryLost,
+    /// It answers, but reaches the Kubernetes API no more.
+    PrimaryIsolated,
     /// Its pod was deleted.
     PodDeleted,
     /// Its container ended.
@@ -44,11 +46,12 @@ enum Cause {
 }
 
 impl Cause {
-    const ALL: [Cause; 11] = [
+    const ALL: [Cause; 12] = [
         Self::NoLeader,
         Self::PrimarySilent,
         Self::PostgresDown,
         Self::PrimaryLost,
+        Self::PrimaryIsolated,
         Self::PodDeleted,
         Self::PrimaryDied,
         Self::Scaling,
@@ -76,7 +79,7 @@ pub fn record(cx: &Context<'_>, writable: bool, operations: &[Operation], now: T
     let from = old.outage.as_ref().map_or(old.primary.clone(), |outage| outage.from.clone());
     let holder = cx.view.lock.holder.as_deref();
     let moved = from.is_some() && holder.is_some() && from.as_deref() != holder;
-    let cause = cause(cx, from.as_deref(), operations);
+    let cause = cause(cx, from.as_deref(), operations, now);
     let mut record = Record { outage: None, failovers: old.failovers.clone(), events: Vec::new() };
     if !writable {
         record.outage = match old.outage {
@@ -121,12 +124,18 @@ fn began(cx: &Context<'_>, primary: Option<&str>, now: Timestamp) -> Timestamp {
     // The times of its own node, which may be a little off.
     let sane = |at: &Timestamp| *at <= now && now.duration_since(*at) < OUTAGE_NOTICED;
     let renewed = cx.view.lock.renewed.filter(|_| cx.view.lock.holder.as_deref() == Some(member.name));
-    let seen = match ended(member.pod) {
-        Some((_, finished)) => Some(renewed.map_or(finished, |renewed| renewed.max(finished))),
+    let seen = match died(member.pod, now) {
+        Some(at) => Some(renewed.map_or(at, |renewed| renewed.max(at))),
         None if member.answer.is_none() => renewed,
         None => None,
     };
     seen.filter(sane).unwrap_or(now)
+}
+
+/// When the pod's container ended, if that was lately.
+fn died(pod: &serde_json::Value, now: Timestamp) -> Option<Timestamp> {
+    let lately = |at: &Timestamp| now.duration_since(*at) < OUTAGE_NOTICED;
+    ended(pod).map(|end| end.at).filter(lately)
 }
 
 /// Seconds, to the millisecond.
@@ -169,7 +178,7 @@ fn told(failover: &Failover) -> Event {
 }
 
 /// Why `from` is no primary that can be written to, as far as it can be seen now.
-fn cause(cx: &Context<'_>, from: Option<&str>, operations: &[Operation]) -> Cause {
+fn cause(cx: &Context<'_>, from: Option<&str>, operations: &[Operation], now: Timestamp) -> Cause {
     if let Some(asked) = asked_for(cx, from, operations) {
         return asked;
     }
@@ -177,8 +186,10 @@ fn cause(cx: &Context<'_>, from: Option<&str>, operations: &[Operation]) -> Caus
     let Some(member) = cx.view.member(from) else { return Cause::PodDeleted };
     if terminating(member.pod) {
         Cause::PodDeleted
-    } else if ended(member.pod).is_some() {
+    } else if died(member.pod, now).is_some() {
         Cause::PrimaryDied
+    } else if member.isolated {
+        Cause::PrimaryIsolated
     } else if member.answer.is_none()
         && (cx.view.lock.holder.as_deref() != Some(from) || cx.view.lock_age == LockAge::Expired)
     {

@@ -9,7 +9,7 @@ use super::object::{LockAge, label, name_of, terminating};
 use super::text::{at, list, number, text};
 use super::{Kind, Observed, Room};
 use crate::api::{LABEL_DATABASE, Names};
-use crate::patroni::{Answer, DynamicConfig, Lock, MemberStatus, PendingFailover, Sync, TTL_SECONDS};
+use crate::patroni::{Answer, DynamicConfig, Lock, MemberStatus, PendingFailover, Sync};
 
 /// Label of a pod with the release it was made for.
 pub const LABEL_VERSION: &str = "app.kubernetes.io/version";
@@ -37,8 +37,8 @@ pub struct Member<'a> {
     pub room: Option<Room>,
 }
 
-/// How much longer, in seconds: as long as a lock lives, so that a slow answer is none.
-const ISOLATED: i64 = TTL_SECONDS;
+/// How much longer, in seconds: two of Patroni's loops, and a little for a slow one.
+const ISOLATED: i64 = 12;
 
 /// One answer that is late says nothing; this long a silence does.
 const SUSPICIOUS: Duration = Duration::from_secs(3);
@@ -205,7 +205,8 @@ fn member<'a>(names: Names<'_>, observed: &'a Observed, pod: &'a Value) -> Optio
 
 fn isolated(answer: &Answer, observed: &Observed) -> bool {
     let newest = observed.answers.values().filter_map(|answer| answer.dcs_last_seen).max();
-    answer.failsafe_mode_is_active
+    // Those who agree say so too.
+    answer.role == "primary" && answer.failsafe_mode_is_active
         || answer.dcs_last_seen.zip(newest).is_some_and(|(own, newest)| newest - own > ISOLATED)
 }
 

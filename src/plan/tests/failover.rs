@@ -263,19 +263,23 @@ fn a_member_that_is_cloned_anew_is_told_once() {
 #[test]
 fn a_member_that_does_not_reach_the_api_is_told() {
     let mut world = world();
-    let seen = |seen: i64, failsafe: bool| Answer {
+    let seen = |role: &str, seen: i64, failsafe: bool| Answer {
         dcs_last_seen: Some(seen),
         failsafe_mode_is_active: failsafe,
-        ..answer("replica", "running")
+        ..answer(role, "running")
     };
-    world.answer("db-1", Some(seen(1000, false)));
+    world.answer("db-1", Some(seen("replica", 1000, false)));
+    // A replica that agrees to the failsafe mode says so of itself, and is well.
     for (other, failsafe, told) in
-        [(1000, false, false), (981, false, false), (979, false, true), (1000, true, true)]
+        [(1000, false, false), (988, false, false), (987, false, true), (1000, true, false)]
     {
-        world.answer("db-2", Some(seen(other, failsafe)));
+        world.answer("db-2", Some(seen("replica", other, failsafe)));
         assert_eq!(says(&world, "Ready").1 == reason::MEMBER_ISOLATED, told, "{other} {failsafe}");
         assert_eq!(says(&world, "Writable").0, "True");
     }
+    world.answer("db-0", Some(seen("primary", 1000, true)));
+    let ready = super::condition(&world.plan().status, "Ready").message.clone();
+    assert!(ready.starts_with("db-0 does not reach the Kubernetes API; it stays primary"), "{ready}");
 }
 
 #[test]
