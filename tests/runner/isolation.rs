@@ -43,14 +43,29 @@ fn ready(sandbox: &Sandbox) {
     });
 }
 
-/// What this machine still has of a sandbox: namespaces, links, mounts, control groups.
-fn left(sandbox: &Sandbox, before: &[String]) -> Vec<String> {
+/// What this machine still has of a sandbox, by its mark and its home: namespaces, links, mounts.
+fn left(sandbox: &Sandbox, mark: &str) -> Vec<String> {
     let mut now = machine();
     let home = sandbox.home().display().to_string();
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    now.retain(|name| !before.contains(name));
+    now.retain(|name| name.contains(mark));
     now.extend(mounts.lines().filter(|line| line.contains(&home)).map(str::to_owned));
     now
+}
+
+/// What the names of a sandbox's namespaces and links have in common, from those of a pod.
+fn mark(sandbox: &Sandbox, pod: &str) -> String {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let uid = runtime.block_on(async {
+        let pods: kube::Api<k8s_openapi::api::core::v1::Pod> =
+            kube::Api::default_namespaced(sandbox.client().await);
+        pods.get(pod).await.unwrap().metadata.uid.unwrap()
+    });
+    let own = machine().into_iter().find_map(|name| {
+        let name = name.rsplit_once('/')?.1.to_owned();
+        Some(name.strip_prefix("dbctl-")?.strip_suffix(&format!("-{uid}"))?.to_owned())
+    });
+    own.unwrap()
 }
 
 /// The machine's namespaces and links.
@@ -67,7 +82,6 @@ fn a_primary_that_is_cut_off_frozen_or_killed_is_replaced_and_comes_back() {
         return;
     }
     let sandbox = Sandbox::new();
-    let before = machine();
     sandbox.run(&["sandbox", "up", "--network=namespaces", "--volumes=bounded"]).ok();
     let refused = sandbox.run(&["sandbox", "up", "--network=loopback"]);
     assert!(
@@ -78,6 +92,8 @@ fn a_primary_that_is_cut_off_frozen_or_killed_is_replaced_and_comes_back() {
     sandbox.run(&["create", "db", "--replicas", "2", "--storage", "1Gi", "--wait"]).ok();
     sandbox.sql("db", "create table t (n int); insert into t values (1)");
     ready(&sandbox);
+    let mark = mark(&sandbox, "db-0");
+    assert!(left(&sandbox, &mark).len() > 3);
     let address = sandbox.sql("db", "select inet_server_addr()");
     assert!(address.starts_with("198.18."), "{address}");
 
@@ -107,5 +123,5 @@ fn a_primary_that_is_cut_off_frozen_or_killed_is_replaced_and_comes_back() {
     ready(&sandbox);
     assert_eq!(sandbox.sql("db", "select count(*) >= 3 from t"), "t");
     sandbox.run(&["sandbox", "down"]).ok();
-    assert_eq!(left(&sandbox, &before), Vec::<String>::new());
+    assert_eq!(left(&sandbox, &mark), Vec::<String>::new());
 }
