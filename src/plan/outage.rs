@@ -125,6 +125,8 @@ fn began(cx: &Context<'_>, primary: Option<&str>, now: Timestamp) -> Timestamp {
     let sane = |at: &Timestamp| *at <= now && now.duration_since(*at) < OUTAGE_NOTICED;
     let renewed = cx.view.lock.renewed.filter(|_| cx.view.lock.holder.as_deref() == Some(member.name));
     let seen = match died(member.pod, now) {
+        // One that was silent before its end may have served nobody since its last sign of life.
+        Some(_) if !member.silent.is_zero() => renewed,
         Some(at) => Some(renewed.map_or(at, |renewed| renewed.max(at))),
         None if member.answer.is_none() => renewed,
         None => None,
