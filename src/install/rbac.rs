@@ -58,7 +58,8 @@ pub const RULES: &[Rule] = &[
     rule("discovery.k8s.io", "endpointslices", &["list", "watch"]),
     rule("apps", "statefulsets", &["get", "list", "watch", "create", "patch", "delete"]),
     rule("policy", "poddisruptionbudgets", &["get", "list", "watch", "create", "patch", "delete"]),
-    // `patch` is for Patroni, which keeps the role label; `delete` for pods that somebody cut off from their StatefulSet.
+    // `patch` is for Patroni, which keeps the role label, and for the label that a dead primary leaves; `delete` for pods
+    // that somebody cut off from their StatefulSet.
     rule("", "pods", &["get", "list", "watch", "patch", "delete"]),
     // What outlives a Database goes by the controller's hand, where the deletion policy says so.
     rule("", "configmaps", &["get", "list", "watch", "create", "patch", "delete"]),
@@ -158,7 +159,7 @@ mod tests {
 
     /// What the controller was seen to ask for: the table that `controller::tests::access` writes and checks.
     const NEEDS: &str = include_str!("needs.txt");
-    /// What it never asks for itself, but grants to members' pods.
+    /// What it grants to members' pods, and seldom asks for itself.
     const GRANTED: [&str; 1] = ["patch pods"];
 
     fn covered(rules: &[(String, &str)], need: &str) -> bool {
