@@ -21,7 +21,7 @@ use super::error::Result;
 use super::session::Session;
 use super::{api_error, members};
 use crate::api::{LABEL_DATABASE, Names};
-use crate::patroni::{Answer, Lock, REST_PORT, TTL_SECONDS};
+use crate::patroni::{Answer, Lock, REST_PORT};
 use crate::plan::{Kind, LockAge, NodeState, Observed};
 
 /// How long a member may take to answer.
@@ -30,8 +30,6 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const SILENCE: Duration = Duration::from_secs(3);
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(200);
-/// The taint by which somebody vouches that nothing runs on a node.
-const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
 /// What was seen, and what was not.
 #[derive(Debug, Default)]
@@ -130,11 +128,8 @@ fn insert(observed: &mut Observed, kind: Kind, object: &impl Serialize) {
 /// One look cannot tell whether a lock is being renewed but by comparing clocks, the holder's with this machine's. Where
 /// they differ, the holder's own answer still tells.
 fn lock_age(lock: &Lock, now: jiff::Timestamp) -> LockAge {
-    let lifetime = jiff::SignedDuration::from_secs(TTL_SECONDS + 2);
-    match lock.renewed {
-        Some(renewed) if now.duration_since(renewed) > lifetime => LockAge::Expired,
-        _ => LockAge::Fresh,
-    }
+    let age = lock.renewed.and_then(|renewed| Duration::try_from(now.duration_since(renewed)).ok());
+    LockAge::after(age.unwrap_or_default())
 }
 
 /// What is known of nodes; whoever may not read them, which belong to the whole cluster, knows nothing.
@@ -143,15 +138,7 @@ pub async fn nodes(session: &Session, names: impl Iterator<Item = String>) -> BT
     let names: std::collections::BTreeSet<String> = names.collect();
     let found = join_all(names.iter().map(|name| api.get_opt(name))).await;
     let known = found.into_iter().filter_map(|node| node.ok().flatten());
-    known.map(|node| (node.name_any(), state(&node))).collect()
-}
-
-fn state(node: &Node) -> NodeState {
-    let spec = node.spec.clone().unwrap_or_default();
-    NodeState {
-        cordoned: spec.unschedulable == Some(true),
-        out_of_service: spec.taints.iter().flatten().any(|taint| taint.key == OUT_OF_SERVICE),
-    }
+    known.map(|node| (node.name_any(), NodeState::from(&node))).collect()
 }
 
 /// What a member says of itself, or why it said nothing and for how long.
@@ -196,6 +183,7 @@ fn refusal(error: kube::Error) -> NoAnswer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::OUT_OF_SERVICE;
     use serde_json::json;
 
     #[test]
@@ -216,7 +204,8 @@ mod tests {
 
     #[test]
     fn nodes_are_told_by_their_marks() {
-        let read = |spec| state(&serde_json::from_value(json!({ "metadata": {}, "spec": spec })).unwrap());
+        let node = |spec| serde_json::from_value(json!({ "metadata": {}, "spec": spec })).unwrap();
+        let read = |spec| NodeState::from(&node(spec));
         assert_eq!(read(json!({})), NodeState::default());
         assert!(read(json!({ "unschedulable": true })).cordoned);
         let taint = json!({ "taints": [{ "key": OUT_OF_SERVICE, "effect": "NoExecute" }] });

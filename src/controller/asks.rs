@@ -33,7 +33,6 @@ impl Asking {
             }
             Ask::Failover { candidate } => patroni.failover(address, who, candidate).await,
             Ask::Restart { .. } => patroni.restart(address, who).await,
-            Ask::Reinitialize { .. } => patroni.reinitialize(address, who).await,
         }
     }
 }

@@ -37,8 +37,8 @@ type Id = (Kind, String, String);
 struct Index {
     objects: HashMap<Key, Objects>,
     homes: HashMap<Id, Key>,
-    /// Who was seen to take each Database's lock: the pod's name and its uid at that time.
-    takers: HashMap<Key, (String, Option<String>)>,
+    /// The uid of the pod that was seen to take each Database's lock; empty where there was no such pod.
+    takers: HashMap<Key, String>,
 }
 
 impl Index {
@@ -63,9 +63,9 @@ impl Index {
         if since(before) == since(now) {
             return;
         }
-        let pod = self.objects.get(key).and_then(|objects| objects.get(&(Kind::Pod, holder.clone())));
-        let uid = pod.and_then(|pod| uid_of(&pod.object)).map(str::to_owned);
-        self.takers.insert(key.clone(), (holder, uid));
+        let pod = self.objects.get(key).and_then(|objects| objects.get(&(Kind::Pod, holder)));
+        let uid = pod.and_then(|pod| uid_of(&pod.object)).unwrap_or_default().to_owned();
+        self.takers.insert(key.clone(), uid);
     }
 }
 
@@ -104,7 +104,7 @@ impl Cache {
     /// The uid of the pod that was seen to take the lock; empty where there was no such pod, `None` where nobody was seen.
     pub fn lock_pod(&self, key: &Key) -> Option<String> {
         let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        all.takers.get(key).map(|(_, uid)| uid.clone().unwrap_or_default())
+        all.takers.get(key).cloned()
     }
 
     /// Takes an object in; returns the Databases for which a pass is due.

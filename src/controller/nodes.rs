@@ -13,9 +13,6 @@ use tokio::sync::watch;
 use super::retry;
 use crate::plan::NodeState;
 
-/// Says that nothing runs on a node any more.
-const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
-
 /// All nodes, by name.
 #[derive(Debug, Default)]
 pub struct Nodes(RwLock<BTreeMap<String, NodeState>>);
@@ -42,15 +39,6 @@ impl Nodes {
     }
 }
 
-fn state(node: &Node) -> NodeState {
-    let spec = node.spec.as_ref();
-    let taints = spec.and_then(|spec| spec.taints.as_ref()).into_iter().flatten();
-    NodeState {
-        cordoned: spec.and_then(|spec| spec.unschedulable) == Some(true),
-        out_of_service: taints.into_iter().any(|taint| taint.key == OUT_OF_SERVICE),
-    }
-}
-
 /// Whether the controller may read nodes.
 pub async fn readable(client: &Client) -> bool {
     let nodes: Api<Node> = Api::all(client.clone());
@@ -73,7 +61,7 @@ pub async fn keep(client: Client, nodes: &Nodes, changed: impl Fn(&str), complet
     let mut events = std::pin::pin!(events);
     let mut listed = Vec::new();
     let take = |node: &Node| {
-        if nodes.set(node.name_any(), Some(state(node))) {
+        if nodes.set(node.name_any(), Some(NodeState::from(node))) {
             changed(&node.name_any());
         }
     };
@@ -98,6 +86,7 @@ pub async fn keep(client: Client, nodes: &Nodes, changed: impl Fn(&str), complet
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::OUT_OF_SERVICE;
     use serde_json::json;
 
     #[test]
@@ -116,7 +105,7 @@ mod tests {
             ),
             (off, false, true),
         ] {
-            assert_eq!(state(&node(spec)), NodeState { cordoned, out_of_service });
+            assert_eq!(NodeState::from(&node(spec)), NodeState { cordoned, out_of_service });
         }
         let (nodes, plain) = (Nodes::default(), NodeState::default());
         assert!(nodes.set("a".into(), Some(plain.clone())) && !nodes.set("a".into(), Some(plain)));

@@ -14,11 +14,9 @@ use super::retry;
 use super::silence::Silence;
 use crate::agent::{AGENT_PORT, AgentReport};
 use crate::api::{Database, Names};
-use crate::patroni::{self, TTL_SECONDS};
-use crate::plan::{Kind, LockAge, Observed, Room, View, is_down, needed_by};
+use crate::patroni;
+use crate::plan::{Kind, LockAge, Member, Observed, Room, View, is_down, needed_by};
 
-/// A lock is renewed every few seconds; beyond its ttl there is a little for the watch to tell of it.
-const LOCK_LIFETIME: Duration = Duration::from_secs(TTL_SECONDS.unsigned_abs() + 2);
 /// A member on the same network answers in milliseconds; one that takes longer is as good as gone for this pass.
 const HOLDER_TIMEOUT: Duration = Duration::from_secs(2);
 /// The same where less hangs on the answer: what keeps everybody waiting is most often the old primary.
@@ -35,8 +33,7 @@ pub async fn observe(with: &Shared, key: &Key, database: &Database) -> Result<Ob
     let mut observed = Observed::default();
     for ((kind, object_name), entry) in with.cache.of(key) {
         if kind == Kind::ConfigMap && object_name == Names(name).leader() {
-            let expired = Instant::now().duration_since(entry.changed) > LOCK_LIFETIME;
-            observed.lock_age = if expired { LockAge::Expired } else { LockAge::Fresh };
+            observed.lock_age = LockAge::after(Instant::now().duration_since(entry.changed));
         }
         observed.insert(kind, entry.object);
     }
@@ -96,46 +93,53 @@ async fn look_up_missing(
 
 /// Asks every member what it is. No answer is an observation too.
 async fn ask_members(patroni: &patroni::Client, silence: &Silence, key: &Key, observed: &mut Observed) {
-    let (answers, rooms) =
-        tokio::join!(ask_each(patroni, &key.1, observed), ask_rooms(patroni, &key.1, observed));
+    let whom = reachable(&key.1, observed);
+    let (answers, rooms) = tokio::join!(ask_each(patroni, whom.clone()), ask_rooms(patroni, &whom));
     observed.rooms = rooms;
-    let twice: Vec<String> = answers
-        .iter()
-        .filter(|(_, answer)| answer.as_ref().is_some_and(patroni::Answer::is_running_primary))
-        .map(|(name, _)| name.clone())
-        .collect();
     for (name, answer) in answers {
         match answer {
             Some(answer) => drop(observed.answers.insert(name, answer)),
             None => drop(observed.silent.insert(name, Duration::ZERO)),
         }
     }
+    let claims = |name: &str| observed.answers.get(name).is_some_and(patroni::Answer::is_running_primary);
+    let twice: Vec<Whom> = whom.into_iter().filter(|whom| claims(&whom.name)).collect();
     if twice.len() > 1 {
         // One answer may be from before the other member took over. Asked again, it no longer says so.
-        observed.answers.retain(|name, _| !twice.contains(name));
-        for (name, answer) in ask_each(patroni, &key.1, observed).await {
-            if let Some(answer) = answer.filter(|_| twice.contains(&name)) {
-                observed.answers.insert(name, answer);
+        for (name, answer) in ask_each(patroni, twice).await {
+            match answer {
+                Some(answer) => drop(observed.answers.insert(name, answer)),
+                None => drop(observed.answers.remove(&name)),
             }
         }
     }
     silence.note(key, observed, Instant::now());
 }
 
-async fn ask_each(
-    patroni: &patroni::Client,
-    name: &str,
-    observed: &Observed,
-) -> Vec<(String, Option<patroni::Answer>)> {
+/// A member that can be asked.
+#[derive(Clone)]
+struct Whom {
+    name: String,
+    address: IpAddr,
+    /// How long its answer is waited for.
+    within: Duration,
+}
+
+fn reachable(name: &str, observed: &Observed) -> Vec<Whom> {
     let view = View::new(name, observed);
-    let asked = view.members.iter().filter(|member| !is_down(member.pod)).filter_map(|member| {
-        let address: IpAddr = member.address()?.parse().ok()?;
+    let reach = |member: &Member<'_>| {
         let holds = view.lock.holder.as_deref() == Some(member.name);
-        let within = if holds { HOLDER_TIMEOUT } else { MEMBER_TIMEOUT };
-        Some((member.name.to_owned(), address, within))
-    });
-    let asked: Vec<_> = asked.collect();
-    let answers = asked.into_iter().map(|(name, address, within)| async move {
+        Some(Whom {
+            name: member.name.to_owned(),
+            address: member.address()?.parse().ok()?,
+            within: if holds { HOLDER_TIMEOUT } else { MEMBER_TIMEOUT },
+        })
+    };
+    view.members.iter().filter(|member| !is_down(member.pod)).filter_map(reach).collect()
+}
+
+async fn ask_each(patroni: &patroni::Client, whom: Vec<Whom>) -> Vec<(String, Option<patroni::Answer>)> {
+    let answers = whom.into_iter().map(|Whom { name, address, within }| async move {
         let answer = patroni.ask(address, within).await;
         if let Err(error) = &answer {
             tracing::debug!(member = %name, %error, "a member did not answer");
@@ -146,19 +150,12 @@ async fn ask_each(
 }
 
 /// Asks every member's agent how much room its volume has.
-async fn ask_rooms(patroni: &patroni::Client, name: &str, observed: &Observed) -> BTreeMap<String, Room> {
-    let view = View::new(name, observed);
-    let asked = view
-        .members
-        .iter()
-        .filter(|member| !is_down(member.pod))
-        .filter_map(|member| Some((member.name.to_owned(), member.address()?.parse::<IpAddr>().ok()?)));
-    let asked: Vec<_> = asked.collect();
-    let rooms = asked.into_iter().map(|(name, address)| async move {
-        let url = format!("http://{}/", SocketAddr::new(address, AGENT_PORT));
+async fn ask_rooms(patroni: &patroni::Client, whom: &[Whom]) -> BTreeMap<String, Room> {
+    let rooms = whom.iter().map(|Whom { name, address, .. }| async move {
+        let url = format!("http://{}/", SocketAddr::new(*address, AGENT_PORT));
         let report: AgentReport = patroni.fetch(&url, MEMBER_TIMEOUT).await.ok()?;
         let disk = report.disk?;
-        Some((name, Room { size: disk.size, free: disk.free }))
+        Some((name.clone(), Room { size: disk.size, free: disk.free }))
     });
     futures::future::join_all(rooms).await.into_iter().flatten().collect()
 }

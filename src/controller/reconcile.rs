@@ -156,7 +156,6 @@ fn tried(ask: &Ask) -> String {
         }
         Ask::Failover { candidate } => format!("promote {candidate}"),
         Ask::Restart { member } => format!("restart {member}"),
-        Ask::Reinitialize { member } => format!("clone {member} anew"),
     }
 }
 

@@ -145,20 +145,6 @@ impl Client {
         let request = self.http.post(url(member, "restart")).timeout(RESTART_TIMEOUT * 2).json(&body);
         send(request, credentials).await
     }
-
-    /// Throws a replica's data away and clones it anew from the primary. Returns as soon as that has begun.
-    ///
-    /// # Errors
-    /// Where it does not answer, or refuses.
-    pub async fn reinitialize(
-        &self,
-        member: IpAddr,
-        credentials: &Credentials,
-    ) -> Result<String, PatroniError> {
-        let body = json!({ "force": true });
-        let request = self.http.post(url(member, "reinitialize")).timeout(ASK_TIMEOUT * 2).json(&body);
-        send(request, credentials).await
-    }
 }
 
 fn url(member: IpAddr, path: &str) -> String {

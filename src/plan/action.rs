@@ -82,11 +82,6 @@ pub enum Ask {
         /// The member.
         member: String,
     },
-    /// To throw a replica's data away and clone it anew; it is asked itself.
-    Reinitialize {
-        /// The member.
-        member: String,
-    },
 }
 
 impl Ask {
@@ -95,7 +90,7 @@ impl Ask {
         match self {
             Self::Switchover { leader, .. } => leader,
             Self::Failover { candidate } => candidate,
-            Self::Restart { member } | Self::Reinitialize { member } => member,
+            Self::Restart { member } => member,
         }
     }
 }

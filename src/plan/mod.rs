@@ -42,7 +42,9 @@ pub use action::{Action, Apply, Ask, AskOutcome, Asked, Event, Release, SecretPl
 pub use assess::{Assessment, Candidate, Loss, Move, Primary, Refusal, Unfit, assess, size};
 pub use compare::{APPLIED, covers};
 pub use death::{ended, is_down};
-pub use object::{Kind, LockAge, NodeState, Observed, Room, label, name_of, terminating, uid_of};
+pub use object::{
+    Kind, LockAge, NodeState, OUT_OF_SERVICE, Observed, Room, label, name_of, terminating, uid_of,
+};
 pub use ownership::needed;
 pub use release::RELEASE;
 pub use secrets::internal;

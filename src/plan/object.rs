@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Node;
 use serde_json::Value;
 
 use super::action::Asked;
 use super::text::{at, list, text};
-use crate::patroni::Answer;
+use crate::patroni::{Answer, TTL_SECONDS};
 
 /// The kinds that a pass reads or writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -113,6 +114,20 @@ pub enum LockAge {
     Expired,
 }
 
+/// Says that nothing runs on a node any more.
+pub const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
+
+impl From<&Node> for NodeState {
+    fn from(node: &Node) -> Self {
+        let spec = node.spec.as_ref();
+        let taints = spec.and_then(|spec| spec.taints.as_ref()).into_iter().flatten();
+        Self {
+            cordoned: spec.and_then(|spec| spec.unschedulable) == Some(true),
+            out_of_service: taints.into_iter().any(|taint| taint.key == OUT_OF_SERVICE),
+        }
+    }
+}
+
 /// Room on a volume, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Room {
@@ -138,6 +153,16 @@ pub struct NodeState {
     /// Somebody vouches that nothing runs on it any more: it has the taint `node.kubernetes.io/out-of-service`.
     /// <https://kubernetes.io/docs/concepts/cluster-administration/node-shutdown/#non-graceful-node-shutdown>
     pub out_of_service: bool,
+}
+
+impl LockAge {
+    /// A lock is renewed every few seconds; beyond its ttl there is a little for the news of it to arrive.
+    const LIFETIME: Duration = Duration::from_secs(TTL_SECONDS.unsigned_abs() + 2);
+
+    /// By how long ago it was last renewed.
+    pub fn after(age: Duration) -> Self {
+        if age > Self::LIFETIME { Self::Expired } else { Self::Fresh }
+    }
 }
 
 /// What there is, in one namespace, that concerns one Database: the objects that carry its label, those that have a

@@ -218,7 +218,6 @@ fn asked_for(cx: &Context<'_>, from: Option<&str>, operations: &[Operation]) -> 
         Ask::Switchover { leader, .. } => Some(leader.as_str()) == from,
         Ask::Failover { .. } => true,
         Ask::Restart { member } => Some(member.as_str()) == from,
-        Ask::Reinitialize { .. } => false,
     };
     let asked = cx.observed.asked.as_ref().filter(|asked| moves(&asked.ask));
     let operation = operations.iter().filter(runs).find(|operation| match operation.kind.as_str() {

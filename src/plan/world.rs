@@ -282,7 +282,7 @@ impl World {
                 self.lead(candidate);
             }
             Ask::Failover { candidate } => self.lead(candidate),
-            Ask::Restart { member } | Ask::Reinitialize { member } => self.restart(member),
+            Ask::Restart { member } => self.restart(member),
         }
         AskOutcome::Done("done".to_owned())
     }

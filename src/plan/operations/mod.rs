@@ -127,7 +127,6 @@ fn doing(asked: &Asked) -> String {
         }
         Ask::Failover { candidate } => format!("{candidate} is promoted, {why}"),
         Ask::Restart { member } => format!("{member} restarts, {why}"),
-        Ask::Reinitialize { member } => format!("{member} is cloned anew, {why}"),
     }
 }
 

@@ -177,7 +177,7 @@ fn concerns(ask: &Ask, member: &str) -> bool {
     match ask {
         Ask::Restart { member: asked } => asked == member,
         Ask::Switchover { leader, .. } => leader == member,
-        Ask::Failover { .. } | Ask::Reinitialize { .. } => false,
+        Ask::Failover { .. } => false,
     }
 }
 
