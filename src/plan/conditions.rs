@@ -8,6 +8,7 @@ use super::text::{at, text};
 use super::view::Member;
 use super::{Kind, config, fencing, members};
 use crate::api::{ConditionType, Quantity, Verdict, reason};
+use crate::patroni::Answer;
 
 /// All five, in their order.
 pub fn verdicts(cx: &Context<'_>, scale: &Scale, blocked: Option<&Blocked>) -> Vec<(ConditionType, Verdict)> {
@@ -102,7 +103,7 @@ fn no_holder(cx: &Context<'_>) -> Verdict {
 /// Only the last primary has every commit that was acknowledged, and it is not there: Patroni promotes nobody, rightly.
 fn no_safe_candidate(cx: &Context<'_>) -> Option<Verdict> {
     let last = cx.view.sync.leader.as_deref().filter(|_| cx.view.config.is_synchronous())?;
-    let runs = |member: &&Member<'_>| member.answer.is_some_and(crate::patroni::Answer::is_running_replica);
+    let runs = |member: &&Member<'_>| member.answer.is_some_and(Answer::is_running_replica);
     let others: Vec<&str> =
         cx.view.members.iter().filter(runs).map(|member| member.name).filter(|name| *name != last).collect();
     let heard = others.iter().filter(|name| cx.view.sync.standbys.contains(**name)).count();
@@ -190,7 +191,14 @@ fn replica_problem(cx: &Context<'_>, member: &Member<'_>) -> Option<String> {
         return Some(problem);
     }
     if !member.is_streaming_replica() {
-        return Some("is not streaming from the primary".to_owned());
+        let misnamed =
+            member.status.as_ref().map(|status| status.role.as_str()).filter(|role| *role != "replica");
+        return Some(match misnamed {
+            Some(role) if member.answer.is_some_and(Answer::is_running_replica) => {
+                format!("runs as a replica, but Patroni lists it as {role}")
+            }
+            _ => "is not streaming from the primary".to_owned(),
+        });
     }
     let primary = cx.view.running_primary()?.timeline();
     let differs = primary.zip(member.timeline()).is_some_and(|(primary, own)| primary != own);

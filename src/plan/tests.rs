@@ -476,6 +476,21 @@ fn what_hands_write_into_patronis_objects_breaks_nothing() {
 
 /// What is done to a settled database of three, and what its conditions then say.
 #[test]
+fn a_replica_that_patroni_lists_as_something_else_is_not_ready_and_says_so() {
+    let mut world = World::settled(json!({ "replicas": 2 }));
+    let answer = Answer { role: "replica".into(), state: "running".into(), ..Answer::default() };
+    world.answer("db-1", Some(answer));
+    let status =
+        json!({ "state": "running", "role": "demoted", "replication_state": "streaming", "timeline": 1 });
+    let annotations = json!({ "status": status.to_string() });
+    world.change(Kind::Pod, "db-1", json!({ "metadata": { "annotations": annotations } }));
+    let status = world.plan().status;
+    let ready = condition(&status, "Ready");
+    assert_eq!(ready.reason, "MemberNotReady");
+    assert_eq!(ready.message, "db-1 runs as a replica, but Patroni lists it as demoted");
+}
+
+#[test]
 fn conditions_tell_the_truth() {
     type Break = fn(&mut World);
     let cases: [(&str, Break, &str, &str, Phase); 12] = [

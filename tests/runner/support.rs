@@ -10,11 +10,16 @@ use std::time::{Duration, Instant};
 
 use dbctl::sandbox::provision::{Provisioner, Silent};
 use dbctl::sandbox::{api, controllers, home::Home};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use crate::external::{Apart, External, client};
 use crate::recording::Target;
+
+/// How many lines of each pod's log a failure shows.
+const LAST_LINES: usize = 40;
 
 /// The longest wait for a condition. Generous: only a failure takes this long.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -270,6 +275,28 @@ impl Sandbox {
         client(&self.kubeconfig()).await
     }
 
+    /// After a failure: what there is, what each pod says of itself, and the end of its log, before all of it goes.
+    fn last_words(&self) {
+        for command in ["list", "events"] {
+            eprintln!("{}", self.run(&[command]).transcript());
+        }
+        crate::external::runtime().block_on(async {
+            let pods = kube::Api::<Pod>::default_namespaced(self.client().await);
+            for pod in pods.list(&kube::api::ListParams::default()).await.into_iter().flatten() {
+                eprintln!("{}: {:?} {:?}", pod.name_any(), pod.labels(), pod.annotations());
+            }
+        });
+        let logs = self.home().join("sandbox/logs");
+        let files =
+            |path: &Path| std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+        for container in files(&logs).flat_map(|pod| files(&pod).collect::<Vec<_>>()) {
+            let modified = |file: &PathBuf| file.metadata().and_then(|about| about.modified()).ok();
+            if let Some(newest) = files(&container).max_by_key(modified) {
+                eprintln!("{}", end_of(&newest, LAST_LINES));
+            }
+        }
+    }
+
     /// The processes that belong to this sandbox: those that name its home in their arguments or environment.
     pub fn processes(&self) -> Vec<(u32, String)> {
         let mark = self.home().as_os_str().as_encoded_bytes();
@@ -294,15 +321,23 @@ impl Drop for Sandbox {
         if !self.is_own() {
             return;
         }
+        if std::thread::panicking() {
+            self.last_words();
+        }
         let answer = self.run(&["sandbox", "down"]);
         if answer.code != 0 || std::thread::panicking() {
-            let log = Home::at(self.home().to_owned()).unwrap().state().join("daemon.log");
-            let text = std::fs::read_to_string(log).unwrap_or_default();
-            let tail: Vec<&str> = text.lines().rev().take(60).collect();
             eprintln!("{}", answer.transcript());
-            eprintln!("daemon.log ends:\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
+            let log = Home::at(self.home().to_owned()).unwrap().state().join("daemon.log");
+            eprintln!("{}", end_of(&log, 60));
         }
     }
+}
+
+/// The last lines of a log.
+fn end_of(file: &Path, lines: usize) -> String {
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let tail: Vec<&str> = text.lines().rev().take(lines).collect();
+    format!("{} ends:\n{}", file.display(), tail.into_iter().rev().collect::<Vec<_>>().join("\n"))
 }
 
 /// Waits until `check` has an answer.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -25,9 +26,12 @@ const AFTERLIFE: Duration = Duration::from_secs(60);
 pub const NAMESPACE: &str = "default";
 
 /// Who runs it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Keeper {
-    Dbctl,
+    /// The sandbox with that home.
+    Dbctl {
+        home: PathBuf,
+    },
     PatroniAlone,
 }
 
@@ -76,6 +80,7 @@ impl Cluster {
     /// A Database that is there.
     pub async fn of_dbctl(
         client: Client,
+        home: PathBuf,
         name: &str,
         count: usize,
         synchronous: bool,
@@ -93,7 +98,7 @@ impl Cluster {
             names.selector().iter().map(|(key, value)| format!("{key}={value}")).collect();
         Self {
             name: name.to_owned(),
-            keeper: Keeper::Dbctl,
+            keeper: Keeper::Dbctl { home },
             count,
             synchronous,
             service: service(&client, name).await,
@@ -207,7 +212,7 @@ impl Cluster {
         let standbys = sync.get("sync_standby").map(String::as_str).unwrap_or_default();
         let standbys = standbys.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
         let complaint = match self.keeper {
-            Keeper::Dbctl => self.complaint(at).await?,
+            Keeper::Dbctl { .. } => self.complaint(at).await?,
             Keeper::PatroniAlone => None,
         };
         let mut members: Vec<Member> = pods.items.iter().map(member).collect();

@@ -10,8 +10,9 @@ use kube::api::DeleteParams;
 use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
 
-use super::cluster::{Cluster, Member, NAMESPACE};
+use super::cluster::{Cluster, Keeper, Member, NAMESPACE};
 use crate::access::CONTROLLER;
+use crate::support::dbctl;
 
 /// One way in which things go wrong, or are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -106,8 +107,21 @@ pub async fn strike(
     Ok(if kind.lasts() { over } else { Instant::now() })
 }
 
-/// As `patronictl switchover` does, of the leader alone: to whom is Patroni's to choose.
+/// To whom is left open.
 async fn switch_over(cluster: &Cluster, leader: &Member) -> Result<(), String> {
+    match &cluster.keeper {
+        Keeper::Dbctl { home } => {
+            let mut command = tokio::process::Command::from(dbctl(home));
+            let output = command.args(["--sandbox", "failover", &cluster.name, "--yes", "--wait"]).output();
+            let output = output.await.map_err(|error| error.to_string())?;
+            let told = String::from_utf8_lossy(&output.stderr);
+            if output.status.success() { Ok(()) } else { Err(format!("{}: {told}", output.status)) }
+        }
+        Keeper::PatroniAlone => as_patronictl_does(cluster, leader).await,
+    }
+}
+
+async fn as_patronictl_does(cluster: &Cluster, leader: &Member) -> Result<(), String> {
     let address = leader.address.ok_or("the leader has no address")?;
     let (user, password) = &cluster.rest;
     let request = reqwest::Client::new()

@@ -19,7 +19,7 @@ mod report;
 mod round;
 mod session;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -37,8 +37,6 @@ use crate::support::Sandbox;
 const MEMBERS: usize = 3;
 /// How often a member may have been restarted when the next fault comes: the second restart is held back for 10 s.
 const RESTARTS: i32 = 1;
-/// How many lines of each log a failure shows.
-const LAST_WORDS: usize = 25;
 /// The seed of the short run.
 const SEED: u64 = 20_261_122;
 
@@ -53,7 +51,7 @@ struct Bench {
 impl Bench {
     /// None, and why in print, where this machine cannot have it.
     fn start() -> Option<Self> {
-        if !rustix::process::geteuid().is_root() || !std::path::Path::new("/dev/loop-control").exists() {
+        if !rustix::process::geteuid().is_root() || !Path::new("/dev/loop-control").exists() {
             eprintln!("SKIPPED the proof of failover: networks and disks of pods need root and loop devices");
             return None;
         }
@@ -70,8 +68,9 @@ impl Bench {
             (MEMBERS.to_string(), if synchronous { "--synchronous" } else { "--no-synchronous" });
         let args = ["create", name, "--replicas", &members, "--storage", "1Gi", "--wait", mode];
         tokio::task::block_in_place(|| self.sandbox.run(&args).ok());
-        let cluster = Cluster::of_dbctl(self.client.clone(), name, MEMBERS, synchronous, self.start).await;
-        let cluster = Arc::new(cluster);
+        let home = self.sandbox.home().to_owned();
+        let cluster = Cluster::of_dbctl(self.client.clone(), home, name, MEMBERS, synchronous, self.start);
+        let cluster = Arc::new(cluster.await);
         cluster.begin().await;
         cluster
     }
@@ -99,32 +98,6 @@ impl Bench {
             let verdict = report::sums(&cluster.notes, &all, lost);
             judge(&verdict, synchronous);
         });
-    }
-}
-
-impl Drop for Bench {
-    /// After a failure: what there is, and the last words of each pod, before all of it goes.
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            return;
-        }
-        for command in ["list", "events"] {
-            eprintln!("{}", self.sandbox.run(&[command]).transcript());
-        }
-        let logs = self.sandbox.home().join("sandbox/logs");
-        let files =
-            |path: &Path| std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
-        for container in files(&logs).flat_map(|pod| files(&pod).collect::<Vec<_>>()) {
-            let modified = |file: &PathBuf| file.metadata().and_then(|about| about.modified()).ok();
-            let Some(newest) = files(&container).max_by_key(modified) else { continue };
-            let text = std::fs::read_to_string(&newest).unwrap_or_default();
-            let tail: Vec<&str> = text.lines().rev().take(LAST_WORDS).collect();
-            eprintln!(
-                "{} ends:\n{}",
-                newest.display(),
-                tail.into_iter().rev().collect::<Vec<_>>().join("\n")
-            );
-        }
     }
 }
 
