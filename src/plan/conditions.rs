@@ -165,7 +165,11 @@ fn problem(member: &Member<'_>) -> Option<String> {
         if state == "creating replica" {
             Some("is being cloned from the primary".to_owned())
         } else if state != "running" {
-            Some(format!("is {state}"))
+            Some(match state {
+                "crashed" => "has crashed".to_owned(),
+                "start failed" => "could not start PostgreSQL".to_owned(),
+                state => format!("is {state}"),
+            })
         } else if role == "primary" || role == "replica" {
             (!member.ready()).then(|| "is not ready".to_owned())
         } else {
@@ -345,23 +349,30 @@ fn storage(cx: &Context<'_>) -> Verdict {
             ),
         );
     }
-    let full: Vec<&str> = cx
-        .view
-        .members
-        .iter()
-        .filter(|member| member.room.is_some_and(|room| room.is_full()))
-        .map(|member| member.name)
-        .collect();
+    let full: Vec<&Member<'_>> =
+        cx.view.members.iter().filter(|member| member.room.is_some_and(|room| room.is_full())).collect();
     if !full.is_empty() {
-        return Verdict::no(
-            reason::VOLUME_FULL,
-            format!("hardly any room is left on the volume of {}", full.join(" and ")),
-        );
+        return Verdict::no(reason::VOLUME_FULL, volume_full(cx, &full));
     }
     match growth(cx) {
         Some(growth) => Verdict::yes(reason::RESIZE_PENDING, growth),
         None => Verdict::yes(reason::CLAIMS_BOUND, "every member has its volume"),
     }
+}
+
+/// Whose volume it is decides what that does: the primary's writes fail, a replica stops.
+fn volume_full(cx: &Context<'_>, full: &[&Member<'_>]) -> String {
+    let holder = cx.view.lock.holder.as_deref();
+    let names: Vec<&str> = full.iter().map(|member| member.name).collect();
+    let effect = if names.iter().any(|name| Some(*name) == holder) {
+        "writes that need more of it fail"
+    } else {
+        "it stops where it gets no more"
+    };
+    format!(
+        "hardly any room is left on the volume of {}: {effect} until spec.storage.size grows",
+        names.join(" and ")
+    )
 }
 
 /// What storage still has to grow by.

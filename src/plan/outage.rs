@@ -16,6 +16,9 @@ const KEPT: usize = 10;
 /// No outage goes unnoticed for longer.
 const OUTAGE_NOTICED: SignedDuration = SignedDuration::from_secs(60);
 
+/// A change of primary longer ago than this was not looked at while it happened.
+const UNSEEN: SignedDuration = SignedDuration::from_secs(10);
+
 /// Why nobody could write, from what is known least to what is known best.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Cause {
@@ -156,15 +159,17 @@ fn failover(
 ) -> Failover {
     let cause = outage.map_or(cause, |outage| Cause::of(&outage.reason).max(cause));
     let began = outage.and_then(|outage| outage.started_at.as_ref()).map(|began| began.0);
-    // One so quick that no pass saw it: the lock went from one to the other.
+    // One that no pass saw: the lock went from one to the other. That was just now, or nobody looked for a while, and then
+    // nobody knows how long it took.
+    let seen = began.is_some() || cx.view.lock.acquired.is_none_or(|at| now.duration_since(at) < UNSEEN);
     let began = began.or(cx.view.lock.acquired).unwrap_or(now).min(now);
     Failover {
         from,
         to: to.to_owned(),
         reason: format!("{cause:?}"),
         started_at: Some(Time(began)),
-        writable_at: Some(Time(now)),
-        duration_seconds: Some(lasted(began, now)),
+        writable_at: seen.then_some(Time(now)),
+        duration_seconds: seen.then(|| lasted(began, now)),
         timeline: cx.view.member(to).and_then(super::Member::timeline),
     }
 }
@@ -172,9 +177,11 @@ fn failover(
 fn told(failover: &Failover) -> Event {
     let Failover { from, to, reason, duration_seconds, .. } = failover;
     let from = from.as_deref().unwrap_or("nobody");
-    let seconds = duration_seconds.unwrap_or_default();
-    let message =
-        format!("{to} is the primary, after {from} ({reason}); writes were down for {seconds:.1} s");
+    let down = match duration_seconds {
+        Some(seconds) => format!("writes were down for {seconds:.1} s"),
+        None => "how long writes were down is not known, as nobody watched".to_owned(),
+    };
+    let message = format!("{to} is the primary, after {from} ({reason}); {down}");
     let asked = Cause::of(reason) >= Cause::Scaling && Cause::of(reason) != Cause::ForcedFailover;
     Event { warning: !asked, reason: "FailedOver".to_owned(), message }
 }

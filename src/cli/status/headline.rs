@@ -3,7 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::api::{
-    ConditionType, Database, DatabaseStatus, Failover, Operation, OperationPhase, Phase, ROLE_PRIMARY,
+    ConditionType, Database, DatabaseStatus, Failover, Operation, OperationPhase, Phase, ROLE_PRIMARY, reason,
 };
 use crate::cli::output;
 use crate::cli::ui::Tone;
@@ -26,6 +26,7 @@ fn line(tone: Tone, text: String) -> Headline {
 /// The lines, the worst first.
 pub fn lines(database: &Database, status: &DatabaseStatus, now: jiff::Timestamp) -> Vec<Headline> {
     let mut lines: Vec<Headline> = worst(status, now).into_iter().collect();
+    lines.extend(full(status, now));
     lines.extend(status.operations.iter().filter_map(|operation| under_way(operation, now)));
     lines.extend(cordoned(database, status));
     lines.extend(status.last_failover.as_ref().map(|last| last_failover(last, now)));
@@ -68,6 +69,15 @@ fn worst(status: &DatabaseStatus, now: jiff::Timestamp) -> Option<Headline> {
     // What the user asked for is no sickness.
     let tone = if status.phase == Some(Phase::Progressing) { Tone::Warning } else { Tone::Bad };
     Some(Headline { tone, text, tells: Some(ConditionType::Ready) })
+}
+
+/// PostgreSQL runs on for a while on a full volume: neither of the conditions above has to tell.
+fn full(status: &DatabaseStatus, now: jiff::Timestamp) -> Option<Headline> {
+    let storage = condition(status, ConditionType::StorageHealthy)
+        .filter(|storage| storage.status == "False" && storage.reason == reason::VOLUME_FULL)?;
+    let since = output::age(storage.last_transition_time.0, now);
+    let text = format!("no room since {since} ({}): {}", storage.reason, storage.message);
+    Some(Headline { tone: Tone::Bad, text, tells: Some(ConditionType::StorageHealthy) })
 }
 
 fn under_way(operation: &Operation, now: jiff::Timestamp) -> Option<Headline> {
@@ -152,6 +162,10 @@ mod tests {
         insta::assert_snapshot!(of(json!({ "phase": "Degraded", "conditions": conditions(silent, silent) })), @"Bad: nobody can write since 10s (PrimarySuspect): db-0 holds the leader lock but does not answer");
         let degraded = ("False", "SyncDegraded", "no replica confirms commits: they exist on db-0 alone");
         insta::assert_snapshot!(of(json!({ "phase": "Degraded", "conditions": conditions(WRITABLE, degraded) })), @"Bad: writes work, but not all is well since 10s (SyncDegraded): no replica confirms commits: they exist on db-0 alone");
+        let mut full = conditions(WRITABLE, READY);
+        full[0] = json!({ "type": "StorageHealthy", "status": "False", "reason": "VolumeFull",
+            "message": "hardly any room is left on the volume of db-0", "lastTransitionTime": "2026-11-22T10:00:02Z" });
+        insta::assert_snapshot!(of(json!({ "phase": "Running", "conditions": full })), @"Bad: no room since 10s (VolumeFull): hardly any room is left on the volume of db-0");
         assert_eq!(of(json!({ "phase": "Running", "conditions": conditions(WRITABLE, READY) })), "");
         assert_eq!(of(json!({ "phase": "Creating", "conditions": conditions(silent, silent) })), "");
         assert_eq!(of(json!({})), "");

@@ -43,8 +43,8 @@ impl Page<'_> {
         header(&mut page, &self.ui, database, status, &headlines, self.now);
         let members = members::members(database, &self.snapshot.pods);
         let _ = writeln!(page, "\n{}", member_table(&members, self.wide, self.now).trim_end());
-        let told = headlines.iter().find_map(|line| line.tells);
-        conditions(&mut page, &self.ui, status, told.filter(|_| !self.wide), self.wide, self.now);
+        let told = headlines.iter().filter_map(|line| line.tells).filter(|_| !self.wide).collect::<Vec<_>>();
+        conditions(&mut page, &self.ui, status, &told, self.wide, self.now);
         let _ = writeln!(page, "\n{}", self.addresses.render().trim_end());
         let _ = writeln!(page, "connect    {} connect {}", self.command, database.name_any());
         recent_events(&mut page, &self.snapshot.events, self.now);
@@ -148,7 +148,7 @@ fn conditions(
     page: &mut String,
     ui: &Ui,
     status: &DatabaseStatus,
-    told: Option<ConditionType>,
+    told: &[ConditionType],
     wide: bool,
     now: jiff::Timestamp,
 ) {
@@ -156,7 +156,7 @@ fn conditions(
         let kind = kind.to_string();
         status.conditions.iter().find(|condition| condition.type_ == kind).map(|condition| &condition.message)
     };
-    let said = told.and_then(message);
+    let said: Vec<&String> = told.iter().filter_map(|kind| message(*kind)).collect();
     let fine = |status: &str, reason: &str| status == "True" || reason == reason::BACKUPS_DISABLED;
     let mut first = true;
     for kind in ConditionType::ALL {
@@ -166,7 +166,7 @@ fn conditions(
         };
         let fine = fine(&condition.status, &condition.reason);
         // Where nobody can write, Ready says the same once more.
-        let said = told.is_some() && said == Some(&condition.message);
+        let said = said.contains(&&condition.message);
         if (fine || said) && !wide {
             continue;
         }

@@ -177,6 +177,22 @@ fn a_change_of_primary_is_recorded_once() {
 }
 
 #[test]
+fn of_a_change_that_nobody_watched_the_duration_is_not_known() {
+    for (seconds, known) in [(9, true), (10, false)] {
+        let mut world = world();
+        world.lead("db-1");
+        let now = world.now;
+        let taken = now - jiff::SignedDuration::from_secs(seconds);
+        hold(&mut world, taken, now);
+        let plan = world.plan();
+        let failover = plan.status.last_failover.clone().unwrap();
+        assert_eq!(failover.started_at.map(|at| at.0), Some(taken));
+        assert_eq!(failover.writable_at.is_some(), known, "{seconds}");
+        assert_eq!(failover.duration_seconds.is_some(), known, "{seconds}");
+    }
+}
+
+#[test]
 fn only_ten_changes_are_kept_and_the_first_primary_is_none() {
     let mut world = World::settled(json!({}));
     assert_eq!(world.plan().status.failovers, vec![]);
@@ -291,6 +307,11 @@ fn a_full_volume_is_told() {
         assert_eq!(says(&world, "StorageHealthy").1 == reason::VOLUME_FULL, full);
         assert_eq!(says(&world, "Writable").0, "True");
     }
+    let storage = |world: &World| super::condition(&world.plan().status, "StorageHealthy").message.clone();
+    assert_eq!(
+        storage(&world),
+        "hardly any room is left on the volume of db-0: writes that need more of it fail until spec.storage.size grows"
+    );
     world.answer("db-0", Some(answer("primary", "crashed")));
     let status = world.plan().status;
     assert_eq!(
