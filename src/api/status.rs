@@ -131,7 +131,7 @@ pub struct Instance {
     /// The PostgreSQL release its pod was made for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// Its timeline.
+    /// Its timeline: while it does not run, that of its data as last seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeline: Option<i64>,
     /// How many bytes of WAL it has still to replay.

@@ -162,7 +162,7 @@ fn problem(member: &Member<'_>) -> Option<String> {
     } else if member.is_silent() {
         Some("does not answer".to_owned())
     } else if let Some((role, state)) = said.or(wrote) {
-        if state == "creating replica" {
+        if state == super::status::CLONING {
             Some("is being cloned from the primary".to_owned())
         } else if state != "running" {
             Some(match state {

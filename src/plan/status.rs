@@ -83,10 +83,18 @@ fn instance(cx: &Context<'_>, member: &Member<'_>) -> Instance {
         role,
         state,
         version: member.version().map(str::to_owned),
-        timeline: member.timeline(),
+        timeline: member.timeline().or_else(|| last_timeline(cx, member)),
         lag_bytes: lag,
         node_cordoned: cx.on_cordoned_node(member.pod),
     }
+}
+
+/// The timeline of the data of a member that does not run. One that is cloned has none yet.
+fn last_timeline(cx: &Context<'_>, member: &Member<'_>) -> Option<i64> {
+    let status = cx.database.status.as_ref()?;
+    let before = status.instances.iter().find(|instance| instance.name == member.name)?;
+    let cloned = member.status.as_ref().is_some_and(|status| status.state == CLONING);
+    before.timeline.filter(|_| !cloned)
 }
 
 /// How far a member is behind, in bytes of WAL and in large steps.
@@ -186,7 +194,7 @@ pub fn events(cx: &Context<'_>, new: &DatabaseStatus, blocked: Option<&Blocked>)
 }
 
 /// Patroni's word for a member whose data is being copied from another's.
-const CLONING: &str = "creating replica";
+pub const CLONING: &str = "creating replica";
 
 /// A member that had data and is being given new: what it had could not follow the primary.
 fn cloned_anew(old: &DatabaseStatus, now: &Instance) -> Option<Event> {

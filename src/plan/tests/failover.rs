@@ -319,3 +319,24 @@ fn a_full_volume_is_told() {
         "db-0 holds the leader lock, but has no room left on its volume (31 MiB of 1024 MiB)"
     );
 }
+
+#[test]
+fn a_member_that_gives_its_data_up_and_is_cloned_is_told_of_once() {
+    let mut world = world();
+    let becomes = |world: &mut World, status: Value| {
+        world.answer("db-1", None);
+        let annotations = json!({ "status": status.to_string() });
+        world.change(Kind::Pod, "db-1", json!({ "metadata": { "annotations": annotations } }));
+        world.pass(usize::MAX).status.instances[1].timeline
+    };
+    assert_eq!(becomes(&mut world, json!({ "role": "replica", "state": "stopped" })), Some(1));
+    let cloned = json!({ "role": "uninitialized", "state": "creating replica" });
+    assert_eq!(becomes(&mut world, cloned.clone()), None);
+    assert_eq!(becomes(&mut world, cloned), None);
+    let told: Vec<_> = world.events.iter().filter(|event| event.reason == "MemberCloned").collect();
+    assert_eq!(told.len(), 1);
+    assert_eq!(
+        told[0].message,
+        "db-1 is being cloned from the primary anew: its own data cannot follow the primary's"
+    );
+}
