@@ -147,7 +147,7 @@ fn stateful_set(name: &str, count: usize) -> Value {
         },
         "volumeClaimTemplates": [{
             "metadata": {"name": "data"},
-            "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+            "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "8Gi"}}},
         }],
     })
 }

@@ -35,6 +35,9 @@ use crate::support::Sandbox;
 
 /// Members of each cluster.
 const MEMBERS: usize = 3;
+/// Of each member's volume. Each change of primary leaves a segment of the old timeline behind until WAL has moved on by
+/// more than is kept: changes every few seconds fill a small one.
+const ROOM: &str = "8Gi";
 /// How often a member may have been restarted when the next fault comes: the second restart is held back for 10 s.
 const RESTARTS: i32 = 1;
 /// The seed of the short run.
@@ -66,7 +69,7 @@ impl Bench {
     async fn database(&self, name: &str, synchronous: bool) -> Arc<Cluster> {
         let (members, mode) =
             (MEMBERS.to_string(), if synchronous { "--synchronous" } else { "--no-synchronous" });
-        let args = ["create", name, "--replicas", &members, "--storage", "1Gi", "--wait", mode];
+        let args = ["create", name, "--replicas", &members, "--storage", ROOM, "--wait", mode];
         tokio::task::block_in_place(|| self.sandbox.run(&args).ok());
         let home = self.sandbox.home().to_owned();
         let cluster = Cluster::of_dbctl(self.client.clone(), home, name, MEMBERS, synchronous, self.start);
