@@ -4,6 +4,7 @@
 
 pub mod agent;
 pub mod api;
+pub mod backup;
 pub mod cli;
 pub mod controller;
 pub mod install;

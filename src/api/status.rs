@@ -9,6 +9,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
+use super::ConditionType;
+
 // What is stored and cannot be read, because a hand or another version wrote it, counts as not said: the next pass says it
 // anew, and the Database stays readable.
 /// Observed state.
@@ -263,6 +265,21 @@ pub enum OperationPhase {
     Rejected,
     /// Begun and not done.
     Failed,
+}
+
+impl OperationPhase {
+    /// Something is still to happen.
+    pub fn is_under_way(self) -> bool {
+        matches!(self, Self::Accepted | Self::Running)
+    }
+}
+
+impl DatabaseStatus {
+    /// Whether that condition is true; one that was never written is not.
+    pub fn is_true(&self, kind: ConditionType) -> bool {
+        let kind = kind.to_string();
+        self.conditions.iter().any(|condition| condition.type_ == kind && condition.status == "True")
+    }
 }
 
 #[cfg(test)]

@@ -113,7 +113,7 @@ fn operations(database: &Database) -> &[Operation] {
 
 /// Nothing more happens to it.
 pub fn ended(operation: &Operation) -> bool {
-    !matches!(operation.phase, OperationPhase::Accepted | OperationPhase::Running)
+    !operation.phase.is_under_way()
 }
 
 /// Asks for something; returns the request's id.

@@ -15,7 +15,7 @@ use super::error::{CliError, Outcome, Result};
 use super::output::{self, Document};
 use super::session::Session;
 use super::{Context, api_error, complete, members, scale};
-use crate::api::{Database, LABEL_DATABASE};
+use crate::api::{ConditionType, Database, LABEL_DATABASE};
 
 /// How often --watch looks.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -104,11 +104,7 @@ fn verdict(database: &Database) -> Result<()> {
 /// Whether the controller says so, of this very spec.
 pub fn is_ready(database: &Database) -> bool {
     database.status.as_ref().is_some_and(|status| {
-        status.observed_generation >= database.metadata.generation
-            && status
-                .conditions
-                .iter()
-                .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+        status.observed_generation >= database.metadata.generation && status.is_true(ConditionType::Ready)
     })
 }
 

@@ -55,9 +55,8 @@ pub fn plan(cx: &Context<'_>, assessment: &Assessment) -> (Option<Action>, Optio
 /// That the primary's node is cordoned stands in the status already, from when it was the primary and well.
 fn told_before(cx: &Context<'_>, primary: &str) -> bool {
     let Some(old) = &cx.database.status else { return false };
-    let kind = ConditionType::Writable.to_string();
     old.primary.as_deref() == Some(primary)
-        && old.conditions.iter().any(|condition| condition.type_ == kind && condition.status == "True")
+        && old.is_true(ConditionType::Writable)
         && old.instances.iter().any(|instance| instance.name == primary && instance.node_cordoned)
 }
 

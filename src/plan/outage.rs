@@ -8,7 +8,7 @@ use super::context::Context;
 use super::death::ended;
 use super::object::{LockAge, terminating};
 use super::{Ask, Event};
-use crate::api::{ConditionType, DatabaseStatus, Failover, Operation, OperationPhase, Outage};
+use crate::api::{ConditionType, Failover, Operation, OperationPhase, Outage};
 
 /// How many changes of primary the status keeps.
 const KEPT: usize = 10;
@@ -87,7 +87,7 @@ pub fn record(cx: &Context<'_>, writable: bool, operations: &[Operation], now: T
     if !writable {
         record.outage = match old.outage {
             Some(outage) => Some(sharpened(outage, cause)),
-            None if was_writable(&old) => Some(Outage {
+            None if old.is_true(ConditionType::Writable) => Some(Outage {
                 from,
                 reason: format!("{cause:?}"),
                 started_at: Some(Time(began(cx, old.primary.as_deref(), now))),
@@ -108,11 +108,6 @@ pub fn record(cx: &Context<'_>, writable: bool, operations: &[Operation], now: T
             .push(Event::normal("WritableAgain", format!("{primary} accepts writes again{since} ({why})")));
     }
     record
-}
-
-fn was_writable(old: &DatabaseStatus) -> bool {
-    let kind = ConditionType::Writable.to_string();
-    old.conditions.iter().any(|condition| condition.type_ == kind && condition.status == "True")
 }
 
 fn sharpened(outage: Outage, cause: Cause) -> Outage {
@@ -218,7 +213,7 @@ fn asked_for(cx: &Context<'_>, from: Option<&str>, operations: &[Operation]) -> 
     let known = cx.database.status.as_ref().map(|status| status.operations.as_slice()).unwrap_or_default();
     // One that ends with this pass still was the cause.
     let runs = |operation: &&Operation| {
-        matches!(operation.phase, OperationPhase::Accepted | OperationPhase::Running)
+        operation.phase.is_under_way()
             || known.iter().any(|old| old.id == operation.id && old.phase == OperationPhase::Running)
     };
     let moves = |ask: &Ask| match ask {

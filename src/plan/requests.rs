@@ -29,9 +29,8 @@ impl Answers {
     }
 }
 
-/// It is not at its end.
 fn under_way(operation: &Operation) -> bool {
-    matches!(operation.phase, OperationPhase::Accepted | OperationPhase::Running)
+    operation.phase.is_under_way()
 }
 
 /// Answers what is new, and goes on with what is under way.

@@ -290,7 +290,7 @@ pub async fn run(client: Client, mut config: NodeConfig, stop: CancellationToken
         parts.spawn(
             async move { http::serve(shared, listener, stop).await.map_err(|error| error.to_string()) },
         );
-        let lease = register::keep_lease(client.clone(), context.config.name.clone());
+        let lease = register::keep(client.clone(), context.config.clone(), capacity, features.clone());
         parts.spawn(forever("the lease", lease));
         contexts.push(context);
     }

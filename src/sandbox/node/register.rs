@@ -20,6 +20,8 @@ use super::env::Capacity;
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 const LEASE_SECONDS: i32 = 40;
 const RENEW_EVERY: Duration = Duration::from_secs(10);
+/// How soon after a failure.
+const RETRY: Duration = Duration::from_secs(1);
 const PODS: u32 = 250;
 
 /// What this machine has.
@@ -138,25 +140,50 @@ fn kernel() -> String {
         .unwrap_or_default()
 }
 
-/// Renews the node's lease for ever.
-pub(super) async fn keep_lease(client: Client, name: String) {
-    let leases = Api::<Lease>::namespaced(client, LEASE_NAMESPACE);
-    let mut ticks = tokio::time::interval(RENEW_EVERY);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+/// Renews the node's lease for ever, and says again that the node is ready where somebody found that it is not: an outage
+/// of the API server may have kept the lease from being renewed for too long.
+pub(super) async fn keep(
+    client: Client,
+    config: NodeConfig,
+    capacity: Capacity,
+    features: BTreeMap<String, String>,
+) {
     loop {
-        ticks.tick().await;
-        let renewed = json!({"spec": {"renewTime": MicroTime(Timestamp::now()), "holderIdentity": name}});
-        let result = leases.patch(&name, &PatchParams::default(), &Patch::Merge(renewed)).await;
-        let result = match result {
-            Err(kube::Error::Api(status)) if status.code == 404 => {
-                leases.create(&PostParams::default(), &lease(&name)).await
-            }
-            result => result,
+        let kept = match renew(&client, &config.name).await {
+            Ok(()) => reassure(&client, &config, capacity, &features).await,
+            Err(error) => Err(error),
         };
-        if let Err(error) = result {
+        if let Err(error) = &kept {
             tracing::debug!(%error, "the node's lease was not renewed");
         }
+        tokio::time::sleep(if kept.is_ok() { RENEW_EVERY } else { RETRY }).await;
     }
+}
+
+async fn renew(client: &Client, name: &str) -> Result<(), kube::Error> {
+    let leases = Api::<Lease>::namespaced(client.clone(), LEASE_NAMESPACE);
+    let renewed = json!({"spec": {"renewTime": MicroTime(Timestamp::now()), "holderIdentity": name}});
+    match leases.patch(name, &PatchParams::default(), &Patch::Merge(renewed)).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => {
+            leases.create(&PostParams::default(), &lease(name)).await.map(drop)
+        }
+        result => result.map(drop),
+    }
+}
+
+async fn reassure(
+    client: &Client,
+    config: &NodeConfig,
+    capacity: Capacity,
+    features: &BTreeMap<String, String>,
+) -> Result<(), kube::Error> {
+    let node = Api::<Node>::all(client.clone()).get_opt(&config.name).await?;
+    let conditions = node.and_then(|node| node.status?.conditions).unwrap_or_default();
+    if conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True") {
+        return Ok(());
+    }
+    tracing::info!(node = config.name, "the node is back");
+    register(client, config, capacity, features).await
 }
 
 fn lease(name: &str) -> Lease {

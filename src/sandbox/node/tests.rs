@@ -586,6 +586,29 @@ async fn a_node_that_was_killed_takes_its_pods_up_again() {
     cluster.end().await;
 }
 
+/// As the node controller does after an outage of the API server that was long enough.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_was_given_up_says_that_it_is_ready() {
+    let cluster = Cluster::start().await;
+    let nodes = Api::<Node>::all(cluster.client.clone());
+    until_ready(&nodes).await;
+    let unknown = json!({"status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}});
+    nodes.patch_status("sandbox", &PatchParams::default(), &Patch::Strategic(unknown)).await.unwrap();
+    until_ready(&nodes).await;
+}
+
+async fn until_ready(nodes: &Api<Node>) {
+    for _ in 0..1500 {
+        let node = nodes.get_opt("sandbox").await.unwrap();
+        let conditions = node.and_then(|node| node.status?.conditions).unwrap_or_default();
+        if conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True") {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("the node is not ready");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn init_containers_run_first_and_logs_are_followed() {
     let cluster = Cluster::start().await;
