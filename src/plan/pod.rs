@@ -22,8 +22,9 @@ const RUN_AS: i64 = 999;
 /// A fast shutdown writes a checkpoint first; a killed one costs a crash recovery.
 const GRACE_SECONDS: i64 = 300;
 
-/// The same where Patroni hangs, and so neither will stop PostgreSQL nor let it go on: only a little time to prove that wrong.
-const HUNG_GRACE_SECONDS: i64 = 15;
+/// The same where Patroni hangs. By then the agent has ended a primary, unless all of the pod stands still: and that must be
+/// over before it moves again, since for a moment it would still take writes that wait for nobody else.
+const HUNG_GRACE_SECONDS: i64 = 1;
 
 /// The pod template for that release.
 pub fn template(cx: &Context<'_>, version: PgVersion) -> Value {
