@@ -48,6 +48,8 @@ enum NoAnswer {
     #[error("no answer within {} s", PATIENCE.as_secs())]
     TooSlow,
     #[error("{0}")]
+    Refused(String),
+    #[error("{0}")]
     Kube(#[from] kube::Error),
     #[error("the port was not forwarded")]
     NoStream,
@@ -176,6 +178,8 @@ fn refusal(error: kube::Error) -> NoAnswer {
     match &error {
         kube::Error::Api(status) if status.code == 403 => NoAnswer::Forbidden,
         kube::Error::UpgradeConnection(ProtocolSwitch(code)) if code.as_u16() == 403 => NoAnswer::Forbidden,
+        // kube shows the whole object otherwise.
+        kube::Error::Api(status) => NoAnswer::Refused(status.message.clone()),
         _ => NoAnswer::Kube(error),
     }
 }
@@ -200,6 +204,16 @@ mod tests {
             let lock = Lock { renewed: renewed.map(|text| text.parse().unwrap()), ..Lock::default() };
             assert_eq!(lock_age(&lock, now), expected, "{renewed:?}");
         }
+    }
+
+    #[test]
+    fn a_refusal_is_told_in_the_servers_words() {
+        let refused = |code| {
+            let status = json!({ "status": "Failure", "code": code, "reason": "x", "message": "pod db-0 does not have a host assigned" });
+            refusal(kube::Error::Api(serde_json::from_value(status).unwrap())).to_string()
+        };
+        assert_eq!(refused(400), "pod db-0 does not have a host assigned");
+        assert_eq!(refused(403), "you may not forward ports to pods");
     }
 
     #[test]
