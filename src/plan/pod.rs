@@ -121,8 +121,9 @@ fn container(cx: &Context<'_>, version: PgVersion) -> Value {
         "startupProbe": probe("/liveness", 1, 5, 600),
         // The write Service leads to a new primary only once this passes, where its pod was not ready before.
         "readinessProbe": probe("/readiness", 1, 2, 4),
-        // Never by the state of PostgreSQL: only a hung Patroni is killed, after about the lock's ttl.
-        "livenessProbe": probe("/liveness", 5, 4, 4),
+        // Never by the state of PostgreSQL: only a hung Patroni is killed, later than the agent ends a primary for it and
+        // before the lock's ttl is over.
+        "livenessProbe": probe("/liveness", 3, 3, 5),
     });
     container["livenessProbe"]["terminationGracePeriodSeconds"] = json!(HUNG_GRACE_SECONDS);
     if let (Some(container), Some(resources)) = (container.as_object_mut(), &cx.spec().resources) {
