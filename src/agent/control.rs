@@ -1,5 +1,7 @@
 //! What pg_controldata and pg_waldump print. Pure.
 
+use crate::backup::wal::{position, position_text};
+
 /// A position in the WAL, in bytes.
 pub type Lsn = i64;
 
@@ -36,14 +38,12 @@ impl Control {
 
 /// `0/1800028` as a number.
 pub fn lsn(text: &str) -> Option<Lsn> {
-    let (high, low) = text.split_once('/')?;
-    let (high, low) = (i64::from_str_radix(high, 16).ok()?, i64::from_str_radix(low, 16).ok()?);
-    (0..=0xffff_ffff).contains(&low).then_some((high << 32) | low)
+    position(text)?.try_into().ok()
 }
 
 /// The number as pg_waldump takes it.
 pub fn text(lsn: Lsn) -> String {
-    format!("{:X}/{:X}", lsn >> 32, lsn & 0xffff_ffff)
+    position_text(lsn.unsigned_abs())
 }
 
 /// A record as pg_waldump shows it.

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use super::wal::position;
+
 /// Where one timeline ended and the next one on the way began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fork {
@@ -57,16 +59,6 @@ impl History {
         }
         Ok(Self(forks))
     }
-}
-
-/// `0/3000148` as PostgreSQL writes positions: two hexadecimal halves.
-pub fn position(text: &str) -> Option<u64> {
-    let (high, low) = text.split_once('/')?;
-    let half = |text: &str| {
-        let digits = text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        ((1..=8).contains(&text.len()) && digits).then(|| u64::from_str_radix(text, 16).ok())?
-    };
-    Some(half(high)? << 32 | half(low)?)
 }
 
 /// All timelines of one cluster that are known.

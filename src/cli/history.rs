@@ -10,6 +10,7 @@ use super::output::{self, Document};
 use super::session::Session;
 use super::{Context, api_error, complete, scale, ui};
 use crate::api::{Database, Failover, Names};
+use crate::backup::wal::position_text;
 use crate::patroni::{DynamicConfig, TimelineEnd};
 
 /// The two records of one change differ by less: one is the controller's, the other the new primary's own.
@@ -128,7 +129,7 @@ fn join(timelines: &[TimelineEnd], failovers: &[Failover]) -> Vec<Change> {
             from: base.from.or(before),
             to: base.to.or_else(|| end.leader.clone()),
             timeline: Some(opened),
-            lsn: Some(format!("{:X}/{:X}", end.lsn >> 32, end.lsn & 0xffff_ffff)),
+            lsn: Some(position_text(end.lsn.unsigned_abs())),
             ..base
         });
     }

@@ -93,7 +93,7 @@ pub fn check_idle(context: &Context, database: &Database, doing: &str) -> Result
 /// The id of what is under way, and what it is.
 fn under_way(database: &Database, now: jiff::Timestamp) -> Option<(String, String)> {
     let operations = operations(database);
-    if let Some(operation) = operations.iter().find(|operation| !ended(operation)) {
+    if let Some(operation) = operations.iter().find(|operation| operation.phase.is_under_way()) {
         return Some((operation.id.clone(), format!("a {} is under way", operation.kind)));
     }
     let uid = database.metadata.uid.as_deref().unwrap_or_default();
@@ -109,11 +109,6 @@ fn under_way(database: &Database, now: jiff::Timestamp) -> Option<(String, Strin
 
 fn operations(database: &Database) -> &[Operation] {
     database.status.as_ref().map(|status| status.operations.as_slice()).unwrap_or_default()
-}
-
-/// Nothing more happens to it.
-pub fn ended(operation: &Operation) -> bool {
-    !operation.phase.is_under_way()
 }
 
 /// Asks for something; returns the request's id.
@@ -238,12 +233,12 @@ pub async fn follow(
             _ = tick.tick() => wait::check_sandbox(context, session, &name)?,
             () = tokio::time::sleep_until(end) => {
                 return match last {
-                    Some(outcome) if ended(&outcome.operation) => verdict(context, asked, outcome),
+                    Some(outcome) if !outcome.operation.phase.is_under_way() => verdict(context, asked, outcome),
                     last => Err(too_late(context, asked, last.as_ref())),
                 };
             }
         }
-        if let Some(outcome) = last.as_ref().filter(|outcome| ended(&outcome.operation)) {
+        if let Some(outcome) = last.as_ref().filter(|outcome| !outcome.operation.phase.is_under_way()) {
             if outcome.operation.phase != OperationPhase::Succeeded || recorded(outcome) {
                 return verdict(context, asked, outcome.clone());
             }

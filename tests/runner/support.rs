@@ -277,8 +277,14 @@ impl Sandbox {
 
     /// After a failure: what there is, what each pod says of itself, and the end of its log, before all of it goes.
     fn last_words(&self) {
-        for command in ["list", "events"] {
-            eprintln!("{}", self.run(&[command]).transcript());
+        // Another panic would end the process, and say nothing of the first.
+        if !self.kubeconfig().exists() {
+            return;
+        }
+        let list = self.run(&["list", "-o", "name"]);
+        for name in list.stdout.lines().filter_map(|line| line.rsplit('/').next()) {
+            eprintln!("{}", self.run(&["status", name]).transcript());
+            eprintln!("{}", self.run(&["events", name]).transcript());
         }
         crate::external::runtime().block_on(async {
             let pods = kube::Api::<Pod>::default_namespaced(self.client().await);

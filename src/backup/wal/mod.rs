@@ -2,6 +2,8 @@
 
 mod content;
 mod name;
+mod position;
 
 pub use content::{Cluster, Content, ContentError, check};
 pub use name::{NameError, Segment, SegmentSize, WalFile};
+pub use position::{position, position_text};

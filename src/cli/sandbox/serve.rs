@@ -202,8 +202,9 @@ async fn await_ready(client: &Client, count: u8, parts: &mut Parts) -> Result<()
     let ready = async {
         loop {
             let (nodes, account) = tokio::join!(nodes.list(&all), accounts.get_opt("default"));
-            let nodes = nodes
-                .is_ok_and(|nodes| nodes.iter().filter(|node| is_ready(node)).count() >= usize::from(count));
+            let nodes = nodes.is_ok_and(|nodes| {
+                nodes.iter().filter(|node| node::is_ready(node)).count() >= usize::from(count)
+            });
             if nodes && account.is_ok_and(|account| account.is_some()) {
                 return;
             }
@@ -255,11 +256,6 @@ fn exaggerates(database: &Database, pods: &[Pod]) -> bool {
     });
     let counted = database.status.as_ref().map_or(0, |status| status.ready_replicas);
     usize::try_from(counted).unwrap_or(0) > ready.count()
-}
-
-fn is_ready(node: &Node) -> bool {
-    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 /// Stops the parts one after the other, each within its time.

@@ -72,6 +72,7 @@ use frontier::Frontier;
 pub use local::{LocalError, Locals, keep as keep_local};
 use network::Network;
 pub use network::NetworkError;
+pub use register::is_ready;
 pub use setup::sweep;
 pub use shim::shim_main;
 pub use sources::VOLUME_DRIVER;

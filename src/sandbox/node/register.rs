@@ -177,13 +177,17 @@ async fn reassure(
     capacity: Capacity,
     features: &BTreeMap<String, String>,
 ) -> Result<(), kube::Error> {
-    let node = Api::<Node>::all(client.clone()).get_opt(&config.name).await?;
-    let conditions = node.and_then(|node| node.status?.conditions).unwrap_or_default();
-    if conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True") {
+    if Api::<Node>::all(client.clone()).get_opt(&config.name).await?.as_ref().is_some_and(is_ready) {
         return Ok(());
     }
     tracing::info!(node = config.name, "the node is back");
     register(client, config, capacity, features).await
+}
+
+/// Whether a node's condition Ready is true.
+pub fn is_ready(node: &Node) -> bool {
+    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 fn lease(name: &str) -> Lease {

@@ -599,9 +599,7 @@ async fn a_node_that_was_given_up_says_that_it_is_ready() {
 
 async fn until_ready(nodes: &Api<Node>) {
     for _ in 0..1500 {
-        let node = nodes.get_opt("sandbox").await.unwrap();
-        let conditions = node.and_then(|node| node.status?.conditions).unwrap_or_default();
-        if conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True") {
+        if nodes.get_opt("sandbox").await.unwrap().as_ref().is_some_and(super::register::is_ready) {
             return;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
