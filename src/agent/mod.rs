@@ -7,6 +7,8 @@
 //! - `watchdog` says when a primary must end because its Patroni no longer lives, and `guard` sees to that;
 //! - `report` is what it tells the controller about itself.
 //!
+//! PostgreSQL itself runs `wal` for each file of WAL that goes to the archive or comes from there.
+//!
 //! Decisions are pure functions with tables of tests; what surrounds them is thin.
 
 mod bootstrap;
@@ -23,6 +25,7 @@ mod run;
 mod serve;
 mod start;
 mod store;
+mod wal;
 mod watchdog;
 
 pub use bootstrap::{BootstrapError, post_bootstrap};
@@ -30,3 +33,4 @@ pub use render::{Environment, RenderError, render};
 pub use report::{AGENT_PORT, AgentReport, Disk, Fenced, PostmasterState};
 pub use run::run;
 pub use start::AgentError;
+pub use wal::{Failure, Source, WalError, fetch_error_code, wal_fetch, wal_prefetch, wal_push};

@@ -1,9 +1,14 @@
 //! Backups: the archive of WAL, base backups, and what is made of them.
 //!
 //! - `wal` knows the files that PostgreSQL archives, and `timeline` how timelines hang together;
+//! - `archive` moves WAL there and back, and `claim` says whose a destination is;
+//! - `store` is where it all goes: S3, Google, Azure or a directory;
 //! - `layout` says what lies where in a destination, and `retention` what of it may go.
 
+pub mod archive;
+pub mod claim;
 pub mod layout;
 pub mod retention;
+pub mod store;
 pub mod timeline;
 pub mod wal;

@@ -1,11 +1,14 @@
 //! `dbctl agent`.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
 use super::error::{Result, failed};
-use super::{Context, SERVER_LOG, log_to_stderr};
+use super::{Context, SERVER_LOG, log_to_stderr, single};
+use crate::agent::{Source, fetch_error_code};
+use crate::backup::archive::Fetched;
 
 /// Do the small jobs inside a database pod
 #[derive(Debug, Args)]
@@ -23,6 +26,53 @@ enum Command {
         /// How to connect, as Patroni passes it
         connection: String,
     },
+    /// Archive a file of WAL; PostgreSQL's archive_command
+    WalPush {
+        /// The destination
+        #[arg(long, value_name = "URL")]
+        to: String,
+        /// The id of the archive, which must hold the destination's claim
+        #[arg(long, value_name = "ID")]
+        archive: String,
+        /// The file, as PostgreSQL passes it
+        path: PathBuf,
+    },
+    /// Fetch a file of WAL; PostgreSQL's restore_command in a recovery
+    WalFetch {
+        #[command(flatten)]
+        source: SourceArgs,
+        /// The file's name
+        file: String,
+        /// Where it goes
+        path: PathBuf,
+    },
+    /// Fetch the segments behind one, before they are asked for
+    #[command(hide = true)]
+    WalPrefetch {
+        #[command(flatten)]
+        source: SourceArgs,
+        /// Bytes of a segment
+        #[arg(long)]
+        size: u64,
+        /// The segment that was fetched last
+        after: String,
+    },
+}
+
+#[derive(Debug, Args)]
+struct SourceArgs {
+    /// The destination
+    #[arg(long, value_name = "URL")]
+    from: String,
+    /// Which cluster's WAL: major version and system identifier
+    #[arg(long, value_name = "MAJOR-ID")]
+    epoch: String,
+}
+
+impl From<&SourceArgs> for Source {
+    fn from(args: &SourceArgs) -> Self {
+        Self { from: args.from.clone(), epoch: args.epoch.clone() }
+    }
 }
 
 /// Runs the command.
@@ -37,5 +87,28 @@ pub fn run(context: &Context, args: &AgentArgs) -> Result<ExitCode> {
             crate::agent::post_bootstrap(connection).map_err(failed)?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::WalPush { to, archive, path } => {
+            single(async { crate::agent::wal_push(to, archive, path).await.map_err(failed) })?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::WalFetch { source, file, path } => wal_fetch(&source.into(), file, path),
+        Command::WalPrefetch { source, size, after } => {
+            single(async { crate::agent::wal_prefetch(&source.into(), after, *size).await.map_err(failed) })?;
+            Ok(ExitCode::SUCCESS)
+        }
     }
+}
+
+/// Its exit code is an answer: 1 says that the archive has no such file, and is not worth a line in PostgreSQL's log.
+fn wal_fetch(source: &Source, file: &str, path: &Path) -> Result<ExitCode> {
+    single(async {
+        match crate::agent::wal_fetch(source, file, path).await {
+            Ok(Fetched::Found) => Ok(ExitCode::SUCCESS),
+            Ok(Fetched::Absent) => Ok(ExitCode::FAILURE),
+            Err(error) => {
+                eprintln!("error: failed to {error}");
+                Ok(ExitCode::from(fetch_error_code()))
+            }
+        }
+    })
 }

@@ -16,6 +16,8 @@ pub struct SegmentSize(u64);
 impl SegmentSize {
     /// The least that `initdb` takes: 1 MiB.
     pub const SMALLEST: Self = Self(1 << 20);
+    /// The most that it takes: 1 GiB.
+    pub const LARGEST: Self = Self(1 << 30);
     /// What `initdb` takes unless it is told otherwise: 16 MiB.
     pub const DEFAULT: Self = Self(16 << 20);
 
@@ -94,6 +96,16 @@ pub enum WalFile {
     Label(Segment, u32),
     /// Where the timelines before that one ended.
     History(u32),
+}
+
+impl WalFile {
+    /// Its timeline, from 1.
+    pub fn timeline(self) -> u32 {
+        match self {
+            Self::Segment(segment) | Self::Partial(segment) | Self::Label(segment, _) => segment.timeline,
+            Self::History(timeline) => timeline,
+        }
+    }
 }
 
 /// Not a name that PostgreSQL gives to a file of WAL.

@@ -1,0 +1,11 @@
+//! The archive of WAL: what PostgreSQL's `archive_command` and `restore_command` do.
+
+mod fetch;
+mod origin;
+mod push;
+mod spool;
+
+pub use fetch::{FetchError, Fetched, fetch};
+pub use origin::{Origin, OriginError};
+pub use push::{PushError, Pushed, push};
+pub use spool::Spool;
