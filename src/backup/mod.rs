@@ -2,13 +2,16 @@
 //!
 //! - `wal` knows the files that PostgreSQL archives, and `timeline` how timelines hang together;
 //! - `archive` moves WAL there and back, and `claim` says whose a destination is;
+//! - `server` speaks with PostgreSQL's servers, `base` takes base backups from them and lists what there is;
 //! - `store` is where it all goes: S3, Google, Azure or a directory;
 //! - `layout` says what lies where in a destination, and `retention` what of it may go.
 
 pub mod archive;
+pub mod base;
 pub mod claim;
 pub mod layout;
 pub mod retention;
+pub mod server;
 pub mod store;
 pub mod timeline;
 pub mod wal;
