@@ -7,5 +7,5 @@ mod spool;
 
 pub use fetch::{FetchError, Fetched, fetch};
 pub use origin::{Origin, OriginError};
-pub use push::{PushError, Pushed, push};
+pub use push::{PushError, Pushed, holds, push};
 pub use spool::Spool;

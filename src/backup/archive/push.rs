@@ -164,6 +164,14 @@ pub(super) async fn contents(store: &Store, file: WalFile, epoch: Epoch) -> Resu
     Ok(found)
 }
 
+/// Whether the archive holds it.
+///
+/// # Errors
+/// Where the store does not say.
+pub async fn holds(store: &Store, epoch: Epoch, file: WalFile) -> Result<bool, StoreError> {
+    Ok(!contents(store, file, epoch).await?.is_empty())
+}
+
 /// Whether it is stored already; that other bytes are, is an error. Of an unfilled segment each standby may have its own.
 fn is_there(present: &[Object], stored: StoredWal, key: &str) -> Result<bool, PushError> {
     let other = present.iter().find(|object| object.key != key);

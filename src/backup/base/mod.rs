@@ -11,6 +11,13 @@
 //! <epoch>/base/<id>/deleted.json          it goes: no backup any more, whatever else is still there
 //! ```
 
+mod list;
+mod prune;
 mod record;
+mod take;
+mod upload;
 
+pub use list::{Archive, Found, archive, backups, epochs};
+pub use prune::{PruneError, Pruned, prune};
 pub use record::{BackupId, BackupIdError, Part, Record, StoredArchive, TablespaceRecord};
+pub use take::{Source, Step, TakeError, take};

@@ -135,6 +135,17 @@ impl Store {
         Ok(objects)
     }
 
+    /// The names of the directories in a directory.
+    ///
+    /// # Errors
+    /// Where the store does not list them.
+    pub async fn directories(&self, directory: &str) -> Result<Vec<String>, StoreError> {
+        let path = self.path(directory);
+        let listed =
+            self.inner.list_with_delimiter(Some(&path)).await.map_err(self.failed("list", directory))?;
+        Ok(listed.common_prefixes.iter().filter_map(|path| path.filename().map(str::to_owned)).collect())
+    }
+
     /// The objects of a directory whose names begin so, by key: one request, where few others follow them.
     ///
     /// # Errors
@@ -244,12 +255,43 @@ impl Store {
         }
     }
 
+    /// The time by the store's own clock: that of an object that is written for it, and removed again.
+    ///
+    /// # Errors
+    /// Where the store does not take it, or does not let it go.
+    pub async fn now(&self) -> Result<Timestamp, StoreError> {
+        let key = format!("probe/{}", ulid::Ulid::new());
+        self.put(&key, Bytes::from_static(b"dbctl\n")).await?;
+        let meta = self.inner.head(&self.path(&key)).await.map_err(self.failed("look at", &key))?;
+        self.delete(&key).await?;
+        let invalid = |error: jiff::Error| StoreError::Damaged { key, problem: error.to_string() };
+        Timestamp::from_second(meta.last_modified.timestamp()).map_err(invalid)
+    }
+
     /// Begins to write an object in parts; it is there once that is completed, and not before.
     ///
     /// # Errors
     /// Where the store does not take it.
     pub async fn upload(&self, key: &str) -> Result<Box<dyn MultipartUpload>, StoreError> {
         self.inner.put_multipart(&self.path(key)).await.map_err(self.failed("write", key))
+    }
+
+    /// Removes all objects of a directory, and what interrupted writes have left of it on a file system, where no listing
+    /// shows it.
+    ///
+    /// # Errors
+    /// Where the store does not do it.
+    pub async fn delete_directory(&self, directory: &str) -> Result<(), StoreError> {
+        for object in self.list(directory).await? {
+            self.delete(&object.key).await?;
+        }
+        let Destination::Directory(root) = &self.destination else { return Ok(()) };
+        match tokio::fs::remove_dir_all(root.join(directory)).await {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(StoreError::Failed { doing: self.doing("delete", directory), words: error.to_string() })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What an upload's own methods say, in this module's words.
