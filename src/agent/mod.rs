@@ -11,6 +11,7 @@
 //!
 //! Decisions are pure functions with tables of tests; what surrounds them is thin.
 
+mod archive;
 mod bootstrap;
 mod children;
 mod control;
@@ -30,7 +31,7 @@ mod watchdog;
 
 pub use bootstrap::{BootstrapError, post_bootstrap};
 pub use render::{Environment, RenderError, render};
-pub use report::{AGENT_PORT, AgentReport, Disk, Fenced, PostmasterState};
+pub use report::{AGENT_PORT, AgentReport, ArchiveError, ArchiveReport, Disk, Fenced, PostmasterState};
 pub use run::run;
 pub use start::AgentError;
 pub use wal::{Failure, Source, WalError, fetch_error_code, wal_fetch, wal_prefetch, wal_push};

@@ -15,6 +15,9 @@ pub struct AgentReport {
     /// The volume of the data; absent where it cannot be asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk: Option<Disk>,
+    /// What WAL waits to be archived; absent where that cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub archive: Option<ArchiveReport>,
     /// The last time in this pod's life that the watchdog ended the container.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fenced: Option<Fenced>,
@@ -43,6 +46,30 @@ pub struct Disk {
     pub free: u64,
 }
 
+/// How archiving goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ArchiveReport {
+    /// How many files wait.
+    pub waiting: u64,
+    /// Since when the oldest of them does.
+    pub oldest_waiting: Option<Timestamp>,
+    /// Why the last try failed; none where it did not.
+    pub last_error: Option<ArchiveError>,
+}
+
+/// A try to archive a file that failed. `dbctl agent wal-push` leaves this, and takes it away again when it succeeds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArchiveError {
+    /// When.
+    pub at: Timestamp,
+    /// Why, in the store's words.
+    pub error: String,
+    /// The WAL file.
+    #[serde(default)]
+    pub file: String,
+}
+
 /// The watchdog's last act.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fenced {
@@ -62,10 +89,15 @@ mod tests {
         let report = AgentReport {
             postmaster: PostmasterState::Running,
             disk: Some(Disk { size: 10, free: 4 }),
+            archive: Some(ArchiveReport { waiting: 2, ..ArchiveReport::default() }),
             fenced: None,
         };
         let said = serde_json::to_value(&report).unwrap();
-        assert_eq!(said, json!({ "postmaster": "running", "disk": { "size": 10, "free": 4 } }));
+        let archive = json!({ "waiting": 2, "oldestWaiting": null, "lastError": null });
+        assert_eq!(
+            said,
+            json!({ "postmaster": "running", "disk": { "size": 10, "free": 4 }, "archive": archive })
+        );
         assert_eq!(serde_json::from_value::<AgentReport>(said).unwrap(), report);
         let newer = json!({ "postmaster": "dreaming", "more": 1 });
         assert_eq!(serde_json::from_value::<AgentReport>(newer).unwrap(), AgentReport::default());

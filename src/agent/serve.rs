@@ -10,9 +10,10 @@ use axum::extract::State;
 use axum::{Json, Router, routing::get};
 use tokio::net::TcpListener;
 
+use super::archive;
 use super::member::Member;
 use super::render::Environment;
-use super::report::{AGENT_PORT, AgentReport, Disk, Fenced, PostmasterState};
+use super::report::{AGENT_PORT, AgentReport, ArchiveReport, Disk, Fenced, PostmasterState};
 
 /// How old what is known of the volume may be: it fills slowly, and it may be far away.
 const KEPT: Duration = Duration::from_secs(5);
@@ -26,47 +27,60 @@ pub async fn listen(environment: &Environment) -> io::Result<TcpListener> {
     TcpListener::bind(SocketAddr::new(environment.listen.unwrap_or(everywhere), AGENT_PORT)).await
 }
 
+/// What is read from the volume.
+#[derive(Clone, Default)]
+struct Volume {
+    disk: Option<Disk>,
+    archive: Option<ArchiveReport>,
+}
+
 /// What is said, and what is kept for it.
 struct Own {
     member: Arc<Member>,
     fenced: Option<Fenced>,
-    disk: Mutex<Option<(Instant, Option<Disk>)>>,
+    volume: Mutex<Option<(Instant, Volume)>>,
 }
 
 /// Answers for as long as the agent lives.
 pub async fn serve(listener: TcpListener, member: Arc<Member>) -> io::Result<()> {
     let fenced = std::fs::read(member.fence_note()).ok();
     let fenced = fenced.and_then(|text| serde_json::from_slice(&text).ok());
-    let own = Arc::new(Own { member, fenced, disk: Mutex::new(None) });
+    let own = Arc::new(Own { member, fenced, volume: Mutex::new(None) });
     axum::serve(listener, Router::new().route("/", get(report)).with_state(own)).await
 }
 
 async fn report(State(own): State<Arc<Own>>) -> Json<AgentReport> {
     let running = own.member.is_running();
+    let Volume { disk, archive } = own.volume().await;
     Json(AgentReport {
         postmaster: if running { PostmasterState::Running } else { PostmasterState::Stopped },
-        disk: own.disk().await,
+        disk,
+        archive,
         fenced: own.fenced.clone(),
     })
 }
 
 impl Own {
-    async fn disk(&self) -> Option<Disk> {
-        let kept = *self.disk.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((at, disk)) = kept
+    async fn volume(&self) -> Volume {
+        let kept = self.volume.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((at, volume)) = kept
             && at.elapsed() < KEPT
         {
-            return disk;
+            return volume;
         }
-        let path = self.member.environment.data.clone();
+        let environment = &self.member.environment;
+        let (data, sockets) = (environment.data.clone(), environment.sockets.clone());
         // A volume over a network may let its caller wait for ever.
-        let asked = tokio::task::spawn_blocking(move || room(&path));
-        let disk = match tokio::time::timeout(Duration::from_millis(500), asked).await {
-            Ok(Ok(disk)) => disk,
-            _ => None,
+        let asked = tokio::task::spawn_blocking(move || Volume {
+            disk: room(&data),
+            archive: archive::report(&data, &sockets),
+        });
+        let volume = match tokio::time::timeout(Duration::from_millis(500), asked).await {
+            Ok(Ok(volume)) => volume,
+            _ => Volume::default(),
         };
-        *self.disk.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), disk));
-        disk
+        *self.volume.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), volume.clone()));
+        volume
     }
 }
 

@@ -35,8 +35,11 @@ impl fmt::Display for ConditionType {
 #[expect(missing_docs, reason = "each name is its meaning, and the message beside it says the rest")]
 pub mod reason {
     pub const ALL_MEMBERS_READY: &str = "AllMembersReady";
+    pub const ARCHIVING_FAILING: &str = "ArchivingFailing";
+    pub const BACKUPS_CURRENT: &str = "BackupsCurrent";
     pub const BACKUPS_DISABLED: &str = "BackupsDisabled";
-    pub const BACKUPS_UNSUPPORTED: &str = "BackupsUnsupported";
+    pub const BACKUP_FAILED: &str = "BackupFailed";
+    pub const BACKUP_OVERDUE: &str = "BackupOverdue";
     pub const CLAIMS_BOUND: &str = "ClaimsBound";
     pub const CLAIM_PENDING: &str = "ClaimPending";
     pub const CLAIM_TERMINATING: &str = "ClaimTerminating";
@@ -50,6 +53,7 @@ pub mod reason {
     pub const MEMBERS_MISSING: &str = "MembersMissing";
     pub const MEMBER_NOT_READY: &str = "MemberNotReady";
     pub const NAME_TAKEN: &str = "NameTaken";
+    pub const NO_BACKUP: &str = "NoBackup";
     pub const NO_ENDPOINT: &str = "NoEndpoint";
     pub const NO_LEADER: &str = "NoLeader";
     pub const NO_SAFE_CANDIDATE: &str = "NoSafeCandidate";

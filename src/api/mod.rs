@@ -1,5 +1,6 @@
 //! The `db.example.com/v1alpha1` API: plain data, parsed and checked, with no client in it.
 
+mod backup;
 mod check;
 mod conditions;
 mod crd;
@@ -11,6 +12,7 @@ mod request;
 mod status;
 mod version;
 
+pub use backup::{CATALOG_KEY, Catalog, CatalogEntry, PROGRESS_KEY, Progress};
 pub use check::{Violation, check_change, check_spec};
 pub use conditions::{ConditionType, Verdict, merge_conditions, reason};
 pub use crd::{crd, crd_yaml};
@@ -19,11 +21,11 @@ pub use database::{
     RestoreFrom, Storage,
 };
 pub use names::{
-    DatabaseName, FIELD_MANAGER, FINALIZER, GROUP, LABEL_DATABASE, LABEL_ROLE, Names, ROLE_PRIMARY,
+    BACKUP_NAME, DatabaseName, FIELD_MANAGER, FINALIZER, GROUP, LABEL_DATABASE, LABEL_ROLE, Names, PAUSED, ROLE_PRIMARY,
     ROLE_REPLICA, name_problem,
 };
 pub use quantity::{Quantity, QuantityError};
-pub use request::{FailoverArguments, Found, Request, RequestError, RestartArguments, Verb, requests};
+pub use request::{BackupArguments, FailoverArguments, Found, Request, RequestError, RestartArguments, Verb, requests};
 pub use status::{
     DatabaseStatus, Failover, Instance, Operation, OperationPhase, Outage, Phase, StoredBackup,
     UpgradeProgress,

@@ -13,6 +13,12 @@ pub const FINALIZER: &str = "db.example.com/cleanup";
 pub const LABEL_DATABASE: &str = "db.example.com/database";
 /// Label that Patroni keeps on each pod.
 pub const LABEL_ROLE: &str = "db.example.com/role";
+/// Annotation of a Database that, where it says `true`, has the schedule of backups rest.
+pub const PAUSED: &str = "db.example.com/paused";
+
+/// `app.kubernetes.io/name` of backups' Jobs and their pods: what selects members does not select them.
+pub const BACKUP_NAME: &str = "postgresql-backup";
+
 /// [`LABEL_ROLE`] of the holder of the leader lock.
 pub const ROLE_PRIMARY: &str = "primary";
 /// [`LABEL_ROLE`] of a running replica.
@@ -130,6 +136,22 @@ impl Names<'_> {
         format!("{}-app", self.0)
     }
 
+    /// CronJob that takes backups.
+    pub fn backup_schedule(&self) -> String {
+        format!("{}-backup", self.0)
+    }
+
+    /// The one Job that takes the backup that a request asks for. The end of a ULID is its random part.
+    pub fn backup_job(&self, request: &str) -> String {
+        let tail: String = request.chars().skip(request.chars().count().saturating_sub(10)).collect();
+        format!("{}-backup-{}", self.0, tail.to_ascii_lowercase())
+    }
+
+    /// ConfigMap with what is known of backups.
+    pub fn backups(&self) -> String {
+        format!("{}-backups", self.0)
+    }
+
     /// The member with that ordinal.
     pub fn member(&self, ordinal: i32) -> String {
         format!("{}-{ordinal}", self.0)
@@ -157,6 +179,13 @@ impl Names<'_> {
         ])
     }
 
+    /// Labels of backups' Jobs and their pods.
+    pub fn backup_labels(&self) -> BTreeMap<String, String> {
+        let mut labels = self.labels();
+        labels.insert("app.kubernetes.io/name".into(), BACKUP_NAME.into());
+        labels
+    }
+
     /// Selector of the members' pods. Jobs' pods carry [`LABEL_DATABASE`] too, so the name alone is not enough.
     pub fn selector(&self) -> BTreeMap<String, String> {
         BTreeMap::from([
@@ -178,6 +207,15 @@ mod tests {
         for bad in ["", "2fast", "-a", "a-", "Orders", "a_b", "a.b", "é", &"x".repeat(41)] {
             assert!(name_problem(bad).is_some(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_request_has_one_job_with_a_name_that_fits() {
+        let longest = "x".repeat(NAME_MAX);
+        let name = Names(&longest).backup_job("01JD6Z2V6E8K3Q4R5T6Y7W8X9Z");
+        assert_eq!(name, format!("{longest}-backup-5t6y7w8x9z"));
+        assert!(name.len() <= 63 && Names(&longest).backup_schedule().len() <= 52);
+        assert!(Names("db").selector().iter().any(|(key, value)| Names("db").backup_labels()[key] != *value));
     }
 
     #[test]

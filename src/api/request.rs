@@ -70,6 +70,11 @@ pub struct Request {
     pub arguments: serde_json::Map<String, serde_json::Value>,
 }
 
+/// What a backup request asks for: nothing more than a backup.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BackupArguments {}
+
 /// What a failover request asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

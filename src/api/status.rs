@@ -45,7 +45,10 @@ pub struct DatabaseStatus {
     /// When the newest good base backup ended.
     #[serde(default, deserialize_with = "readable", skip_serializing_if = "Option::is_none")]
     pub last_backup_time: Option<Time>,
-    /// Base backups, newest first.
+    /// The first instant that can be restored.
+    #[serde(default, deserialize_with = "readable", skip_serializing_if = "Option::is_none")]
+    pub earliest_recovery_time: Option<Time>,
+    /// The last hundred good base backups, newest first.
     #[serde(default, deserialize_with = "readable_items", skip_serializing_if = "Vec::is_empty")]
     pub backups: Vec<StoredBackup>,
     /// The members.
@@ -150,12 +153,21 @@ pub struct Instance {
 pub struct StoredBackup {
     /// Its id.
     pub id: String,
+    /// When it was begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Time>,
     /// When it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<Time>,
+    /// The member that it was taken from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
     /// Its stored size in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size_bytes: Option<i64>,
+    /// When it was last restored and checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified_at: Option<Time>,
 }
 
 /// A version change under way.
@@ -291,7 +303,8 @@ mod tests {
     fn what_cannot_be_read_counts_as_not_said() {
         let whole = json!({
             "observedGeneration": 3, "phase": "Running", "primary": "db-0", "replicas": 2, "readyReplicas": 2, "ready": "2/2",
-            "version": "16.15", "lastBackupTime": "2026-11-22T03:00:00Z",
+            "version": "16.15", "lastBackupTime": "2026-11-22T03:00:00Z", "earliestRecoveryTime": "2026-11-20T03:00:00Z",
+            "backups": [{ "id": "a", "finishedAt": "2026-11-22T03:00:00Z" }],
             "instances": [{ "name": "db-0" }, { "name": "db-1", "lagBytes": 5 }],
             "operations": [{ "id": "1", "kind": "backup", "phase": "Running" }],
             "conditions": [{ "type": "Ready", "status": "True", "reason": "R", "message": "", "lastTransitionTime": "2026-11-22T03:00:00Z" }],

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use crate::api::PROGRESS_KEY;
 use crate::plan::Kind;
 
 /// Annotations of the leader lock that each renewal moves.
@@ -24,6 +25,10 @@ fn version(object: &Value) -> Option<&str> {
 /// The object without what moves by itself.
 fn quiet(kind: Kind, object: &Value) -> Value {
     let mut object = object.clone();
+    // A backup tells each second how far it is, to whoever looks.
+    if let Some(data) = object.get_mut("data").and_then(Value::as_object_mut) {
+        data.remove(PROGRESS_KEY);
+    }
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.remove("resourceVersion");
         if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
@@ -66,6 +71,13 @@ mod tests {
         let mut ready = pod("running", 1);
         ready["status"]["phase"] = json!("Failed");
         assert!(significant(Kind::Pod, &pod("running", 1), &ready));
+    }
+
+    #[test]
+    fn how_far_a_backup_is_is_no_news_and_what_it_leaves_is() {
+        let map = |progress: Option<&str>, catalog: &str| json!({ "data": { "progress.json": progress, "catalog.json": catalog } });
+        assert!(!significant(Kind::ConfigMap, &map(Some("1"), "a"), &map(Some("2"), "a")));
+        assert!(significant(Kind::ConfigMap, &map(Some("1"), "a"), &map(None, "b")));
     }
 
     #[test]

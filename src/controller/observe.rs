@@ -1,6 +1,5 @@
 //! Reads what a plan needs to know.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -94,8 +93,12 @@ async fn look_up_missing(
 /// Asks every member what it is. No answer is an observation too.
 async fn ask_members(patroni: &patroni::Client, silence: &Silence, key: &Key, observed: &mut Observed) {
     let whom = reachable(&key.1, observed);
-    let (answers, rooms) = tokio::join!(ask_each(patroni, whom.clone()), ask_rooms(patroni, &whom));
-    observed.rooms = rooms;
+    let (answers, reports) = tokio::join!(ask_each(patroni, whom.clone()), ask_agents(patroni, &whom));
+    for (name, report) in reports {
+        let room = report.disk.map(|disk| Room { size: disk.size, free: disk.free });
+        observed.rooms.extend(room.map(|room| (name.clone(), room)));
+        observed.archives.extend(report.archive.map(|archive| (name, archive)));
+    }
     for (name, answer) in answers {
         match answer {
             Some(answer) => drop(observed.answers.insert(name, answer)),
@@ -149,13 +152,12 @@ async fn ask_each(patroni: &patroni::Client, whom: Vec<Whom>) -> Vec<(String, Op
     futures::future::join_all(answers).await
 }
 
-/// Asks every member's agent how much room its volume has.
-async fn ask_rooms(patroni: &patroni::Client, whom: &[Whom]) -> BTreeMap<String, Room> {
-    let rooms = whom.iter().map(|Whom { name, address, .. }| async move {
+/// Asks every member's agent what Patroni does not know.
+async fn ask_agents(patroni: &patroni::Client, whom: &[Whom]) -> Vec<(String, AgentReport)> {
+    let reports = whom.iter().map(|Whom { name, address, .. }| async move {
         let url = format!("http://{}/", SocketAddr::new(*address, AGENT_PORT));
         let report: AgentReport = patroni.fetch(&url, MEMBER_TIMEOUT).await.ok()?;
-        let disk = report.disk?;
-        Some((name.clone(), Room { size: disk.size, free: disk.free }))
+        Some((name.clone(), report))
     });
-    futures::future::join_all(rooms).await.into_iter().flatten().collect()
+    futures::future::join_all(reports).await.into_iter().flatten().collect()
 }

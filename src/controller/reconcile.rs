@@ -23,7 +23,7 @@ use super::random::jittered;
 use super::silence::Silence;
 use crate::api::{Database, FINALIZER};
 use crate::patroni;
-use crate::plan::{Action, Ask, AskOutcome, Event, Plan, Settings, View, plan, plan_unreadable, stand_in};
+use crate::plan::{Action, Ask, AskOutcome, Event, Kind, Plan, Settings, View, plan, plan_unreadable, stand_in};
 
 /// What is watched and reconciled: a Database, or one that cannot be read.
 pub type Guarded = DeserializeGuard<Database>;
@@ -103,7 +103,7 @@ async fn pass(database: &Database, key: &Key, shared: &Arc<Shared>) -> Result<Op
 }
 
 /// In order; after a failure only the status is still written, since it says what was seen, whatever became of the writes,
-/// and Patroni is asked for what stands in it: a change of primary does not wait until an object can be written.
+/// and Patroni is asked for what stands in it, and the Jobs of it are made: a change of primary does not wait until an object can be written.
 async fn carry_out(
     actor: &mut Actor<'_>,
     actions: &[Action],
@@ -112,7 +112,12 @@ async fn carry_out(
 ) -> Result<(), ActError> {
     let mut failed: Option<ActError> = None;
     for action in actions {
-        let tells = matches!(action, Action::PatchStatus(_) | Action::PublishEvent(_) | Action::Ask { .. });
+        let tells = match action {
+            Action::PatchStatus(_) | Action::PublishEvent(_) | Action::Ask { .. } => true,
+            // Like what Patroni is asked for, it stands in the status.
+            Action::Create(kind, _) => *kind == Kind::Job,
+            _ => false,
+        };
         if failed.as_ref().is_some_and(|error| !tells || error.is_conflict()) {
             continue;
         }

@@ -58,6 +58,9 @@ pub const RULES: &[Rule] = &[
     rule("discovery.k8s.io", "endpointslices", &["list", "watch"]),
     rule("apps", "statefulsets", &["get", "list", "watch", "create", "patch", "delete"]),
     rule("policy", "poddisruptionbudgets", &["get", "list", "watch", "create", "patch", "delete"]),
+    // The schedule of backups, and one Job for each that is asked for; Jobs go by themselves.
+    rule("batch", "cronjobs", &["get", "list", "watch", "create", "patch", "delete"]),
+    rule("batch", "jobs", &["get", "list", "watch", "create"]),
     // `patch` is for Patroni, which keeps the role label, and for the label that a dead primary leaves; `delete` for pods
     // that somebody cut off from their StatefulSet.
     rule("", "pods", &["get", "list", "watch", "patch", "delete"]),

@@ -47,8 +47,9 @@ pub const REST_USER: &str = "dbctl";
 /// The users' role, and the database it owns.
 pub const APP_NAME: &str = "app";
 
-/// The dynamic configuration. `members`: how many there are or are asked for, whichever is more.
-pub fn dynamic(spec: &DatabaseSpec, members: i32) -> Value {
+/// The dynamic configuration. `members`: how many there are or are asked for, whichever is more; `archive`: the id of the
+/// archive that WAL goes to.
+pub fn dynamic(spec: &DatabaseSpec, members: i32, archive: &str) -> Value {
     let (synchronous, start_timeout) = if spec.synchronous && members >= 2 {
         (json!("quorum"), PRIMARY_START_TIMEOUT_SYNCHRONOUS)
     } else {
@@ -67,15 +68,16 @@ pub fn dynamic(spec: &DatabaseSpec, members: i32) -> Value {
         "postgresql": {
             "use_pg_rewind": true,
             "use_slots": true,
-            "parameters": parameters(spec),
+            "parameters": parameters(spec, archive),
             "pg_hba": pg_hba(spec),
         },
     })
 }
 
-fn parameters(spec: &DatabaseSpec) -> BTreeMap<String, String> {
+fn parameters(spec: &DatabaseSpec, archive: &str) -> BTreeMap<String, String> {
     // A replica that is gone must not fill the volume with the WAL that its slot keeps.
     let kept_mb = (spec.storage.size.value() / 4 / (1 << 20)).max(256);
+    let (archive_command, archive_timeout) = archiving(spec, archive);
     let ours = [
         // A frozen replica would hold commits for this long.
         ("wal_sender_timeout", "10s".to_owned()),
@@ -88,11 +90,37 @@ fn parameters(spec: &DatabaseSpec) -> BTreeMap<String, String> {
         ("password_encryption", "scram-sha-256".to_owned()),
         // The container's log is the log.
         ("logging_collector", "off".to_owned()),
+        // Every member, or what the primary had not archived when it was lost never would be. It takes a restart to change,
+        // so it is on whether or not there is an archive.
+        ("archive_mode", "always".to_owned()),
+        ("archive_command", archive_command),
+        ("archive_timeout", archive_timeout),
     ];
-    let mut all: BTreeMap<String, String> =
-        ours.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    // To PostgreSQL, `Work_Mem` is `work_mem`.
+    let given = |name: &str| spec.parameters.keys().any(|given| given.eq_ignore_ascii_case(name));
+    let ours = ours.into_iter().filter(|(name, _)| !given(name));
+    let mut all: BTreeMap<String, String> = ours.map(|(name, value)| (name.to_owned(), value)).collect();
     all.extend(spec.parameters.clone());
     all
+}
+
+/// How long a change may wait in a segment that does not fill, in seconds: so much a restore may lack at most.
+const ARCHIVE_TIMEOUT_SECONDS: u32 = 60;
+
+/// `archive_command` and `archive_timeout`. A server reads both anew while it runs.
+fn archiving(spec: &DatabaseSpec, archive: &str) -> (String, String) {
+    let backup = spec.backup.as_ref().filter(|backup| backup.enabled);
+    match backup.and_then(|backup| backup.destination.as_deref()) {
+        Some(to) => (archive_command(to, archive), format!("{ARCHIVE_TIMEOUT_SECONDS}s")),
+        None => ("true".to_owned(), "0".to_owned()),
+    }
+}
+
+/// The command that takes one WAL file to the archive. The server replaces `%p`, and has a shell run the rest.
+/// <https://www.postgresql.org/docs/current/runtime-config-wal.html#GUC-ARCHIVE-COMMAND>
+fn archive_command(to: &str, archive: &str) -> String {
+    let word = |text: &str| format!("'{}'", text.replace('\'', r"'\''").replace('%', "%%"));
+    format!(r#"dbctl agent wal-push --to {} --archive {} "%p""#, word(to), word(archive))
 }
 
 /// First what Patroni needs, so that no line of the user's can lock it out; then the user's; then everybody, by
@@ -135,11 +163,17 @@ fn basebackup(version: PgVersion) -> Value {
 }
 
 /// The file that each member completes. No line of it differs between members.
-pub fn template(name: &str, spec: &DatabaseSpec, version: PgVersion, members: i32) -> Value {
+pub fn template(
+    name: &str,
+    spec: &DatabaseSpec,
+    version: PgVersion,
+    members: i32,
+    archive: &str,
+) -> Value {
     // Every pod of the database carries these, so they may select; Patroni puts them on what it makes.
     let mut labels = Names(name).labels();
     labels.remove(LABEL_DATABASE);
-    let mut first = dynamic(spec, members);
+    let mut first = dynamic(spec, members, archive);
     first["loop_wait"] = json!(FIRST_LOOP_WAIT_SECONDS);
     json!({
         "scope": name,
@@ -218,7 +252,7 @@ mod tests {
             (json!({}), 1, json!(false), 60),
             (json!({ "synchronous": false }), 3, json!(false), 60),
         ] {
-            let dynamic = dynamic(&spec(value), members);
+            let dynamic = dynamic(&spec(value), members, "id");
             assert_eq!(
                 (&dynamic["synchronous_mode"], &dynamic["primary_start_timeout"]),
                 (&mode, &json!(start))
@@ -228,7 +262,7 @@ mod tests {
 
     #[test]
     fn timing_is_within_patronis_rule() {
-        let dynamic = dynamic(&spec(json!({})), 3);
+        let dynamic = dynamic(&spec(json!({})), 3, "id");
         let of = |key: &str| dynamic[key].as_i64().unwrap();
         assert!(of("loop_wait") + 2 * of("retry_timeout") <= of("ttl"));
         for loop_wait in [of("loop_wait"), FIRST_LOOP_WAIT_SECONDS] {
@@ -239,15 +273,15 @@ mod tests {
     #[test]
     fn a_new_database_is_made_in_quick_loops() {
         let spec = spec(json!({}));
-        let first = &template("db", &spec, "16.15".parse().unwrap(), 3)["bootstrap"]["dcs"];
-        let wanted = dynamic(&spec, 3);
+        let first = &template("db", &spec, "16.15".parse().unwrap(), 3, "id")["bootstrap"]["dcs"];
+        let wanted = dynamic(&spec, 3, "id");
         assert_eq!(config_patch(first, &wanted), Some(json!({ "loop_wait": wanted["loop_wait"] })));
     }
 
     #[test]
     fn how_files_reach_the_disk_is_said_only_to_those_who_know_it() {
         for (version, said) in [("16.15", false), ("17.0", true), ("18.6", true)] {
-            let template = template("db", &spec(json!({})), version.parse().unwrap(), 3);
+            let template = template("db", &spec(json!({})), version.parse().unwrap(), 3, "id");
             for options in [&template["bootstrap"]["initdb"], &template["postgresql"]["basebackup"]] {
                 assert_eq!(options.to_string().contains("sync-method"), said, "{version}");
             }
@@ -259,7 +293,7 @@ mod tests {
         let spec = spec(
             json!({ "parameters": { "work_mem": "8MB", "max_wal_senders": "40" }, "hba": ["host all all 10.0.0.0/8 reject"] }),
         );
-        let postgresql = &dynamic(&spec, 3)["postgresql"];
+        let postgresql = &dynamic(&spec, 3, "id")["postgresql"];
         assert_eq!(postgresql["parameters"]["work_mem"], "8MB");
         assert_eq!(postgresql["parameters"]["max_wal_senders"], "40");
         assert_eq!(postgresql["parameters"]["max_slot_wal_keep_size"], "1024MB");
@@ -271,6 +305,28 @@ mod tests {
                 < place("host all all 10.0.0.0/8 reject")
         );
         assert!(place("host all all 10.0.0.0/8 reject") < place("host all all all scram-sha-256"));
+    }
+
+    #[test]
+    fn every_member_archives_and_only_a_destination_makes_it_go_anywhere() {
+        let of = |value: Value| {
+            let parameters = dynamic(&spec(value), 3, "0a-1b")["postgresql"]["parameters"].clone();
+            assert_eq!(parameters["archive_mode"], "always");
+            let text = |name: &str| parameters[name].as_str().unwrap_or("-").to_owned();
+            (text("archive_command"), text("archive_timeout"))
+        };
+        let backup = |to: &str| json!({ "backup": { "enabled": true, "schedule": "0 3 * * *", "destination": to } });
+        let no = ("true".to_owned(), "0".to_owned());
+        assert_eq!(of(json!({})), no);
+        assert_eq!(of(json!({ "backup": { "enabled": false, "destination": "s3://b/p" } })), no);
+        let to = |to: &str| of(backup(to));
+        let plain = r#"dbctl agent wal-push --to 's3://b/p' --archive '0a-1b' "%p""#;
+        assert_eq!(to("s3://b/p"), (plain.to_owned(), "60s".to_owned()));
+        let odd = r#"dbctl agent wal-push --to 's3://b/a'\''b%%20$(c)"' --archive '0a-1b' "%p""#;
+        assert_eq!(to(r#"s3://b/a'b%20$(c)""#).0, odd);
+        let mut own = backup("s3://b/p");
+        own["parameters"] = json!({ "Archive_Timeout": "10min" });
+        assert_eq!(of(own), (plain.to_owned(), "-".to_owned()));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! What the members' pods may do at the Kubernetes API: what Patroni needs, and nothing else.
+//! What the pods of members and of backups may do at the Kubernetes API: what Patroni needs and what a backup tells, and
+//! nothing else.
 
 use serde_json::{Value, json};
 
@@ -10,10 +11,11 @@ use crate::api::{Names, REPLICAS_MAX};
 pub fn rules(names: Names<'_>) -> Value {
     // Neither list nor watch nor create can be narrowed to names.
     let members: Vec<_> = (0..REPLICAS_MAX).map(|ordinal| names.member(ordinal)).collect();
+    let maps: Vec<_> = names.patroni_objects().into_iter().chain([names.backups()]).collect();
     json!([
         { "apiGroups": [""], "resources": ["configmaps"], "verbs": ["create", "list", "watch"] },
         {
-            "apiGroups": [""], "resources": ["configmaps"], "resourceNames": names.patroni_objects(),
+            "apiGroups": [""], "resources": ["configmaps"], "resourceNames": maps,
             "verbs": ["get", "patch"],
         },
         { "apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"] },

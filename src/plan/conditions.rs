@@ -6,12 +6,17 @@ use super::object::{LockAge, terminating};
 use super::scale::Scale;
 use super::text::{at, text};
 use super::view::Member;
-use super::{Kind, config, fencing, members};
+use super::{Kind, backup, config, fencing, members};
 use crate::api::{ConditionType, Quantity, Verdict, reason};
 use crate::patroni::Answer;
 
 /// All five, in their order.
-pub fn verdicts(cx: &Context<'_>, scale: &Scale, blocked: Option<&Blocked>) -> Vec<(ConditionType, Verdict)> {
+pub fn verdicts(
+    cx: &Context<'_>,
+    scale: &Scale,
+    blocked: Option<&Blocked>,
+    now: jiff::Timestamp,
+) -> Vec<(ConditionType, Verdict)> {
     let writable = writable(cx);
     let ready = match blocked {
         Some(blocked) => Verdict::no(blocked.reason, blocked.message.clone()),
@@ -20,7 +25,7 @@ pub fn verdicts(cx: &Context<'_>, scale: &Scale, blocked: Option<&Blocked>) -> V
     vec![
         (ConditionType::Ready, ready),
         (ConditionType::Writable, writable),
-        (ConditionType::BackupsHealthy, backups(cx)),
+        (ConditionType::BackupsHealthy, backup::verdict(cx, now)),
         (ConditionType::StorageHealthy, storage(cx)),
         (ConditionType::UpToDate, up_to_date(cx)),
     ]
@@ -308,17 +313,6 @@ fn unlisted(cx: &Context<'_>) -> Option<Verdict> {
         reason::MEMBER_NOT_READY,
         format!("{} streams, but is not listed as a synchronous standby yet", member.name),
     ))
-}
-
-fn backups(cx: &Context<'_>) -> Verdict {
-    if cx.spec().backup.as_ref().is_some_and(|backup| backup.enabled) {
-        Verdict::no(
-            reason::BACKUPS_UNSUPPORTED,
-            "no backup is taken: this version of dbctl cannot take them, although the spec asks for it",
-        )
-    } else {
-        Verdict::unknown(reason::BACKUPS_DISABLED, "backups are off: set spec.backup to have them")
-    }
 }
 
 fn storage(cx: &Context<'_>) -> Verdict {

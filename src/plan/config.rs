@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::context::Context;
 use super::ownership::volumes;
 use super::text::text;
-use super::{Action, Kind};
+use super::{Action, Kind, notes};
 use crate::patroni::{CONFIG_KEY, FIRST_LOOP_WAIT_SECONDS, config_patch, dynamic, template};
 
 const LOOP_WAIT: &str = "loop_wait";
@@ -16,14 +16,18 @@ pub fn plan(cx: &Context<'_>) -> Vec<Action> {
     // Patroni writes into its own four, so they are only made. An apply would own nothing in them worth owning. Made again,
     // empty, they would hide that there is history; members that have data make them themselves.
     let fresh = volumes(cx).next().is_none();
-    let mut actions: Vec<Action> = cx
-        .names
-        .patroni_objects()
-        .iter()
-        .filter(|name| fresh && cx.observed.get(Kind::ConfigMap, name).is_none())
-        .map(|name| Action::Create(Kind::ConfigMap, cx.retained(Kind::ConfigMap, name)))
-        .collect();
-    let file = template(cx.names.0, cx.spec(), super::members::version(cx), super::scale::members(cx));
+    let absent = |name: &String| fresh && cx.observed.get(Kind::ConfigMap, name).is_none();
+    let map = |name: &String| {
+        let mut map = cx.retained(Kind::ConfigMap, name);
+        if *name == cx.names.dynamic_config() && super::backup::enabled(cx).is_some() {
+            map["metadata"]["annotations"] = json!({ notes::ARCHIVE: notes::archive(cx) });
+        }
+        Action::Create(Kind::ConfigMap, map)
+    };
+    let patronis = cx.names.patroni_objects();
+    let mut actions: Vec<Action> = patronis.iter().filter(|name| absent(name)).map(map).collect();
+    let (version, members) = (super::members::version(cx), super::scale::members(cx));
+    let file = template(cx.names.0, cx.spec(), version, members, notes::archive(cx));
     // JSON is YAML that no reader of YAML 1.1 takes for something else: there, a bare `on` or `12:30` is no text.
     let text = format!("{file:#}\n");
     let rest = json!({ "data": { CONFIG_KEY: text } });
@@ -62,7 +66,7 @@ const WAKE: &str = "dbctl";
 /// What live and wanted configuration differ in; `quick`: but for the loops that a new database is made in.
 fn difference(cx: &Context<'_>, quick: bool) -> Option<Value> {
     let live = cx.view.config.config.as_ref()?;
-    let mut wanted = dynamic(cx.spec(), super::scale::committing(cx));
+    let mut wanted = dynamic(cx.spec(), super::scale::committing(cx), notes::archive(cx));
     if quick && live.get(LOOP_WAIT) == Some(&json!(FIRST_LOOP_WAIT_SECONDS)) {
         wanted[LOOP_WAIT] = json!(FIRST_LOOP_WAIT_SECONDS);
     }

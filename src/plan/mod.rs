@@ -6,6 +6,7 @@
 mod access;
 mod action;
 mod assess;
+mod backup;
 mod blocked;
 mod compare;
 mod conditions;
@@ -17,6 +18,7 @@ mod delete;
 mod disruption;
 mod fencing;
 mod members;
+mod notes;
 mod object;
 mod operations;
 mod outage;
@@ -112,10 +114,11 @@ pub fn plan(database: &Database, observed: &Observed, settings: &Settings, now: 
     let answers = requests::plan(&turn);
     let (ask, told) = asks(&turn, &answers, &scale);
     let busy = answers.busy() || ask.is_some();
-    let (mut status, mut events) = status::status(&cx, &scale, blocked.as_ref(), answers.operations, now);
+    let (mut status, mut events) = status::status(&cx, &scale, blocked.as_ref(), answers.operations.clone(), now);
     requests::complete(database.status.as_ref(), &mut status);
     events.extend(requests::events(database.status.as_ref(), &status));
     events.extend(status::events(&cx, &status, blocked.as_ref()));
+    events.extend(backup::events(&cx, &status, now));
     let settled = actions.is_empty() && !busy && status.conditions.iter().all(settled);
     if !gone && database.status.as_ref() != Some(&status) {
         actions.push(Action::PatchStatus(Box::new(status.clone())));
@@ -124,6 +127,7 @@ pub fn plan(database: &Database, observed: &Observed, settings: &Settings, now: 
     // What is asked for stands in the status by then.
     actions.extend(told.map(Action::PublishEvent));
     actions.extend(ask);
+    actions.extend(answers.jobs.into_iter().filter(|_| blocked.is_none()));
     let requeue = match &blocked {
         Some(blocked) if blocked.warning => BLOCKED,
         None if config::wake(&cx).is_some() => AT_ONCE,
@@ -138,7 +142,9 @@ pub fn plan(database: &Database, observed: &Observed, settings: &Settings, now: 
 pub fn needed_by(database: &Database, observed: &Observed) -> Vec<(Kind, String)> {
     let settings = Settings::default();
     let cx = Context::new(database, observed, &settings);
-    ownership::needed(cx.names.0, scale::members(&cx))
+    let mut all = ownership::required(&cx, scale::members(&cx));
+    all.extend(backup::requested_jobs(&cx).map(|name| (Kind::Job, name)));
+    all
 }
 
 /// A Database with the metadata of one that cannot be read. Nothing may be decided by its spec.
@@ -200,12 +206,14 @@ fn objects(cx: &Context<'_>, scale: &scale::Scale, now: jiff::Timestamp) -> Vec<
     actions.extend((!guarded).then_some(Action::AddFinalizer));
     actions.extend(secrets::plan(cx));
     actions.extend(config::plan(cx));
-    actions.extend(release::plan(cx));
+    actions.extend(notes::plan(cx));
     actions.extend(access::plan(cx));
     actions.extend(services::plan(cx));
     actions.extend(disruption::plan(cx));
     actions.extend(members::plan(cx, scale));
     actions.extend(config::change(cx, now).or_else(|| config::wake(cx)));
+    // Last: an API server may refuse a schedule that dbctl takes, and nothing else should wait for that.
+    actions.extend(backup::plan(cx));
     actions
 }
 

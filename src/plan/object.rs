@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::action::Asked;
 use super::text::{at, list, text};
+use crate::agent::ArchiveReport;
 use crate::patroni::{Answer, TTL_SECONDS};
 
 /// The kinds that a pass reads or writes.
@@ -26,11 +27,13 @@ pub enum Kind {
     PersistentVolumeClaim,
     Pod,
     EndpointSlice,
+    CronJob,
+    Job,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 11] = [
+    pub const ALL: [Kind; 13] = [
         Self::ServiceAccount,
         Self::Role,
         Self::RoleBinding,
@@ -42,6 +45,8 @@ impl Kind {
         Self::PersistentVolumeClaim,
         Self::Pod,
         Self::EndpointSlice,
+        Self::CronJob,
+        Self::Job,
     ];
 
     /// The API group; empty for the core one.
@@ -51,6 +56,7 @@ impl Kind {
             Self::StatefulSet => "apps",
             Self::PodDisruptionBudget => "policy",
             Self::EndpointSlice => "discovery.k8s.io",
+            Self::CronJob | Self::Job => "batch",
             _ => "",
         }
     }
@@ -77,6 +83,8 @@ impl Kind {
             Self::PersistentVolumeClaim => "PersistentVolumeClaim",
             Self::Pod => "Pod",
             Self::EndpointSlice => "EndpointSlice",
+            Self::CronJob => "CronJob",
+            Self::Job => "Job",
         }
     }
 
@@ -94,6 +102,8 @@ impl Kind {
             Self::PersistentVolumeClaim => "persistentvolumeclaims",
             Self::Pod => "pods",
             Self::EndpointSlice => "endpointslices",
+            Self::CronJob => "cronjobs",
+            Self::Job => "jobs",
         }
     }
 }
@@ -176,6 +186,8 @@ pub struct Observed {
     pub silent: BTreeMap<String, Duration>,
     /// Room on the volumes of members' data.
     pub rooms: BTreeMap<String, Room>,
+    /// What members have still to archive, where it is known.
+    pub archives: BTreeMap<String, ArchiveReport>,
     /// Age of the leader lock.
     pub lock_age: LockAge,
     /// The uid of the pod of the lock's holder when the lock was seen to go to it; `None` where that was not seen.

@@ -25,8 +25,18 @@ pub enum Owner {
     Foreign,
 }
 
-/// Every object that a Database of `members` members needs a name for. Whoever observes must look each of these up by
-/// name where it was not found by label.
+/// Every object that this Database needs a name for. Whoever observes must look each of these up by name where it was not
+/// found by label.
+pub fn required(cx: &Context<'_>, members: i32) -> Vec<(Kind, String)> {
+    let mut all = needed(cx.names.0, members);
+    if super::backup::enabled(cx).is_some() {
+        all.push((Kind::ConfigMap, cx.names.backups()));
+        all.push((Kind::CronJob, cx.names.backup_schedule()));
+    }
+    all
+}
+
+/// Every object that any Database of `members` members needs a name for.
 pub fn needed(name: &str, members: i32) -> Vec<(Kind, String)> {
     let names = Names(name);
     let mut all = vec![
@@ -107,7 +117,7 @@ fn is_labelled(cx: &Context<'_>, object: &Value) -> bool {
 
 /// The first object of a needed name that is not this Database's own.
 pub fn taken(cx: &Context<'_>, members: i32) -> Option<(Owner, Kind, String)> {
-    let found = needed(cx.names.0, members).into_iter().filter_map(|(kind, name)| {
+    let found = required(cx, members).into_iter().filter_map(|(kind, name)| {
         let object = cx.observed.get(kind, &name)?;
         match owner(cx, kind, object) {
             Owner::Ours | Owner::Orphaned => None,
@@ -148,6 +158,7 @@ fn is_named(cx: &Context<'_>, kind: Kind, object: &Value) -> bool {
         Kind::PersistentVolumeClaim => {
             name.strip_prefix("data-").is_some_and(|member| cx.names.ordinal(member).is_some())
         }
+        Kind::ConfigMap if name == cx.names.backups() => true,
         _ => needed(cx.names.0, 0).iter().any(|(of, needed)| *of == kind && needed == name),
     }
 }

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::context::Context;
+use super::backup::{credentials, credentials_mount, credentials_variable};
 use super::secrets::{APP_PASSWORD, internal};
 use super::services::POSTGRES_PORT;
 use super::view::{CONTAINER, LABEL_VERSION};
@@ -16,7 +17,8 @@ const DATA_MOUNT: &str = "/var/lib/postgresql/data";
 const PGDATA: &str = "/var/lib/postgresql/data/pgdata";
 const CONFIG_MOUNT: &str = "/etc/patroni";
 const SOCKET_MOUNT: &str = "/run/postgresql";
-const TMP_MOUNT: &str = "/tmp";
+/// Where what is passing may lie.
+pub const TMP_MOUNT: &str = "/tmp";
 /// The postgres user of the image.
 const RUN_AS: i64 = 999;
 /// A fast shutdown writes a checkpoint first; a killed one costs a crash recovery.
@@ -34,21 +36,16 @@ pub fn template(cx: &Context<'_>, version: PgVersion) -> Value {
 }
 
 fn spec(cx: &Context<'_>, version: PgVersion) -> Value {
+    let mut security = security();
+    // Otherwise each start walks the whole volume.
+    security["fsGroupChangePolicy"] = json!("OnRootMismatch");
     let mut spec = json!({
         "serviceAccountName": cx.names.main(),
         "automountServiceAccountToken": true,
         // A Service named `patroni` would otherwise put PATRONI_* into the environment.
         "enableServiceLinks": false,
         "terminationGracePeriodSeconds": GRACE_SECONDS,
-        "securityContext": {
-            "runAsNonRoot": true,
-            "runAsUser": RUN_AS,
-            "runAsGroup": RUN_AS,
-            "fsGroup": RUN_AS,
-            // Otherwise each start walks the whole volume.
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": { "type": "RuntimeDefault" },
-        },
+        "securityContext": security,
         "topologySpreadConstraints": spread(cx),
         "containers": [container(cx, version)],
         "volumes": [
@@ -59,17 +56,49 @@ fn spec(cx: &Context<'_>, version: PgVersion) -> Value {
             { "name": "shm", "emptyDir": { "medium": "Memory" } },
         ],
     });
-    if let (Some(spec), Some(placement)) = (spec.as_object_mut(), &cx.spec().placement) {
-        put(spec, "nodeSelector", !placement.node_selector.is_empty(), json!(placement.node_selector));
-        put(spec, "tolerations", !placement.tolerations.is_empty(), json!(placement.tolerations));
-        put(
-            spec,
-            "priorityClassName",
-            placement.priority_class_name.is_some(),
-            json!(placement.priority_class_name),
-        );
+    if let Some(volumes) = spec.pointer_mut("/volumes").and_then(Value::as_array_mut) {
+        volumes.extend(credentials(cx));
+    }
+    if let Some(spec) = spec.as_object_mut() {
+        spec.extend(placement(cx));
     }
     spec
+}
+
+/// Where the spec wants pods to run, as fields of a pod's spec.
+pub fn placement(cx: &Context<'_>) -> Map<String, Value> {
+    let mut spec = Map::new();
+    let Some(placement) = &cx.spec().placement else { return spec };
+    put(&mut spec, "nodeSelector", !placement.node_selector.is_empty(), json!(placement.node_selector));
+    put(&mut spec, "tolerations", !placement.tolerations.is_empty(), json!(placement.tolerations));
+    let class = &placement.priority_class_name;
+    put(&mut spec, "priorityClassName", class.is_some(), json!(class));
+    spec
+}
+
+/// As whom a pod runs.
+pub fn security() -> Value {
+    json!({
+        "runAsNonRoot": true,
+        "runAsUser": RUN_AS,
+        "runAsGroup": RUN_AS,
+        "fsGroup": RUN_AS,
+        "seccompProfile": { "type": "RuntimeDefault" },
+    })
+}
+
+/// What a container may do.
+pub fn container_security() -> Value {
+    json!({
+        "allowPrivilegeEscalation": false,
+        "readOnlyRootFilesystem": true,
+        "capabilities": { "drop": ["ALL"] },
+    })
+}
+
+/// The image for that release.
+pub fn image(cx: &Context<'_>, version: PgVersion) -> String {
+    cx.settings.image.replace("{version}", &version.to_string())
 }
 
 fn put(map: &mut Map<String, Value>, key: &str, wanted: bool, value: Value) {
@@ -94,8 +123,7 @@ fn spread(cx: &Context<'_>) -> Value {
 fn container(cx: &Context<'_>, version: PgVersion) -> Value {
     let mut container = json!({
         "name": CONTAINER,
-        "image": cx.settings.image.replace("{version}", &version.to_string()),
-        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "image": image(cx, version),
         "command": ["dbctl", "agent", "run"],
         "env": environment(cx, version),
         "ports": [
@@ -103,11 +131,7 @@ fn container(cx: &Context<'_>, version: PgVersion) -> Value {
             { "name": "patroni", "containerPort": REST_PORT, "protocol": "TCP" },
             { "name": "agent", "containerPort": AGENT_PORT, "protocol": "TCP" },
         ],
-        "securityContext": {
-            "allowPrivilegeEscalation": false,
-            "readOnlyRootFilesystem": true,
-            "capabilities": { "drop": ["ALL"] },
-        },
+        "securityContext": container_security(),
         // Why the agent or Patroni ended is then in the pod's status, and from there in the Database's.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
@@ -126,6 +150,11 @@ fn container(cx: &Context<'_>, version: PgVersion) -> Value {
         "livenessProbe": probe("/liveness", 3, 3, 5),
     });
     container["livenessProbe"]["terminationGracePeriodSeconds"] = json!(HUNG_GRACE_SECONDS);
+    if credentials(cx).is_some() {
+        for (list, item) in [("env", credentials_variable()), ("volumeMounts", credentials_mount())] {
+            container.get_mut(list).and_then(Value::as_array_mut).into_iter().for_each(|all| all.push(item.clone()));
+        }
+    }
     if let (Some(container), Some(resources)) = (container.as_object_mut(), &cx.spec().resources) {
         container.insert("resources".to_owned(), amounts(resources));
     }
@@ -150,12 +179,12 @@ fn amounts(resources: &Resources) -> Value {
 
 /// Every path that the agent needs is here: programs in the sandbox see the host's paths instead of these.
 /// PostgreSQL itself inherits nothing that begins with `PATRONI_`: Patroni keeps that from it.
-fn environment(cx: &Context<'_>, version: PgVersion) -> Value {
+pub fn environment(cx: &Context<'_>, version: PgVersion) -> Vec<Value> {
     let plain = |name: &str, value: &str| json!({ "name": name, "value": value });
     let field = |name: &str, path: &str| json!({ "name": name, "valueFrom": { "fieldRef": { "apiVersion": "v1", "fieldPath": path } } });
     let secret = |name: &str, secret: &str, key: &str| json!({ "name": name, "valueFrom": { "secretKeyRef": { "name": secret, "key": key } } });
     let keys = cx.names.internal_secret();
-    json!([
+    vec![
         field("POD_NAME", "metadata.name"),
         field("POD_NAMESPACE", "metadata.namespace"),
         field("POD_IP", "status.podIP"),
@@ -173,5 +202,5 @@ fn environment(cx: &Context<'_>, version: PgVersion) -> Value {
         plain("PATRONI_RESTAPI_USERNAME", REST_USER),
         secret("PATRONI_RESTAPI_PASSWORD", &keys, internal::REST),
         secret("PATRONI_APP_PASSWORD", &cx.names.app_secret(), APP_PASSWORD),
-    ])
+    ]
 }

@@ -20,17 +20,25 @@ pub struct Answers {
     pub operations: Vec<Operation>,
     /// What one of them asks Patroni for now.
     pub ask: Option<Action>,
+    /// The Jobs that others are to have.
+    pub jobs: Vec<Action>,
 }
 
 impl Answers {
-    /// One is not at its end yet.
+    /// One that nothing else may be done beside is not at its end yet.
     pub fn busy(&self) -> bool {
-        self.operations.iter().any(under_way)
+        self.operations.iter().any(excludes)
     }
 }
 
 fn under_way(operation: &Operation) -> bool {
     operation.phase.is_under_way()
+}
+
+/// While it is under way, nothing else may be done. A backup takes long, disturbs nobody, and must not keep anybody from
+/// moving a role.
+fn excludes(operation: &Operation) -> bool {
+    under_way(operation) && operation.kind != Verb::Backup.to_string()
 }
 
 /// Answers what is new, and goes on with what is under way.
@@ -39,14 +47,18 @@ pub fn plan(turn: &Turn<'_, '_>) -> Answers {
     let old = cx.database.status.as_ref().map(|status| status.operations.as_slice()).unwrap_or_default();
     let annotations = cx.database.metadata.annotations.clone().unwrap_or_default();
     let found = requests(&annotations);
-    let mut ask = None;
+    let (mut ask, mut jobs) = (None, Vec::new());
+    let mut take = |action: Option<Action>| match action {
+        Some(job @ Action::Create(..)) => jobs.push(job),
+        other => ask = ask.take().or(other),
+    };
     let mut operations: Vec<Operation> = Vec::new();
     for operation in old {
         if under_way(operation) {
             let mut good = found.iter().filter_map(|(_, _, parsed)| parsed.as_ref().ok());
             let request = good.find(|(_, request)| request.id.to_string() == operation.id);
             let step = go_on(turn, operation, request.map(|(_, request)| request));
-            ask = ask.or(step.ask);
+            take(step.ask);
             operations.push(step.operation);
         } else {
             operations.push(operation.clone());
@@ -58,15 +70,16 @@ pub fn plan(turn: &Turn<'_, '_>) -> Answers {
     let mut fresh = 0;
     for found in found.iter().take(KEPT.saturating_sub(active)) {
         if operations.iter().all(|operation| operation.id != id(found)) {
-            let busy = operations.iter().find(|operation| under_way(operation)).cloned();
+            let backup = matches!(&found.2, Ok((Verb::Backup, _)));
+            let busy = operations.iter().find(|other| excludes(other) || backup && under_way(other)).cloned();
             let step = answer(turn, found, busy.as_ref());
-            ask = ask.or(step.ask);
+            take(step.ask);
             operations.insert(fresh, step.operation);
             fresh += 1;
         }
     }
     let current: BTreeSet<String> = found.iter().take(KEPT).map(id).collect();
-    Answers { operations: kept(operations, &current), ask }
+    Answers { operations: kept(operations, &current), ask, jobs }
 }
 
 /// The newest, and all those that must not be forgotten: they are under way, or their annotation still stands.
@@ -98,7 +111,7 @@ fn id((kind, raw, parsed): &Found) -> String {
 pub struct Step {
     /// As it is to be listed.
     pub operation: Operation,
-    /// What it asks Patroni for now.
+    /// What it asks Patroni for now, or the Job that it is to have.
     pub ask: Option<Action>,
 }
 
@@ -109,7 +122,7 @@ fn answer(turn: &Turn<'_, '_>, found: &Found, busy: Option<&Operation>) -> Step 
         Err(error) => error.to_string(),
         Ok((verb, request)) => match request.check(*verb, turn.cx.uid, turn.now) {
             Err(error) => error.to_string(),
-            Ok(()) if matches!(verb, Verb::Failover | Verb::Restart) => {
+            Ok(()) if matches!(verb, Verb::Backup | Verb::Failover | Verb::Restart) => {
                 return begin(turn, operation, *verb, request, busy);
             }
             Ok(()) => format!("{verb} is not available in this version of dbctl"),
@@ -151,7 +164,9 @@ pub fn complete(old: Option<&DatabaseStatus>, new: &mut DatabaseStatus) {
 pub fn events(old: Option<&DatabaseStatus>, new: &DatabaseStatus) -> Vec<Event> {
     let before = old.map(|status| status.operations.as_slice()).unwrap_or_default();
     let fresh = |operation: &&Operation| {
-        !under_way(operation) && before.iter().all(|old| old.id != operation.id || under_way(old))
+        // That one was completed is told of the backup itself, whoever asked for it.
+        let told = operation.kind == Verb::Backup.to_string() && operation.phase == OperationPhase::Succeeded;
+        !told && !under_way(operation) && before.iter().all(|old| old.id != operation.id || under_way(old))
     };
     new.operations.iter().filter(fresh).map(event).collect()
 }
@@ -159,6 +174,7 @@ pub fn events(old: Option<&DatabaseStatus>, new: &DatabaseStatus) -> Vec<Event> 
 fn event(operation: &Operation) -> Event {
     let Operation { id, kind, phase, message, .. } = operation;
     let verb = match kind.as_str() {
+        "backup" => "Backup",
         "failover" => "Failover",
         "restart" => "Restart",
         _ => "Request",

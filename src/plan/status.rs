@@ -1,16 +1,16 @@
 //! The status: what there is, in the user's words. Nothing in it moves while nothing happens.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::blocked::Blocked;
 use super::conditions::{member_ready, verdicts};
 use super::context::Context;
 use super::scale::Scale;
 use super::view::Member;
-use super::{Event, outage};
+use super::{Event, backup, outage};
 use crate::api::{
-    ConditionType, DatabaseStatus, Instance, Operation, Phase, ROLE_PRIMARY, ROLE_REPLICA, Verdict,
-    merge_conditions, reason,
+    Catalog, ConditionType, DatabaseStatus, Instance, Operation, Phase, ROLE_PRIMARY, ROLE_REPLICA,
+    StoredBackup, Verdict, merge_conditions, reason,
 };
 
 /// Lag below this is noise: a busy primary is always a little ahead of what was last heard of a replica. It is also the
@@ -27,7 +27,7 @@ pub fn status(
 ) -> (DatabaseStatus, Vec<Event>) {
     let old = cx.database.status.clone().unwrap_or_default();
     let generation = cx.database.metadata.generation;
-    let verdicts = verdicts(cx, scale, blocked);
+    let verdicts = verdicts(cx, scale, blocked, now);
     let writable = verdicts.iter().any(|(of, v)| *of == ConditionType::Writable && v.status == Some(true));
     let record = outage::record(cx, writable, &operations, now);
     let replicas = cx.spec().replicas;
@@ -36,6 +36,9 @@ pub fn status(
     let ready = i32::try_from(ready).unwrap_or(i32::MAX);
     let selector: Vec<String> =
         cx.names.selector().iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let stored = backup::catalog(cx).map(|catalog| stored(&catalog));
+    let (backups, last_backup_time, earliest_recovery_time) =
+        stored.unwrap_or((old.backups, old.last_backup_time, old.earliest_recovery_time));
     let status = DatabaseStatus {
         observed_generation: generation,
         phase: Some(phase(cx, scale, blocked, &verdicts, old.phase)),
@@ -46,6 +49,9 @@ pub fn status(
         selector: Some(selector.join(",")),
         version: version(cx).or(old.version),
         instances: cx.view.members.iter().map(|member| instance(cx, member)).collect(),
+        last_backup_time,
+        earliest_recovery_time,
+        backups,
         operations,
         last_failover: record.failovers.first().cloned(),
         failovers: record.failovers,
@@ -54,6 +60,23 @@ pub fn status(
         ..old
     };
     (status, record.events)
+}
+
+/// How many backups the status lists; the ConfigMap with the catalog has all.
+const BACKUPS: usize = 100;
+
+/// The catalog as the status tells it: the backups, the end of the newest, and the first instant that can be restored.
+fn stored(catalog: &Catalog) -> (Vec<StoredBackup>, Option<Time>, Option<Time>) {
+    let of = |entry: &crate::api::CatalogEntry| StoredBackup {
+        id: entry.id.clone(),
+        started_at: Some(Time(entry.started_at)),
+        finished_at: Some(Time(entry.stopped_at)),
+        from: Some(entry.from.clone()).filter(|from| !from.is_empty()),
+        size_bytes: i64::try_from(entry.bytes).ok(),
+        verified_at: entry.verified_at.map(Time),
+    };
+    let newest = catalog.newest().map(|entry| Time(entry.stopped_at));
+    (catalog.backups.iter().take(BACKUPS).map(of).collect(), newest, catalog.earliest.map(Time))
 }
 
 /// The release that every member's pod was made for; `None` while they differ, or none of them runs: the data may be of

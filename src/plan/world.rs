@@ -207,6 +207,9 @@ impl World {
         if let Some(old) = old.as_ref().filter(|_| Names("db").patroni_objects().contains(&name)) {
             // Patroni wrote the rest.
             let ours = std::mem::replace(&mut object, old.clone());
+            // What is left out of an apply goes.
+            let none = json!({ RELEASE: null, notes::ARCHIVE: null });
+            json_patch::merge(&mut object, &json!({ "metadata": { "annotations": none } }));
             json_patch::merge(&mut object, &ours);
         } else if let Some(old) = &old {
             for kept in ["/metadata/uid", "/status", "/metadata/generation"] {

@@ -70,7 +70,7 @@ fn received(world: &mut World, name: &str, position: i64) {
 
 fn configure(world: &mut World, key: &str, value: Value) {
     let spec = &world.database.as_ref().unwrap().spec;
-    let mut config = crate::patroni::dynamic(spec, 3);
+    let mut config = crate::patroni::dynamic(spec, 3, "uid-1");
     config[key] = value;
     annotate(world, "db-config", json!({ "config": config.to_string() }));
 }

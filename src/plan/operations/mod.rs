@@ -1,6 +1,7 @@
-//! Failovers and restarts that were asked for. Each goes on, pass by pass, from what the status says of it and from what
+//! Backups, failovers and restarts that were asked for. Each goes on, pass by pass, from what the status says of it and from what
 //! is there: a controller that starts anew asks Patroni at most once more for the same thing, which does no harm.
 
+mod backup;
 mod failover;
 mod restart;
 #[cfg(test)]
@@ -15,7 +16,7 @@ use super::conditions::writable;
 use super::context::Context;
 use super::requests::{Step, ended};
 use super::{Action, Ask, AskOutcome, Asked};
-use crate::api::{Operation, OperationPhase, Request, Verb};
+use crate::api::{BackupArguments, Operation, OperationPhase, Request, Verb};
 
 /// What all of them decide by.
 pub struct Turn<'t, 'a> {
@@ -64,17 +65,14 @@ pub fn begin(
     if let Some(refused) = in_the_way(turn, busy) {
         return rejected(turn, operation, refused);
     }
-    if verb == Verb::Restart {
-        match request.arguments(verb) {
-            Ok(arguments) => restart::begin(turn, operation, &arguments),
-            Err(error) => rejected(turn, operation, error.to_string()),
+    let begun = match verb {
+        Verb::Backup => request.arguments(verb).map(|BackupArguments {}| backup::begin(turn, operation.clone())),
+        Verb::Restart => {
+            request.arguments(verb).map(|arguments| restart::begin(turn, operation.clone(), &arguments))
         }
-    } else {
-        match request.arguments(verb) {
-            Ok(arguments) => failover::begin(turn, operation, &arguments),
-            Err(error) => rejected(turn, operation, error.to_string()),
-        }
-    }
+        _ => request.arguments(verb).map(|arguments| failover::begin(turn, operation.clone(), &arguments)),
+    };
+    begun.unwrap_or_else(|error| rejected(turn, operation, error.to_string()))
 }
 
 /// Goes on with an operation. `request`: what asked for it, if that still stands.
@@ -88,6 +86,7 @@ pub fn go_on(turn: &Turn<'_, '_>, operation: &Operation, request: Option<&Reques
             let arguments = request.and_then(|request| request.arguments(Verb::Failover).ok());
             failover::go_on(turn, operation, arguments.as_ref())
         }
+        "backup" => backup::go_on(turn, operation),
         "restart" => restart::go_on(turn, operation),
         // Another version began it.
         _ => failed(turn, operation, "this version of dbctl does not know how to go on with it".to_owned()),

@@ -581,7 +581,7 @@ fn a_primary_on_a_cordoned_node_stays_where_it_would_do_harm() {
         ("being deleted", |w| w.delete()),
         ("paused", |w| {
             let spec = &w.database.as_ref().unwrap().spec;
-            let mut config = crate::patroni::dynamic(spec, 3);
+            let mut config = crate::patroni::dynamic(spec, 3, "uid-1");
             config["pause"] = json!(true);
             let annotations = json!({ "config": config.to_string() });
             w.change(Kind::ConfigMap, "db-config", json!({ "metadata": { "annotations": annotations } }));

@@ -79,7 +79,7 @@ fn a_dead_primarys_lock_is_released_for_somebody_who_can_take_it() {
 fn a_paused_patroni_keeps_the_lock() {
     let mut world = world();
     kill(&mut world);
-    let config = crate::patroni::dynamic(&world.database.as_ref().unwrap().spec, 3);
+    let config = crate::patroni::dynamic(&world.database.as_ref().unwrap().spec, 3, "uid-1");
     let mut config = config;
     config["pause"] = json!(true);
     let annotations = json!({ "config": config.to_string() });
