@@ -71,9 +71,13 @@ mod tests {
         let note = sockets.join(PUSH_NOTE);
         fs::write(&note, "{").unwrap();
         assert_eq!(report(&data, &sockets).unwrap().last_error, None);
-        let text = r#"{"at":"2026-11-22T10:00:00Z","error":"put x: refused","file":"000000010000000000000002"}"#;
+        let text =
+            r#"{"at":"2026-11-22T10:00:00Z","error":"put x: refused","file":"000000010000000000000002"}"#;
         fs::write(&note, text).unwrap();
         let error = report(&data, &sockets).unwrap().last_error.unwrap();
-        assert_eq!((error.error.as_str(), error.file.as_str()), ("put x: refused", "000000010000000000000002"));
+        assert_eq!(
+            (error.error.as_str(), error.file.as_str()),
+            ("put x: refused", "000000010000000000000002")
+        );
     }
 }

@@ -12,6 +12,7 @@
 //! Decisions are pure functions with tables of tests; what surrounds them is thin.
 
 mod archive;
+mod backup;
 mod bootstrap;
 mod children;
 mod control;
@@ -24,14 +25,16 @@ mod render;
 mod report;
 mod run;
 mod serve;
+mod source;
 mod start;
 mod store;
 mod wal;
 mod watchdog;
 
+pub use backup::{BackupError, Job, backup};
 pub use bootstrap::{BootstrapError, post_bootstrap};
 pub use render::{Environment, RenderError, render};
 pub use report::{AGENT_PORT, AgentReport, ArchiveError, ArchiveReport, Disk, Fenced, PostmasterState};
 pub use run::run;
 pub use start::AgentError;
-pub use wal::{Failure, Source, WalError, fetch_error_code, wal_fetch, wal_prefetch, wal_push};
+pub use wal::{Source, WalError, fetch_error_code, wal_fetch, wal_prefetch, wal_push};

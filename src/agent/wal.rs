@@ -5,8 +5,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 
+use super::archive::PUSH_NOTE;
+use super::report::ArchiveError;
 use crate::backup::archive::{FetchError, Fetched, PushError, Pushed, Spool, fetch, push};
 use crate::backup::claim::Owner;
 use crate::backup::layout::Epoch;
@@ -17,8 +18,6 @@ use crate::backup::wal::{NameError, Segment, SegmentSize, WalFile};
 const PUSH_LIMIT: Duration = Duration::from_secs(45);
 /// A recovery waits this long for one file.
 const FETCH_LIMIT: Duration = Duration::from_secs(60);
-/// The last failure of `wal-push`, in the directory of the sockets: gone once one succeeds.
-const FAILURE: &str = "wal-push.json";
 /// The exit code after which a recovery ends instead of taking it for the end of the WAL: any above 125
 /// (<https://www.postgresql.org/docs/current/continuous-archiving.html#BACKUP-PITR-RECOVERY>).
 const STOP_RECOVERY: u8 = 255;
@@ -57,17 +56,6 @@ pub enum WalError {
     },
 }
 
-/// What is known of archiving that fails.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failure {
-    /// When it failed last.
-    pub at: Timestamp,
-    /// Why, in the store's own words.
-    pub error: String,
-    /// The file.
-    pub file: String,
-}
-
 /// Archives a file of WAL; PostgreSQL runs it in its data directory.
 ///
 /// # Errors
@@ -75,7 +63,7 @@ pub struct Failure {
 pub async fn wal_push(to: &str, archive: &str, path: &Path) -> Result<Pushed, WalError> {
     let owner = Owner { archive: archive.to_owned(), database: database(|name| std::env::var(name).ok()) };
     let result = bounded_push(to, &owner, path).await;
-    let failure = std::env::var_os("SOCKET_DIRECTORY").map(|sockets| PathBuf::from(sockets).join(FAILURE));
+    let failure = std::env::var_os("SOCKET_DIRECTORY").map(|sockets| PathBuf::from(sockets).join(PUSH_NOTE));
     match (&result, failure) {
         (Ok(_), Some(failure)) => drop(std::fs::remove_file(failure)),
         (Err(error), Some(failure)) => note(&failure, error, path),
@@ -104,7 +92,7 @@ async fn bounded_push(to: &str, owner: &Owner, path: &Path) -> Result<Pushed, Wa
 /// For the agent, which tells the controller. That it cannot be written changes nothing: what waits shows all the same.
 fn note(file: &Path, error: &WalError, path: &Path) {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let failure = Failure { at: Timestamp::now(), error: error.to_string(), file: name };
+    let failure = ArchiveError { at: Timestamp::now(), error: error.to_string(), file: name };
     let Ok(text) = serde_json::to_vec(&failure) else { return };
     let written = file.with_extension("json.new");
     let _ = std::fs::write(&written, text).and_then(|()| std::fs::rename(&written, file));

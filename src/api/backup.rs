@@ -144,7 +144,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_not_there() {
-        for map in [json!({}), json!({ "data": {} }), json!({ "data": { CATALOG_KEY: "{", PROGRESS_KEY: "[]" } })] {
+        for map in
+            [json!({}), json!({ "data": {} }), json!({ "data": { CATALOG_KEY: "{", PROGRESS_KEY: "[]" } })]
+        {
             assert_eq!((Catalog::of(&map), Progress::of(&map)), (None, None), "{map}");
         }
         let sparse = json!({ "data": { CATALOG_KEY: json!({ "backups": [{ "id": "a", "startedAt": "2026-11-22T03:00:00Z",

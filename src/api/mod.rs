@@ -21,11 +21,13 @@ pub use database::{
     RestoreFrom, Storage,
 };
 pub use names::{
-    BACKUP_NAME, DatabaseName, FIELD_MANAGER, FINALIZER, GROUP, LABEL_DATABASE, LABEL_ROLE, Names, PAUSED, ROLE_PRIMARY,
-    ROLE_REPLICA, name_problem,
+    BACKUP_NAME, DatabaseName, FIELD_MANAGER, FINALIZER, GROUP, LABEL_DATABASE, LABEL_ROLE, Names, PAUSED,
+    ROLE_PRIMARY, ROLE_REPLICA, name_problem,
 };
 pub use quantity::{Quantity, QuantityError};
-pub use request::{BackupArguments, FailoverArguments, Found, Request, RequestError, RestartArguments, Verb, requests};
+pub use request::{
+    BackupArguments, FailoverArguments, Found, Request, RequestError, RestartArguments, Verb, requests,
+};
 pub use status::{
     DatabaseStatus, Failover, Instance, Operation, OperationPhase, Outage, Phase, StoredBackup,
     UpgradeProgress,

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 
 use super::error::{Result, failed};
 use super::{Context, SERVER_LOG, log_to_stderr, single};
-use crate::agent::{Source, fetch_error_code};
+use crate::agent::{Job, Source, fetch_error_code};
 use crate::backup::archive::Fetched;
 
 /// Do the small jobs inside a database pod
@@ -45,6 +45,24 @@ enum Command {
         file: String,
         /// Where it goes
         path: PathBuf,
+    },
+    /// Take a base backup; the pod of a backup runs it
+    Backup {
+        /// The destination
+        #[arg(long, value_name = "URL")]
+        to: String,
+        /// The id of the archive, which must hold the destination's claim
+        #[arg(long, value_name = "ID")]
+        archive: String,
+        /// The database
+        #[arg(long, value_name = "NAME")]
+        database: String,
+        /// How many good backups stay
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        keep: u32,
+        /// The request that asked for it
+        #[arg(long, value_name = "ID")]
+        request: Option<String>,
     },
     /// Fetch the segments behind one, before they are asked for
     #[command(hide = true)]
@@ -92,6 +110,17 @@ pub fn run(context: &Context, args: &AgentArgs) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::WalFetch { source, file, path } => wal_fetch(&source.into(), file, path),
+        Command::Backup { to, archive, database, keep, request } => {
+            let job = Job {
+                to: to.clone(),
+                archive: archive.clone(),
+                database: database.clone(),
+                keep: usize::try_from(*keep).unwrap_or(usize::MAX),
+                request: request.clone(),
+            };
+            single(async { crate::agent::backup(&job).await.map_err(failed) })?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::WalPrefetch { source, size, after } => {
             single(async { crate::agent::wal_prefetch(&source.into(), after, *size).await.map_err(failed) })?;
             Ok(ExitCode::SUCCESS)

@@ -23,7 +23,9 @@ use super::random::jittered;
 use super::silence::Silence;
 use crate::api::{Database, FINALIZER};
 use crate::patroni;
-use crate::plan::{Action, Ask, AskOutcome, Event, Kind, Plan, Settings, View, plan, plan_unreadable, stand_in};
+use crate::plan::{
+    Action, Ask, AskOutcome, Event, Kind, Plan, Settings, View, plan, plan_unreadable, stand_in,
+};
 
 /// What is watched and reconciled: a Database, or one that cannot be read.
 pub type Guarded = DeserializeGuard<Database>;

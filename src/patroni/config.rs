@@ -163,13 +163,7 @@ fn basebackup(version: PgVersion) -> Value {
 }
 
 /// The file that each member completes. No line of it differs between members.
-pub fn template(
-    name: &str,
-    spec: &DatabaseSpec,
-    version: PgVersion,
-    members: i32,
-    archive: &str,
-) -> Value {
+pub fn template(name: &str, spec: &DatabaseSpec, version: PgVersion, members: i32, archive: &str) -> Value {
     // Every pod of the database carries these, so they may select; Patroni puts them on what it makes.
     let mut labels = Names(name).labels();
     labels.remove(LABEL_DATABASE);
@@ -315,7 +309,8 @@ mod tests {
             let text = |name: &str| parameters[name].as_str().unwrap_or("-").to_owned();
             (text("archive_command"), text("archive_timeout"))
         };
-        let backup = |to: &str| json!({ "backup": { "enabled": true, "schedule": "0 3 * * *", "destination": to } });
+        let backup =
+            |to: &str| json!({ "backup": { "enabled": true, "schedule": "0 3 * * *", "destination": to } });
         let no = ("true".to_owned(), "0".to_owned());
         assert_eq!(of(json!({})), no);
         assert_eq!(of(json!({ "backup": { "enabled": false, "destination": "s3://b/p" } })), no);

@@ -114,7 +114,8 @@ pub fn plan(database: &Database, observed: &Observed, settings: &Settings, now: 
     let answers = requests::plan(&turn);
     let (ask, told) = asks(&turn, &answers, &scale);
     let busy = answers.busy() || ask.is_some();
-    let (mut status, mut events) = status::status(&cx, &scale, blocked.as_ref(), answers.operations.clone(), now);
+    let (mut status, mut events) =
+        status::status(&cx, &scale, blocked.as_ref(), answers.operations.clone(), now);
     requests::complete(database.status.as_ref(), &mut status);
     events.extend(requests::events(database.status.as_ref(), &status));
     events.extend(status::events(&cx, &status, blocked.as_ref()));

@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::context::Context;
 use super::backup::{credentials, credentials_mount, credentials_variable};
+use super::context::Context;
 use super::secrets::{APP_PASSWORD, internal};
 use super::services::POSTGRES_PORT;
 use super::view::{CONTAINER, LABEL_VERSION};
@@ -152,7 +152,11 @@ fn container(cx: &Context<'_>, version: PgVersion) -> Value {
     container["livenessProbe"]["terminationGracePeriodSeconds"] = json!(HUNG_GRACE_SECONDS);
     if credentials(cx).is_some() {
         for (list, item) in [("env", credentials_variable()), ("volumeMounts", credentials_mount())] {
-            container.get_mut(list).and_then(Value::as_array_mut).into_iter().for_each(|all| all.push(item.clone()));
+            container
+                .get_mut(list)
+                .and_then(Value::as_array_mut)
+                .into_iter()
+                .for_each(|all| all.push(item.clone()));
         }
     }
     if let (Some(container), Some(resources)) = (container.as_object_mut(), &cx.spec().resources) {

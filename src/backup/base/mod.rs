@@ -11,12 +11,14 @@
 //! <epoch>/base/<id>/deleted.json          it goes: no backup any more, whatever else is still there
 //! ```
 
+mod catalog;
 mod list;
 mod prune;
 mod record;
 mod take;
 mod upload;
 
+pub use catalog::catalog;
 pub use list::{Archive, Found, archive, backups, epochs};
 pub use prune::{PruneError, Pruned, prune};
 pub use record::{BackupId, BackupIdError, Part, Record, StoredArchive, TablespaceRecord};

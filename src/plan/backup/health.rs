@@ -102,12 +102,15 @@ fn archiving_fails(cx: &Context<'_>, now: Timestamp) -> Option<Verdict> {
 
 /// Its pod does not have the Secret that the spec names.
 fn lacks_credentials(cx: &Context<'_>, name: &str) -> bool {
-    let Some(wanted) = cx.spec().backup.as_ref().and_then(|backup| backup.credentials_secret.as_deref()) else {
+    let Some(wanted) = cx.spec().backup.as_ref().and_then(|backup| backup.credentials_secret.as_deref())
+    else {
         return false;
     };
     let has = |member: &Member<'_>| {
         let volumes = list(member.pod, "/spec/volumes").iter();
-        volumes.filter(|volume| volume["name"] == backup::CREDENTIALS).any(|v| text(v, "/secret/secretName") == Some(wanted))
+        volumes
+            .filter(|volume| volume["name"] == backup::CREDENTIALS)
+            .any(|v| text(v, "/secret/secretName") == Some(wanted))
     };
     cx.view.member(name).is_some_and(|member| !has(member))
 }
@@ -178,9 +181,13 @@ pub fn events(cx: &Context<'_>, new: &DatabaseStatus, now: Timestamp) -> Vec<Eve
         } else if was(reason::ARCHIVING_FAILING) && !is(reason::ARCHIVING_FAILING) && enabled(cx).is_some() {
             events.push(Event::normal("ArchivingRecovered", "WAL is archived again"));
         }
-        let retold = before.is_none_or(|before| before.reason != after.reason || before.message != after.message);
+        let retold =
+            before.is_none_or(|before| before.reason != after.reason || before.message != after.message);
         // Whoever asked for it was told already.
-        let told = new.operations.iter().any(|operation| after.message.contains(&cx.names.backup_job(&operation.id)));
+        let told = new
+            .operations
+            .iter()
+            .any(|operation| after.message.contains(&cx.names.backup_job(&operation.id)));
         if is(reason::BACKUP_FAILED) && retold && !told {
             events.push(Event::warning(reason::BACKUP_FAILED, after.message.clone()));
         }
@@ -193,7 +200,8 @@ pub fn events(cx: &Context<'_>, new: &DatabaseStatus, now: Timestamp) -> Vec<Eve
 fn completed(cx: &Context<'_>, now: Timestamp) -> Option<Event> {
     let catalog = catalog(cx)?;
     let newest = catalog.newest()?;
-    let known = cx.database.status.as_ref().is_some_and(|old| old.backups.iter().any(|old| old.id == newest.id));
+    let known =
+        cx.database.status.as_ref().is_some_and(|old| old.backups.iter().any(|old| old.id == newest.id));
     let news = !known && now.duration_since(newest.stopped_at) < NEWS;
     news.then(|| Event::normal("BackupCompleted", summary(newest)))
 }

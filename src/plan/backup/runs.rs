@@ -55,7 +55,9 @@ impl<'a> Run<'a> {
     /// Reads a Job.
     fn of(job: &'a Value) -> Self {
         let holds = |kind: &str| {
-            list(job, "/status/conditions").iter().find(|each| each["type"] == kind && each["status"] == "True")
+            list(job, "/status/conditions")
+                .iter()
+                .find(|each| each["type"] == kind && each["status"] == "True")
         };
         let since = |condition: &Value| {
             let times = [text(job, "/status/completionTime"), text(condition, "/lastTransitionTime")];
@@ -96,7 +98,9 @@ impl<'a> Run<'a> {
         });
         match (text(pod, "/spec/nodeName"), waiting) {
             (None, _) => format!("pod {name} has no node yet"),
-            (_, Some((reason, Some(message)))) => format!("pod {name} does not run yet ({reason}: {message})"),
+            (_, Some((reason, Some(message)))) => {
+                format!("pod {name} does not run yet ({reason}: {message})")
+            }
             (_, Some((reason, None))) => format!("pod {name} does not run yet ({reason})"),
             (_, None) => format!("pod {name} takes the backup"),
         }

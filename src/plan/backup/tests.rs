@@ -57,7 +57,10 @@ fn the_schedule_is_a_cron_job_that_needs_no_data() {
     world.edit(json!({ "backup": { "schedule": "@hourly", "timeZone": "Europe/Berlin", "credentialsSecret": null } }));
     world.settle();
     let cron = world.get(Kind::CronJob, CRON);
-    assert_eq!((text(cron, "/spec/schedule"), text(cron, "/spec/timeZone")), (Some("@hourly"), Some("Europe/Berlin")));
+    assert_eq!(
+        (text(cron, "/spec/schedule"), text(cron, "/spec/timeZone")),
+        (Some("@hourly"), Some("Europe/Berlin"))
+    );
     assert!(!cron.to_string().contains("BACKUP_CREDENTIALS") && !cron.to_string().contains("/etc/dbctl"));
     // Turned off, it goes; what is known stays.
     world.edit(json!({ "backup": { "enabled": false } }));
@@ -96,9 +99,12 @@ fn members_have_the_credentials_whether_or_not_backups_are_on() {
         let volume = list(pod, "/volumes").iter().find(|volume| volume["name"] == "backup-credentials");
         let secret = json!({ "secretName": "keys", "optional": true, "defaultMode": 0o440 });
         assert_eq!(volume.map(|volume| &volume["secret"]), mounted.then_some(&secret), "{backup}");
-        let mount = list(pod, "/containers/0/volumeMounts").iter().find(|mount| mount["name"] == "backup-credentials");
+        let mount = list(pod, "/containers/0/volumeMounts")
+            .iter()
+            .find(|mount| mount["name"] == "backup-credentials");
         assert_eq!(mount.is_some_and(|mount| mount["readOnly"] == true), mounted);
-        let variable = list(pod, "/containers/0/env").iter().find(|variable| variable["name"] == "BACKUP_CREDENTIALS");
+        let variable =
+            list(pod, "/containers/0/env").iter().find(|variable| variable["name"] == "BACKUP_CREDENTIALS");
         let path = variable.and_then(|variable| text(variable, "/value"));
         assert_eq!(path, mount.and_then(|mount| text(mount, "/mountPath")));
     }
@@ -110,7 +116,9 @@ fn a_new_destination_reaches_members_that_run() {
     assert_eq!(command(&world), "true");
     world.edit(on(json!({})));
     let plan = world.pass(usize::MAX);
-    assert!(!plan.actions.iter().any(|action| matches!(action, Action::Apply(a) if a.kind == Kind::StatefulSet)));
+    assert!(
+        !plan.actions.iter().any(|action| matches!(action, Action::Apply(a) if a.kind == Kind::StatefulSet))
+    );
     world.settle();
     assert_eq!(command(&world), r#"dbctl agent wal-push --to 's3://b/p' --archive 'uid-1' "%p""#);
     world.edit(json!({ "backup": { "destination": "gs://c" } }));
@@ -289,10 +297,26 @@ fn the_condition_says_whether_what_was_written_can_be_restored() {
         ("all is well", |_| {}, ("True", reason::BACKUPS_CURRENT)),
         ("off", |w| w.edit(json!({ "backup": { "enabled": false } })), ("Unknown", reason::BACKUPS_DISABLED)),
         ("none yet", |w| catalog(w, &[]), ("False", reason::NO_BACKUP)),
-        ("no catalog", |w| drop(w.observed.remove(Kind::ConfigMap, "db-backups")), ("False", reason::NO_BACKUP)),
-        ("on its way", |w| archives(w, "db-0", waits(1, "2026-11-22T09:59:10Z", None)), ("True", reason::BACKUPS_CURRENT)),
-        ("waits", |w| archives(w, "db-0", waits(1, "2026-11-22T09:58:59Z", None)), ("False", reason::ARCHIVING_FAILING)),
-        ("a replica's waits", |w| archives(w, "db-2", waits(9, "2026-11-22T09:00:00Z", None)), ("False", reason::ARCHIVING_FAILING)),
+        (
+            "no catalog",
+            |w| drop(w.observed.remove(Kind::ConfigMap, "db-backups")),
+            ("False", reason::NO_BACKUP),
+        ),
+        (
+            "on its way",
+            |w| archives(w, "db-0", waits(1, "2026-11-22T09:59:10Z", None)),
+            ("True", reason::BACKUPS_CURRENT),
+        ),
+        (
+            "waits",
+            |w| archives(w, "db-0", waits(1, "2026-11-22T09:58:59Z", None)),
+            ("False", reason::ARCHIVING_FAILING),
+        ),
+        (
+            "a replica's waits",
+            |w| archives(w, "db-2", waits(9, "2026-11-22T09:00:00Z", None)),
+            ("False", reason::ARCHIVING_FAILING),
+        ),
         (
             "fails since long",
             |w| archives(w, "db-0", waits(1, "2026-11-22T09:59:59Z", Some(("2026-11-22T09:58:00Z", "no")))),
@@ -308,8 +332,16 @@ fn the_condition_says_whether_what_was_written_can_be_restored() {
             |w| archives(w, "db-0", waits(0, "", Some(("2026-11-22T08:00:00Z", "no")))),
             ("True", reason::BACKUPS_CURRENT),
         ),
-        ("failed", |w| job(w, "j", Some(("Failed", "2026-11-22T09:00:00Z")), None), ("False", reason::BACKUP_FAILED)),
-        ("failed before the last good one", |w| job(w, "j", Some(("Failed", "2026-11-22T03:00:01Z")), None), ("True", reason::BACKUPS_CURRENT)),
+        (
+            "failed",
+            |w| job(w, "j", Some(("Failed", "2026-11-22T09:00:00Z")), None),
+            ("False", reason::BACKUP_FAILED),
+        ),
+        (
+            "failed before the last good one",
+            |w| job(w, "j", Some(("Failed", "2026-11-22T03:00:01Z")), None),
+            ("True", reason::BACKUPS_CURRENT),
+        ),
         (
             "failed, and a later one is done",
             |w| {
@@ -335,7 +367,11 @@ fn the_condition_says_whether_what_was_written_can_be_restored() {
             ("False", reason::BACKUP_FAILED),
         ),
         ("one runs", |w| job(w, "j", None, None), ("True", reason::BACKUPS_CURRENT)),
-        ("late, but not yet", |w| w.now = "2026-11-23T03:59:00Z".parse().unwrap(), ("True", reason::BACKUPS_CURRENT)),
+        (
+            "late, but not yet",
+            |w| w.now = "2026-11-23T03:59:00Z".parse().unwrap(),
+            ("True", reason::BACKUPS_CURRENT),
+        ),
         ("late", |w| w.now = "2026-11-23T04:01:00Z".parse().unwrap(), ("False", reason::BACKUP_OVERDUE)),
         (
             "late, and one runs",

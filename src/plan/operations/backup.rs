@@ -95,5 +95,9 @@ fn ended_well(turn: &Turn<'_, '_>, operation: Operation, run: &Run<'_>, at: Time
         return waits(operation, format!("Job {} is done; waiting until its backup is listed", run.name));
     }
     let map = turn.cx.names.backups();
-    succeeded(turn, operation, format!("Job {} is done, but ConfigMap {map} does not list its backup", run.name))
+    succeeded(
+        turn,
+        operation,
+        format!("Job {} is done, but ConfigMap {map} does not list its backup", run.name),
+    )
 }

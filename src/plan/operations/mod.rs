@@ -66,7 +66,9 @@ pub fn begin(
         return rejected(turn, operation, refused);
     }
     let begun = match verb {
-        Verb::Backup => request.arguments(verb).map(|BackupArguments {}| backup::begin(turn, operation.clone())),
+        Verb::Backup => {
+            request.arguments(verb).map(|BackupArguments {}| backup::begin(turn, operation.clone()))
+        }
         Verb::Restart => {
             request.arguments(verb).map(|arguments| restart::begin(turn, operation.clone(), &arguments))
         }

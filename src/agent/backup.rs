@@ -1,0 +1,208 @@
+//! `dbctl agent backup`: what the pod of a backup runs. It holds no data: a fit member sends it, and the store takes it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use kube::api::{Api, ListParams, Patch, PatchParams};
+use kube::{Client, ResourceExt};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use super::source::{Heard, choose};
+use crate::api::{CATALOG_KEY, Names, PROGRESS_KEY, Progress};
+use crate::backup::base::{self, PruneError, Record, Source, Step, TakeError};
+use crate::backup::claim::Owner;
+use crate::backup::server::{Address, Target};
+use crate::backup::store::{Destination, DestinationError, Patience, Settings, Store, StoreError};
+use crate::patroni::{Lock, PatroniError, REPLICATION_USER, SUPERUSER};
+
+/// PostgreSQL's port.
+const PORT: u16 = 5432;
+/// A member that does not say in time how it is, is not asked for its data.
+const ASK: Duration = Duration::from_secs(2);
+/// How often the progress is written down.
+const PROGRESS_EVERY: Duration = Duration::from_secs(1);
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// The destination.
+    pub to: String,
+    /// The id of the archive.
+    pub archive: String,
+    /// The database's name.
+    pub database: String,
+    /// How many good backups stay.
+    pub keep: usize,
+    /// The request that asked for it.
+    pub request: Option<String>,
+}
+
+/// Why there is no backup.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// Not a destination.
+    #[error(transparent)]
+    Destination(#[from] DestinationError),
+    /// The pod lacks something.
+    #[error("find {0} in the environment")]
+    Missing(&'static str),
+    /// The API server said no.
+    #[error("reach the Kubernetes API: {0}")]
+    Api(String),
+    /// No client for Patroni.
+    #[error(transparent)]
+    Patroni(#[from] PatroniError),
+    /// Nobody to take it from.
+    #[error("find a primary: {0}")]
+    NoPrimary(String),
+    /// It was not taken.
+    #[error(transparent)]
+    Take(#[from] TakeError),
+    /// The store could not be opened or read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A pod's view of the cluster.
+struct Cluster {
+    namespace: String,
+    pod: String,
+    pods: Api<Pod>,
+    maps: Api<ConfigMap>,
+}
+
+/// Takes a backup, lets old ones go, and writes down what there is then.
+///
+/// # Errors
+/// Where there is no good backup then. That old ones could not be removed is only logged: the next one tries again.
+pub async fn backup(job: &Job) -> Result<Record, BackupError> {
+    let destination: Destination = job.to.parse()?;
+    let cluster = Cluster::here().await?;
+    let store = Store::open(&destination, &Settings::of_process(), Patience::LONG)?;
+    let owner =
+        Owner { archive: job.archive.clone(), database: format!("{}/{}", cluster.namespace, job.database) };
+    let source = cluster.source(&job.database).await?;
+    tracing::info!("take a base backup of {} to {destination}", source.member);
+    let (report, progress) = watch::channel(Step::Checkpoint);
+    let noting = tokio::spawn(cluster.note(job, progress));
+    let report = |step| drop(report.send_replace(step));
+    let record = base::take(&store, &owner, &source, job.request.clone(), report).await;
+    noting.abort();
+    let record = match record {
+        Ok(record) => record,
+        Err(error) => {
+            cluster.write(job, PROGRESS_KEY, Value::Null).await;
+            return Err(error.into());
+        }
+    };
+    tracing::info!("{} is whole: {} bytes in the store", record.id, record.bytes);
+    match base::prune(&store, job.keep, false).await {
+        Ok(pruned) => tracing::info!("removed {pruned:?}"),
+        Err(error) => warn_of_prune(&error),
+    }
+    cluster.catalog(job, &store).await?;
+    Ok(record)
+}
+
+fn warn_of_prune(error: &PruneError) {
+    tracing::warn!("failed to remove old backups: {error}");
+}
+
+impl Cluster {
+    async fn here() -> Result<Self, BackupError> {
+        let variable = |name: &'static str| std::env::var(name).map_err(|_| BackupError::Missing(name));
+        let (namespace, pod) = (variable("POD_NAMESPACE")?, variable("POD_NAME")?);
+        let config = kube::Config::infer().await.map_err(|error| BackupError::Api(error.to_string()))?;
+        let client = Client::try_from(config).map_err(|error| BackupError::Api(error.to_string()))?;
+        let pods = Api::namespaced(client.clone(), &namespace);
+        Ok(Self { maps: Api::namespaced(client, &namespace), pods, namespace, pod })
+    }
+
+    /// Whom to take it from.
+    async fn source(&self, database: &str) -> Result<Source, BackupError> {
+        let names = Names(database);
+        let api = |error: kube::Error| BackupError::Api(error.to_string());
+        let selector: Vec<String> =
+            names.selector().iter().map(|(label, value)| format!("{label}={value}")).collect();
+        let pods = self.pods.list(&ListParams::default().labels(&selector.join(","))).await.map_err(api)?;
+        let lock = self.maps.get(&names.leader()).await.map_err(api)?;
+        let lock = Lock::of(&json!(lock));
+        let patroni = crate::patroni::Client::new()?;
+        let mut heard = Vec::new();
+        for pod in pods {
+            let address =
+                pod.status.as_ref().and_then(|status| status.pod_ip.as_ref()?.parse::<IpAddr>().ok());
+            let Some(address) = address else { continue };
+            if let Ok(answer) = patroni.ask(address, ASK).await {
+                heard.push(Heard { name: pod.name_any(), address, answer });
+            }
+        }
+        let (from, primary) = choose(&heard, lock.holder.as_deref()).map_err(BackupError::NoPrimary)?;
+        Ok(Source {
+            member: from.name.clone(),
+            replication: target(from.address, REPLICATION_USER, "PATRONI_REPLICATION_PASSWORD"),
+            primary: target(primary.address, SUPERUSER, "PATRONI_SUPERUSER_PASSWORD"),
+        })
+    }
+
+    /// Writes the progress down, as often as it changes.
+    fn note(&self, job: &Job, mut progress: watch::Receiver<Step>) -> impl Future<Output = ()> + 'static {
+        let maps = self.maps.clone();
+        let name = Names(&job.database).backups();
+        let (request, pod, started_at) = (job.request.clone(), self.pod.clone(), Timestamp::now());
+        async move {
+            loop {
+                let step = progress.borrow_and_update().clone();
+                let (phase, bytes, total) = words(&step);
+                let (request, pod) = (request.clone(), pod.clone());
+                let value = Progress { request, pod, phase, bytes, total, started_at };
+                patch(&maps, &name, PROGRESS_KEY, json!(value)).await;
+                tokio::time::sleep(PROGRESS_EVERY).await;
+                if progress.changed().await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn write(&self, job: &Job, key: &str, value: Value) {
+        patch(&self.maps, &Names(&job.database).backups(), key, value).await;
+    }
+
+    /// Writes down what the destination holds.
+    async fn catalog(&self, job: &Job, store: &Store) -> Result<(), BackupError> {
+        let catalog = base::catalog(store, Timestamp::now()).await?;
+        self.write(job, PROGRESS_KEY, Value::Null).await;
+        self.write(job, CATALOG_KEY, json!(catalog)).await;
+        Ok(())
+    }
+}
+
+/// That nobody can read of it does not make the backup worse.
+async fn patch(maps: &Api<ConfigMap>, name: &str, key: &str, value: Value) {
+    let text = if value.is_null() { Value::Null } else { json!(value.to_string()) };
+    let patch = Patch::Merge(json!({ "data": { key: text } }));
+    if let Err(error) = maps.patch(name, &PatchParams::default(), &patch).await {
+        tracing::warn!("failed to write {key} into {name}: {error}");
+    }
+}
+
+fn words(step: &Step) -> (String, u64, Option<u64>) {
+    match step {
+        Step::Checkpoint => ("waiting for PostgreSQL's checkpoint".to_owned(), 0, None),
+        Step::Copy { done, total, .. } => ("copying".to_owned(), *done, Some(*total)),
+        Step::Wal(segment) => (format!("waiting for segment {segment} in the archive"), 0, None),
+    }
+}
+
+fn target(address: IpAddr, user: &str, password: &str) -> Target {
+    Target {
+        address: Address::Tcp(SocketAddr::new(address, PORT)),
+        user: user.to_owned(),
+        password: std::env::var(password).ok(),
+        application_name: "dbctl backup".to_owned(),
+    }
+}
