@@ -70,7 +70,8 @@ pub fn expired(backups: &[Candidate], keep: usize, now: Timestamp) -> Result<BTr
     if let Some((committed, backup)) = future {
         return Err(RetentionError::Future { id: backup.id.clone(), committed: *committed });
     }
-    good.sort_by_key(|(committed, backup)| (std::cmp::Reverse(*committed), backup.id.as_str()));
+    // Names begin with the time.
+    good.sort_by_key(|(committed, backup)| std::cmp::Reverse((*committed, backup.id.as_str())));
     let old = good.into_iter().skip(keep.max(1)).map(|(_, backup)| backup);
     Ok(old.filter(|backup| !backup.pinned).map(|backup| backup.id.as_str()).collect())
 }

@@ -143,3 +143,7 @@ async fn carry_out(store: &Store, epoch: Epoch, work: &Work<'_>) -> Result<(), S
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "prune_tests.rs"]
+mod tests;

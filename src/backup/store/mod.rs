@@ -110,8 +110,7 @@ impl Store {
             // Written as the library writes it.
             prefix => key.strip_prefix(Path::from(prefix).as_ref())?.strip_prefix('/')?,
         };
-        let modified = Timestamp::from_second(meta.last_modified.timestamp()).ok()?;
-        Some(Object { key: key.to_owned(), size: meta.size, modified })
+        Some(Object { key: key.to_owned(), size: meta.size, modified: modified(meta)? })
     }
 
     /// All objects below a directory (no slash at its end; empty for all), by key.
@@ -264,8 +263,8 @@ impl Store {
         self.put(&key, Bytes::from_static(b"dbctl\n")).await?;
         let meta = self.inner.head(&self.path(&key)).await.map_err(self.failed("look at", &key))?;
         self.delete(&key).await?;
-        let invalid = |error: jiff::Error| StoreError::Damaged { key, problem: error.to_string() };
-        Timestamp::from_second(meta.last_modified.timestamp()).map_err(invalid)
+        let problem = "its time is not one".to_owned();
+        modified(&meta).ok_or(StoreError::Damaged { key, problem })
     }
 
     /// Begins to write an object in parts; it is there once that is completed, and not before.
@@ -309,6 +308,11 @@ impl Store {
             Err(error) => Err(self.failed("delete", key)(error)),
         }
     }
+}
+
+fn modified(meta: &ObjectMeta) -> Option<Timestamp> {
+    let at = meta.last_modified;
+    Timestamp::new(at.timestamp(), i32::try_from(at.timestamp_subsec_nanos()).ok()?).ok()
 }
 
 fn whose(found: Bytes, mine: &Bytes) -> Created {
