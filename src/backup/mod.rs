@@ -4,12 +4,14 @@
 //! - `archive` moves WAL there and back, and `claim` says whose a destination is;
 //! - `server` speaks with PostgreSQL's servers, `base` takes base backups from them and lists what there is;
 //! - `store` is where it all goes: S3, Google, Azure or a directory;
+//! - `probe` finds out whether a destination does what is relied on;
 //! - `layout` says what lies where in a destination, and `retention` what of it may go.
 
 pub mod archive;
 pub mod base;
 pub mod claim;
 pub mod layout;
+pub mod probe;
 pub mod retention;
 pub mod server;
 pub mod store;

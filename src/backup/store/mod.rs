@@ -240,17 +240,31 @@ impl Store {
         if let Some(found) = self.get(key).await? {
             return Ok(whose(found, &bytes));
         }
-        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        let payload = PutPayload::from_bytes(bytes.clone());
-        let put = self.inner.put_opts(&self.path(key), payload, options).await;
+        let put = self.create_blindly(key, bytes.clone()).await;
         // Whatever was answered: the request may have been carried out twice, or not be the only one.
         match (self.get(key).await?, put) {
             (Some(found), _) => Ok(whose(found, &bytes)),
-            (None, Err(error)) => Err(self.failed("write", key)(error)),
+            (None, Err(error)) => Err(error),
             (None, Ok(_)) => Err(StoreError::Damaged {
                 key: key.to_owned(),
                 problem: "the store confirmed a write that it then does not show".to_owned(),
             }),
+        }
+    }
+
+    /// Asks for an object to be written unless there is one, and returns whether the store says that it did: what it does
+    /// with a condition, for those who want to know that and nothing else.
+    ///
+    /// # Errors
+    /// Where it says something else.
+    pub async fn create_blindly(&self, key: &str, bytes: Bytes) -> Result<bool, StoreError> {
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        match self.inner.put_opts(&self.path(key), PutPayload::from_bytes(bytes), options).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
+                Ok(false)
+            }
+            Err(error) => Err(self.failed("write", key)(error)),
         }
     }
 
