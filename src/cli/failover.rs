@@ -81,7 +81,7 @@ pub async fn run(context: &Context, args: FailoverArgs) -> Result<()> {
         }
         Err(refusal) => return Err(refused(&doing, &refusal)),
     };
-    request::check_idle(context, &database, &doing)?;
+    request::check_idle(context, &database, Verb::Failover, &doing)?;
     if args.how.dry_run {
         return Ok(());
     }

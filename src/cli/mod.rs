@@ -3,6 +3,8 @@
 mod agent;
 mod api_error;
 mod ask;
+mod backup_now;
+mod backups;
 mod complete;
 mod completions;
 mod confirm;
@@ -102,6 +104,8 @@ enum Command {
     Scale(scale::ScaleArgs),
     Failover(failover::FailoverArgs),
     Restart(restart::RestartArgs),
+    BackupNow(backup_now::BackupNowArgs),
+    Backups(backups::BackupsArgs),
     Delete(delete::DeleteArgs),
     Connect(connect::ConnectArgs),
     Logs(logs::LogsArgs),
@@ -288,6 +292,8 @@ async fn talk(context: &Context, command: Command) -> Result<()> {
         Command::Scale(args) => scale::run(context, args).await,
         Command::Failover(args) => failover::run(context, args).await,
         Command::Restart(args) => restart::run(context, args).await,
+        Command::BackupNow(args) => backup_now::run(context, args).await,
+        Command::Backups(args) => backups::run(context, args).await,
         Command::Delete(args) => delete::run(context, args).await,
         Command::Connect(args) => connect::run(context, args).await,
         Command::Logs(args) => logs::run(context, args).await,

@@ -66,6 +66,11 @@ pub fn bytes(amount: i64) -> String {
     bytesize::ByteSize::b(u64::try_from(amount).unwrap_or(0)).display().iec().to_string()
 }
 
+/// An instant for people, in UTC.
+pub fn instant(at: jiff::Timestamp) -> String {
+    at.strftime("%Y-%m-%d %H:%M:%S").to_string()
+}
+
 /// A short time for people: `0.8 s`, `21 s`, `3m20s`.
 pub fn seconds(seconds: f64) -> String {
     if seconds < 10.0 {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use futures::StreamExt;
+use futures::{Stream, StreamExt, stream};
 use kube::api::{Patch, PatchParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};
@@ -79,28 +79,33 @@ pub async fn look(
     Ok((database, sight, assessment))
 }
 
-/// Refuses where something else is under way: one thing is done at a time, and who asks now may not know of it.
+/// Refuses where something else is under way: one thing is done at a time, and who asks now may not know of it. A backup
+/// is in the way of nothing but another one.
 ///
 /// # Errors
 /// Where an operation, or a request that nobody has taken up yet, stands.
-pub fn check_idle(context: &Context, database: &Database, doing: &str) -> Result<()> {
-    let Some((id, what)) = under_way(database, jiff::Timestamp::now()) else { return Ok(()) };
+pub fn check_idle(context: &Context, database: &Database, verb: Verb, doing: &str) -> Result<()> {
+    let Some((id, what)) = under_way(database, verb, jiff::Timestamp::now()) else { return Ok(()) };
     let name = database.name_any();
     Err(CliError::refused(format!("failed to {doing}: {what} ({id}), and one thing is done at a time"))
         .hint(format!("follow it with {} status {name} --watch", context.invocation())))
 }
 
-/// The id of what is under way, and what it is.
-fn under_way(database: &Database, now: jiff::Timestamp) -> Option<(String, String)> {
+/// The id of what is under way and in the way of that verb, and what it is.
+fn under_way(database: &Database, verb: Verb, now: jiff::Timestamp) -> Option<(String, String)> {
     let operations = operations(database);
-    if let Some(operation) = operations.iter().find(|operation| operation.phase.is_under_way()) {
+    let backup = Verb::Backup.to_string();
+    let excludes = |kind: &str| verb == Verb::Backup || kind != backup;
+    let mut running = operations.iter().filter(|operation| operation.phase.is_under_way());
+    if let Some(operation) = running.find(|operation| excludes(&operation.kind)) {
         return Some((operation.id.clone(), format!("a {} is under way", operation.kind)));
     }
     let uid = database.metadata.uid.as_deref().unwrap_or_default();
     requests(database.annotations()).into_iter().filter_map(|(_, _, parsed)| parsed.ok()).find_map(
         |(verb, request)| {
             let id = request.id.to_string();
-            let stands = request.check(verb, uid, now).is_ok()
+            let stands = excludes(&verb.to_string())
+                && request.check(verb, uid, now).is_ok()
                 && operations.iter().all(|operation| operation.id != id);
             stands.then(|| (id, format!("a {verb} has been asked for and waits for the controller")))
         },
@@ -128,7 +133,7 @@ pub async fn put(
     let request = request(database, arguments, doing)?;
     let mut current = database.clone();
     for _ in 0..TRIES {
-        check_idle(context, &current, doing)?;
+        check_idle(context, &current, verb, doing)?;
         // With the version that was looked at, so that two requests never overwrite each other.
         let patch = json!({ "metadata": {
             "resourceVersion": current.metadata.resource_version,
@@ -204,6 +209,21 @@ pub async fn follow(
     asked: &Asked<'_>,
     recorded: impl Fn(&Outcome) -> bool,
 ) -> Result<Outcome> {
+    follow_beside(context, session, asked, recorded, stream::pending()).await
+}
+
+/// [`follow`], with what is told `beside` it in a line of its own: how far it is, for as long as it goes on.
+///
+/// # Errors
+/// As [`follow`].
+pub async fn follow_beside(
+    context: &Context,
+    session: &Session,
+    asked: &Asked<'_>,
+    recorded: impl Fn(&Outcome) -> bool,
+    beside: impl Stream<Item = String>,
+) -> Result<Outcome> {
+    let mut beside = std::pin::pin!(beside);
     let name = asked.database.name_any();
     let databases: Api<Database> = Api::namespaced(session.streaming.clone(), &session.namespace);
     let one = watcher::Config::default().fields(&format!("metadata.name={name}"));
@@ -230,6 +250,7 @@ pub async fn follow(
                 Some(Err(error)) => tracing::warn!("watching database {name:?}: {error}"),
                 None => return Err(CliError::failed(format!("watch database {name:?}"))),
             },
+            Some(line) = beside.next() => lines.beside(line),
             _ = tick.tick() => wait::check_sandbox(context, session, &name)?,
             () = tokio::time::sleep_until(end) => {
                 return match last {
@@ -300,13 +321,14 @@ struct Lines {
     steps: Steps,
     told: Vec<String>,
     down: bool,
+    beside: Option<String>,
 }
 
 impl Lines {
     fn new(context: &Context) -> Self {
         let mut steps = Steps::new(context.ui);
         steps.set("0", Step::Working, WAITING);
-        Self { steps, told: vec![WAITING.to_owned()], down: false }
+        Self { steps, told: vec![WAITING.to_owned()], down: false, beside: None }
     }
 
     fn show(&mut self, outcome: Option<&Outcome>) {
@@ -322,6 +344,9 @@ impl Lines {
             OperationPhase::Rejected | OperationPhase::Failed => Step::Failed,
         };
         self.steps.set(&(self.told.len() - 1).to_string(), step, said);
+        if let Some(beside) = self.beside.take_if(|_| step != Step::Working) {
+            self.steps.set(BESIDE, step, beside);
+        }
         match &status.outage {
             Some(outage) => {
                 self.down = true;
@@ -332,6 +357,11 @@ impl Lines {
         }
     }
 
+    fn beside(&mut self, line: String) {
+        self.steps.set(BESIDE, Step::Working, line.clone());
+        self.beside = Some(line);
+    }
+
     fn settle(&mut self, step: Step) {
         if let Some(last) = self.told.last() {
             self.steps.set(&(self.told.len() - 1).to_string(), step, last.clone());
@@ -339,6 +369,8 @@ impl Lines {
     }
 }
 
+/// The key of the line with how far it is.
+const BESIDE: &str = "beside";
 /// What is shown until the controller has answered.
 const WAITING: &str = "waiting for the controller to take it up";
 
@@ -366,7 +398,7 @@ mod tests {
             |uid: &str| json!({ "db.example.com/restart": json!({ "id": id, "uid": uid }).to_string() });
         let operation = |phase: &str| json!([{ "id": id, "kind": "restart", "phase": phase }]);
         let busy = |annotations, operations| {
-            under_way(&database(annotations, operations), now).map(|(_, what)| what)
+            under_way(&database(annotations, operations), Verb::Failover, now).map(|(_, what)| what)
         };
         let waits = Some("a restart has been asked for and waits for the controller".to_owned());
         assert_eq!(busy(json!({}), json!([])), None);
@@ -377,6 +409,19 @@ mod tests {
             assert_eq!(busy(asked("u"), operation(phase)), Some("a restart is under way".into()), "{phase}");
         }
         assert_eq!(busy(json!({ "db.example.com/restart": "{" }), json!([])), None, "nobody will run it");
+    }
+
+    #[test]
+    fn a_backup_is_in_the_way_of_another_one_alone() {
+        let now = jiff::Timestamp::from_second(1_000_000).unwrap();
+        let id = Ulid::from_parts(1_000_000_000, 7).to_string();
+        let asked = json!({ "db.example.com/backup": json!({ "id": id, "uid": "u" }).to_string() });
+        let runs = json!([{ "id": id, "kind": "backup", "phase": "Running" }]);
+        for database in [database(asked.clone(), json!([])), database(json!({}), runs)] {
+            for (verb, free) in [(Verb::Failover, true), (Verb::Restart, true), (Verb::Backup, false)] {
+                assert_eq!(under_way(&database, verb, now).is_none(), free, "{verb}");
+            }
+        }
     }
 
     #[test]

@@ -51,7 +51,7 @@ pub async fn run(context: &Context, args: RestartArgs) -> Result<()> {
     let plan = Order::new(&assessment, args.member.as_deref())
         .map_err(|problem| problem.into_error(context, &args.name, &doing))?;
     args.how.show(context, &plan.render(&database, &session.namespace))?;
-    request::check_idle(context, &database, &doing)?;
+    request::check_idle(context, &database, Verb::Restart, &doing)?;
     if args.how.dry_run {
         return Ok(());
     }

@@ -1,7 +1,8 @@
-//! What Prometheus is told: who leads, who lags, what moved and for how long nobody could write.
+//! What Prometheus is told: who leads, who lags, what moved and for how long nobody could write, and whether what was
+//! written is archived and backed up.
 //!
-//! Everything is told from what a pass saw. Of changes of primary, only those count that happen while this process looks:
-//! what the status held before is another one's count.
+//! Everything is told from what a pass saw. Of changes of primary and ends of backups, only those count that happen while
+//! this process looks: what was there before is another one's count.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -22,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::cache::Key;
 use crate::api::{DatabaseStatus, Failover, reason};
-use crate::plan::View;
+use crate::plan::{Observed, View, failed_backups};
 
 /// Seconds: a switchover takes about one, a proven death two or three, an unproven one the lock's whole life of twenty.
 const BUCKETS: [f64; 12] = [0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 15.0, 22.0, 30.0, 60.0, 300.0];
@@ -56,6 +57,13 @@ struct OfMember {
     member: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfOutcome {
+    namespace: String,
+    database: String,
+    outcome: String,
+}
+
 impl OfDatabase {
     fn new(key: &Key) -> Self {
         Self { namespace: key.0.clone(), database: key.1.clone() }
@@ -75,6 +83,23 @@ impl OfDatabase {
         let Self { namespace, database } = self.clone();
         OfMember { namespace, database, member: member.to_owned() }
     }
+
+    fn outcome(&self, outcome: &str) -> OfOutcome {
+        let Self { namespace, database } = self.clone();
+        OfOutcome { namespace, database, outcome: outcome.to_owned() }
+    }
+}
+
+/// How backups end.
+const OUTCOMES: [&str; 2] = ["succeeded", "failed"];
+
+/// What of a member's WAL waits to be archived.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// How many files.
+    pub files: i64,
+    /// For how many seconds the oldest has.
+    pub seconds: i64,
 }
 
 /// What a pass saw of the members.
@@ -84,11 +109,16 @@ pub struct Sighting {
     pub primary: Option<String>,
     /// How many bytes of WAL each other member has still to replay, where that is known.
     pub lags: BTreeMap<String, i64>,
+    /// What of each member's WAL waits to be archived, where that is known.
+    pub waiting: BTreeMap<String, Waiting>,
+    /// The uids of Jobs whose backup failed.
+    pub failed_backups: BTreeSet<String>,
 }
 
 impl Sighting {
     /// Reads it from what was observed.
-    pub fn of(view: &View<'_>) -> Self {
+    pub fn of(name: &str, observed: &Observed, now: jiff::Timestamp) -> Self {
+        let view = &View::new(name, observed);
         let primary = view.running_primary();
         let end = primary
             .and_then(|primary| primary.answer)
@@ -102,7 +132,17 @@ impl Sighting {
         let lags = view.members.iter().filter(|member| Some(member.name) != holder).filter_map(|member| {
             Some((member.name.to_owned(), end?.saturating_sub(replayed(member)?).max(0)))
         });
-        Self { primary: primary.map(|primary| primary.name.to_owned()), lags: lags.collect() }
+        let waits = |report: &crate::agent::ArchiveReport| Waiting {
+            files: i64::try_from(report.waiting).unwrap_or(i64::MAX),
+            seconds: report.oldest_waiting.map_or(0, |oldest| now.duration_since(oldest).as_secs().max(0)),
+        };
+        let archives = observed.archives.iter().map(|(member, report)| (member.clone(), waits(report)));
+        Self {
+            primary: primary.map(|primary| primary.name.to_owned()),
+            lags: lags.collect(),
+            waiting: archives.collect(),
+            failed_backups: failed_backups(name, observed),
+        }
     }
 }
 
@@ -120,6 +160,9 @@ struct Told {
     reasons: BTreeSet<String>,
     primary: Option<String>,
     members: BTreeSet<String>,
+    archiving: BTreeSet<String>,
+    backups: BTreeSet<String>,
+    failed_backups: BTreeSet<String>,
 }
 
 /// Everything that is told.
@@ -131,6 +174,10 @@ pub struct Metrics {
     primaries: Family<OfPrimary, Gauge>,
     lags: Family<OfMember, Gauge>,
     split_brains: Family<OfDatabase, Gauge>,
+    waiting_seconds: Family<OfMember, Gauge>,
+    waiting_files: Family<OfMember, Gauge>,
+    last_backups: Family<OfDatabase, Gauge>,
+    backups: Family<OfOutcome, Counter>,
     told: Mutex<HashMap<Key, Told>>,
 }
 
@@ -143,6 +190,10 @@ impl Default for Metrics {
             primaries: Family::default(),
             lags: Family::default(),
             split_brains: Family::default(),
+            waiting_seconds: Family::default(),
+            waiting_files: Family::default(),
+            last_backups: Family::default(),
+            backups: Family::default(),
             told: Mutex::default(),
         };
         let registry = &mut metrics.registry;
@@ -164,6 +215,22 @@ impl Default for Metrics {
             "1 while more than one member says that it runs as primary",
             metrics.split_brains.clone(),
         );
+        registry.register(
+            "database_wal_archive_waiting_seconds",
+            "For how long a member's oldest WAL file has waited to be archived",
+            metrics.waiting_seconds.clone(),
+        );
+        registry.register(
+            "database_wal_archive_waiting_files",
+            "WAL files of a member that wait to be archived",
+            metrics.waiting_files.clone(),
+        );
+        registry.register(
+            "database_backup_last_success_timestamp_seconds",
+            "When the newest good backup ended",
+            metrics.last_backups.clone(),
+        );
+        registry.register("database_backup", "Backups that ended", metrics.backups.clone());
         metrics
     }
 }
@@ -184,7 +251,13 @@ impl Metrics {
         let mut all = self.told();
         let told = all.entry(key.clone()).or_insert_with(|| {
             let before = old.map(|status| status.failovers.iter().map(change).collect());
-            Told { counted: before.unwrap_or_default(), ..Told::default() }
+            let backups = old.map(|status| status.backups.iter().map(|backup| backup.id.clone()).collect());
+            Told {
+                counted: before.unwrap_or_default(),
+                backups: backups.unwrap_or_default(),
+                failed_backups: sighting.failed_backups.clone(),
+                ..Told::default()
+            }
         });
         let of = OfDatabase::new(key);
         for failover in new.failovers.iter().filter(|failover| failover.writable_at.is_some()) {
@@ -211,6 +284,39 @@ impl Metrics {
         }
         let split = new.conditions.iter().any(|condition| condition.reason == reason::SPLIT_BRAIN);
         self.split_brains.get_or_create(&of).set(i64::from(split));
+        self.archiving(&of, told, sighting);
+        self.backups(&of, told, new, sighting);
+    }
+
+    fn archiving(&self, of: &OfDatabase, told: &mut Told, sighting: &Sighting) {
+        for gone in told.archiving.iter().filter(|member| !sighting.waiting.contains_key(*member)) {
+            self.waiting_seconds.remove(&of.member(gone));
+            self.waiting_files.remove(&of.member(gone));
+        }
+        told.archiving = sighting.waiting.keys().cloned().collect();
+        for (member, waiting) in &sighting.waiting {
+            self.waiting_seconds.get_or_create(&of.member(member)).set(waiting.seconds);
+            self.waiting_files.get_or_create(&of.member(member)).set(waiting.files);
+        }
+    }
+
+    fn backups(&self, of: &OfDatabase, told: &mut Told, new: &DatabaseStatus, sighting: &Sighting) {
+        if let Some(last) = &new.last_backup_time {
+            self.last_backups.get_or_create(of).set(last.0.as_second());
+        } else {
+            self.last_backups.remove(of);
+        }
+        let count = |outcome: &str, ended: usize| {
+            let ended = u64::try_from(ended).unwrap_or(u64::MAX);
+            if ended > 0 {
+                self.backups.get_or_create(&of.outcome(outcome)).inc_by(ended);
+            }
+        };
+        let listed: BTreeSet<String> = new.backups.iter().map(|backup| backup.id.clone()).collect();
+        count(OUTCOMES[0], listed.difference(&told.backups).count());
+        count(OUTCOMES[1], sighting.failed_backups.difference(&told.failed_backups).count());
+        told.backups = listed;
+        told.failed_backups.clone_from(&sighting.failed_backups);
     }
 
     fn failover(&self, of: &OfDatabase, failover: &Failover) {
@@ -235,6 +341,14 @@ impl Metrics {
         }
         self.durations.remove(&of);
         self.split_brains.remove(&of);
+        for member in &told.archiving {
+            self.waiting_seconds.remove(&of.member(member));
+            self.waiting_files.remove(&of.member(member));
+        }
+        self.last_backups.remove(&of);
+        for outcome in OUTCOMES {
+            self.backups.remove(&of.outcome(outcome));
+        }
     }
 
     /// Everything, in Prometheus' text format.
@@ -274,7 +388,7 @@ fn page(metrics: &Metrics) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{Kind, Observed};
+    use crate::plan::Kind;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use serde_json::json;
 
@@ -301,7 +415,7 @@ mod tests {
 
     fn sighting(primary: &str, lags: &[(&str, i64)]) -> Sighting {
         let lags = lags.iter().map(|(member, lag)| ((*member).to_owned(), *lag)).collect();
-        Sighting { primary: Some(primary.to_owned()), lags }
+        Sighting { primary: Some(primary.to_owned()), lags, ..Sighting::default() }
     }
 
     /// The lines with values, in an order of their own.
@@ -424,13 +538,61 @@ mod tests {
         let answer = |value| serde_json::from_value(value).unwrap();
         let primary = json!({ "role": "primary", "state": "running", "xlog": { "location": 1000 } });
         observed.answers.insert("db-0".into(), answer(primary));
-        let seen = |observed: &Observed| Sighting::of(&View::new("db", observed));
+        let now = jiff::Timestamp::from_second(1_000).unwrap();
+        let seen = |observed: &Observed| Sighting::of("db", observed, now);
         // db-2 has said nothing, so nothing is said of it.
         assert_eq!(seen(&observed), sighting("db-0", &[("db-1", 600)]));
+        let oldest_waiting = jiff::Timestamp::from_second(930).ok();
+        let report = crate::agent::ArchiveReport { waiting: 3, oldest_waiting, last_error: None };
+        observed.archives.insert("db-0".into(), report);
+        assert_eq!(seen(&observed).waiting["db-0"], Waiting { files: 3, seconds: 70 });
+    }
+
+    #[test]
+    fn archiving_and_backups_are_told() {
+        let metrics = Metrics::default();
+        let status = |ids: &[&str]| {
+            let backups: Vec<_> = ids.iter().map(|id| json!({ "id": id })).collect();
+            let last = (!ids.is_empty()).then_some("1970-01-01T00:16:40Z");
+            serde_json::from_value::<DatabaseStatus>(json!({ "backups": backups, "lastBackupTime": last }))
+                .unwrap()
+        };
+        let seen = |failed: &[&str], waiting: Option<Waiting>| Sighting {
+            waiting: waiting.map(|waiting| ("orders-db-0".to_owned(), waiting)).into_iter().collect(),
+            failed_backups: failed.iter().map(|uid| (*uid).to_owned()).collect(),
+            ..Sighting::default()
+        };
+        // What was there before is another's count.
+        metrics.observe(&key(), Some(&status(&["a"])), &status(&["a"]), &seen(&["x"], None));
+        for _ in 0..2 {
+            let waiting = Some(Waiting { files: 3, seconds: 70 });
+            metrics.observe(&key(), None, &status(&["b", "a"]), &seen(&["x", "y"], waiting));
+        }
+        insta::assert_snapshot!(lines(&metrics), @r#"
+        database_backup_last_success_timestamp_seconds{namespace="shop",database="orders-db"} 1000
+        database_backup_total{namespace="shop",database="orders-db",outcome="failed"} 1
+        database_backup_total{namespace="shop",database="orders-db",outcome="succeeded"} 1
+        database_split_brain_suspected{namespace="shop",database="orders-db"} 0
+        database_wal_archive_waiting_files{namespace="shop",database="orders-db",member="orders-db-0"} 3
+        database_wal_archive_waiting_seconds{namespace="shop",database="orders-db",member="orders-db-0"} 70
+        "#);
+        // Retention removes one: that is no end of a backup.
+        metrics.observe(&key(), None, &status(&["b"]), &seen(&[], None));
+        insta::assert_snapshot!(lines(&metrics), @r#"
+        database_backup_last_success_timestamp_seconds{namespace="shop",database="orders-db"} 1000
+        database_backup_total{namespace="shop",database="orders-db",outcome="failed"} 1
+        database_backup_total{namespace="shop",database="orders-db",outcome="succeeded"} 1
+        database_split_brain_suspected{namespace="shop",database="orders-db"} 0
+        "#);
+        metrics.observe(&key(), None, &status(&[]), &seen(&[], None));
+        assert!(!lines(&metrics).contains("last_success"));
+        metrics.forget(&key());
+        assert_eq!(lines(&metrics), "");
     }
 
     #[tokio::test]
     async fn it_is_served() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let metrics = Arc::new(Metrics::default());
         metrics.observe(&key(), None, &DatabaseStatus::default(), &sighting("orders-db-0", &[]));
         // A port that was free a moment ago.

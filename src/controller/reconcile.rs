@@ -23,9 +23,7 @@ use super::random::jittered;
 use super::silence::Silence;
 use crate::api::{Database, FINALIZER};
 use crate::patroni;
-use crate::plan::{
-    Action, Ask, AskOutcome, Event, Kind, Plan, Settings, View, plan, plan_unreadable, stand_in,
-};
+use crate::plan::{Action, Ask, AskOutcome, Event, Kind, Plan, Settings, plan, plan_unreadable, stand_in};
 
 /// What is watched and reconciled: a Database, or one that cannot be read.
 pub type Guarded = DeserializeGuard<Database>;
@@ -98,7 +96,7 @@ async fn pass(database: &Database, key: &Key, shared: &Arc<Shared>) -> Result<Op
         shared.asks.forget(key);
         shared.metrics.forget(key);
     } else {
-        let sighting = Sighting::of(&View::new(&key.1, &observed));
+        let sighting = Sighting::of(&key.1, &observed, jiff::Timestamp::now());
         shared.metrics.observe(key, database.status.as_ref(), &status, &sighting);
     }
     Ok((!gone).then_some(requeue))

@@ -53,6 +53,7 @@ impl Cluster {
     }
 
     async fn start_with(definition: CustomResourceDefinition, role: &[Value]) -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let _ =
             tracing_subscriber::fmt().with_env_filter("dbctl=debug,kube=info").with_test_writer().try_init();
         let state = tempfile::tempdir().unwrap();
@@ -392,6 +393,7 @@ async fn an_unreadable_database_does_not_stop_the_others() {
 
 #[tokio::test]
 async fn without_its_definition_it_says_so() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let state = tempfile::tempdir().unwrap();
     let stop = CancellationToken::new();
     let config = ApiConfig::new(

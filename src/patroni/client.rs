@@ -215,6 +215,7 @@ mod tests {
         let address: IpAddr = "127.83.17.9".parse().unwrap();
         let listener = tokio::net::TcpListener::bind((address, REST_PORT)).await.unwrap();
         let server = tokio::spawn(async move { axum::serve(listener, router()).await });
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::new().unwrap();
         let good = Credentials { username: "dbctl".into(), password: "secret".into() };
         let bad = Credentials { password: "wrong".into(), ..good.clone() };

@@ -42,6 +42,7 @@ use std::time::Duration;
 pub use access::rules;
 pub use action::{Action, Apply, Ask, AskOutcome, Asked, Event, Release, SecretPlan};
 pub use assess::{Assessment, Candidate, Loss, Move, Primary, Refusal, Unfit, assess, size};
+pub use backup::failed_backups;
 pub use compare::{APPLIED, covers};
 pub use death::{ended, is_down};
 pub use object::{
@@ -144,7 +145,7 @@ pub fn needed_by(database: &Database, observed: &Observed) -> Vec<(Kind, String)
     let settings = Settings::default();
     let cx = Context::new(database, observed, &settings);
     let mut all = ownership::required(&cx, scale::members(&cx));
-    all.extend(backup::requested_jobs(&cx).map(|name| (Kind::Job, name)));
+    all.extend(backup::requested_jobs(&cx).into_iter().map(|name| (Kind::Job, name)));
     all
 }
 

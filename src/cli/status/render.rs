@@ -47,6 +47,7 @@ impl Page<'_> {
         conditions(&mut page, &self.ui, status, &told, self.wide, self.now);
         let _ = writeln!(page, "\n{}", self.addresses.render().trim_end());
         let _ = writeln!(page, "connect    {} connect {}", self.command, database.name_any());
+        let _ = writeln!(page, "backups    {}", backups_line(database, status, self.now));
         recent_events(&mut page, &self.snapshot.events, self.now);
         page
     }
@@ -180,6 +181,41 @@ fn conditions(
     }
 }
 
+/// When the last backup was, from when on all can be restored, and whether WAL is archived.
+fn backups_line(database: &Database, status: &DatabaseStatus, now: jiff::Timestamp) -> String {
+    let on = database.spec.backup.as_ref().is_some_and(|backup| backup.enabled);
+    let last = status.backups.first().and_then(|last| Some((last, last.finished_at.as_ref()?.0)));
+    let mut parts = Vec::new();
+    match last {
+        Some((last, ended)) => {
+            let size = last.size_bytes.map(|size| format!(" ({})", output::bytes(size)));
+            parts.push(format!("the last {} ago{}", output::age(ended, now), size.unwrap_or_default()));
+        }
+        None if on => parts.push("none yet".to_owned()),
+        None => {}
+    }
+    let kind = ConditionType::BackupsHealthy.to_string();
+    let condition = status.conditions.iter().find(|condition| condition.type_ == kind);
+    let failing = condition.filter(|condition| condition.reason == reason::ARCHIVING_FAILING);
+    if let Some(earliest) = &status.earliest_recovery_time {
+        let until = if on && failing.is_none() { " on" } else { "" };
+        parts.push(format!("restorable from {} UTC{until}", output::instant(earliest.0)));
+    }
+    match failing {
+        _ if !on => parts.push("off".to_owned()),
+        Some(failing) => {
+            let since = output::age(failing.last_transition_time.0, now);
+            parts.push(format!("WAL is not archived, noticed {since} ago"));
+        }
+        // While nobody leads, nothing is heard of it.
+        None if condition.is_some() && status.is_true(ConditionType::Writable) => {
+            parts.push("WAL is archived".to_owned())
+        }
+        None => {}
+    }
+    parts.join("; ")
+}
+
 fn recent_events(page: &mut String, all: &[Event], now: jiff::Timestamp) {
     let mut sorted: Vec<&Event> = all.iter().collect();
     sorted.sort_by_key(|event| events::time(event));
@@ -279,10 +315,39 @@ mod tests {
         write      127.9.255.1:5432
         read-only  -
         connect    dbctl --sandbox connect orders-db
+        backups    off
 
         LAST SEEN   TYPE     REASON    MESSAGE
         4m30s       Normal   Created   made the StatefulSet
         ");
+    }
+
+    #[test]
+    fn one_line_tells_of_backups() {
+        let line = |enabled: bool, reason: &str, rest: Value| {
+            let mut database = serde_json::to_value(snapshot().database.unwrap()).unwrap();
+            let condition = json!({ "type": "BackupsHealthy", "status": "False", "reason": reason, "message": "",
+                "lastTransitionTime": "2026-11-22T10:01:00Z" });
+            database["spec"]["backup"] =
+                json!({ "enabled": enabled, "schedule": "0 3 * * *", "destination": "s3://b" });
+            let mut writable = condition.clone();
+            (writable["type"], writable["status"]) = (json!("Writable"), json!("True"));
+            database["status"]["conditions"] = json!([condition, writable]);
+            json_patch::merge(&mut database["status"], &rest);
+            let database: Database = read(database);
+            backups_line(
+                &database,
+                database.status.as_ref().unwrap(),
+                "2026-11-22T10:05:00Z".parse().unwrap(),
+            )
+        };
+        let there = json!({ "earliestRecoveryTime": "2026-11-20T03:00:06Z",
+            "backups": [{ "id": "a", "finishedAt": "2026-11-22T03:00:00Z", "sizeBytes": 12_897_484 }] });
+        insta::assert_snapshot!(line(true, "BackupsCurrent", there.clone()), @"the last 7h5m ago (12.3 MiB); restorable from 2026-11-20 03:00:06 UTC on; WAL is archived");
+        insta::assert_snapshot!(line(true, "ArchivingFailing", there.clone()), @"the last 7h5m ago (12.3 MiB); restorable from 2026-11-20 03:00:06 UTC; WAL is not archived, noticed 4m ago");
+        insta::assert_snapshot!(line(false, "BackupsDisabled", there), @"the last 7h5m ago (12.3 MiB); restorable from 2026-11-20 03:00:06 UTC; off");
+        insta::assert_snapshot!(line(true, "NoBackup", json!({})), @"none yet; WAL is archived");
+        insta::assert_snapshot!(line(false, "BackupsDisabled", json!({})), @"off");
     }
 
     #[test]
@@ -305,6 +370,7 @@ mod tests {
         write      127.9.255.1:5432
         read-only  -
         connect    dbctl --sandbox connect orders-db
+        backups    off
 
         LAST SEEN   TYPE     REASON    MESSAGE
         4m30s       Normal   Created   made the StatefulSet

@@ -23,12 +23,14 @@ async fn asked(cluster: &Cluster, user: &str) -> BTreeSet<(String, bool)> {
 /// Everything that a controller does in a Database's life, and what it rarely does.
 async fn whole_life(cluster: &Cluster) {
     cluster.create_database("bad", json!({ "replicas": "many" })).await;
-    cluster.create_database("db", json!({ "deletionPolicy": "Delete" })).await;
+    let backup = json!({ "enabled": true, "schedule": "0 3 * * *", "destination": "s3://b/p" });
+    cluster.create_database("db", json!({ "deletionPolicy": "Delete", "backup": backup })).await;
     eventually("the StatefulSet is made", || cluster.has(Kind::StatefulSet, "db")).await;
     cluster.play("db", 2).await;
     cluster.wait_for("db", "Ready", "True", "AllMembersReady").await;
+    take_backup(cluster).await;
     // A hand changes everything that the controller keeps.
-    for (kind, name) in needed("db", 2) {
+    for (kind, name) in needed("db", 2).into_iter().chain([(Kind::CronJob, "db-backup".to_owned())]) {
         let object = plain(cluster.api(kind).get(&name).await.unwrap());
         let Some(applied) = object["metadata"]["annotations"][APPLIED].as_str().map(str::to_owned) else {
             continue;
@@ -51,9 +53,10 @@ async fn whole_life(cluster: &Cluster) {
         })
         .await;
     }
-    let patch = Patch::Merge(json!({ "spec": { "replicas": 1 } }));
+    let patch = Patch::Merge(json!({ "spec": { "replicas": 1, "backup": { "enabled": false } } }));
     cluster.databases().patch("db", &PatchParams::default(), &patch).await.unwrap();
     eventually("the budget goes", || async { !cluster.has(Kind::PodDisruptionBudget, "db").await }).await;
+    eventually("the schedule goes", || async { !cluster.has(Kind::CronJob, "db-backup").await }).await;
     cluster.databases().delete("db", &DeleteParams::default()).await.unwrap();
     eventually("its pods are stopped", || async {
         let pods = cluster.api(Kind::Pod).list(&ListParams::default()).await.unwrap();
@@ -67,6 +70,23 @@ async fn whole_life(cluster: &Cluster) {
         cluster.databases().get_opt("db").await.unwrap().is_none()
     })
     .await;
+}
+
+/// A request for a backup becomes a Job, and no more than one.
+async fn take_backup(cluster: &Cluster) {
+    let database = cluster.databases().get("db").await.unwrap();
+    let id = ulid::Ulid::new().to_string();
+    let request = json!({ "id": id, "uid": database.metadata.uid }).to_string();
+    let patch = Patch::Merge(json!({ "metadata": { "annotations": { "db.example.com/backup": request } } }));
+    cluster.databases().patch("db", &PatchParams::default(), &patch).await.unwrap();
+    let name = crate::api::Names("db").backup_job(&id);
+    eventually("its Job is made", || cluster.has(Kind::Job, &name)).await;
+    eventually("it is said to run", || async {
+        let database = cluster.databases().get("db").await.unwrap();
+        database.data["status"]["operations"][0]["phase"] == "Running"
+    })
+    .await;
+    assert_eq!(cluster.api(Kind::Job).list(&ListParams::default()).await.unwrap().items.len(), 1);
 }
 
 fn user() -> String {

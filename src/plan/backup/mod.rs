@@ -10,14 +10,14 @@ use serde_json::json;
 
 pub use health::{events, summary, verdict};
 pub use job::{CREDENTIALS, credentials, credentials_mount, credentials_variable};
-pub use runs::{Run, RunState, runs};
+pub use runs::{Run, RunState, failed_backups, runs};
 
 use super::context::Context;
 use super::notes::{self, ARCHIVE};
 use super::object::uid_of;
 use super::ownership::{Owner, owner};
 use super::{Action, Kind};
-use crate::api::{Catalog, OperationPhase, PAUSED, Verb};
+use crate::api::{Catalog, PAUSED, Verb, requests};
 
 /// How late a backup of the schedule may still be begun, in seconds: the cluster may have been down when it was due.
 const STARTING_DEADLINE_SECONDS: i64 = 3600;
@@ -106,12 +106,17 @@ pub fn requested(cx: &Context<'_>, wanted: &Wanted<'_>, request: &str) -> Action
     Action::Create(Kind::Job, body)
 }
 
-/// Names of the Jobs of requests that are under way: whether one is there must be known for sure.
-pub fn requested_jobs(cx: &Context<'_>) -> impl Iterator<Item = String> {
-    let operations = cx.database.status.as_ref().map(|status| status.operations.as_slice());
+/// Names of the Jobs of requests that are not at their end: whether one is there must be known for sure, whoever made it.
+pub fn requested_jobs(cx: &Context<'_>) -> Vec<String> {
+    let operations =
+        cx.database.status.as_ref().map(|status| status.operations.as_slice()).unwrap_or_default();
     let verb = Verb::Backup.to_string();
-    let running = move |operation: &&crate::api::Operation| {
-        operation.kind == verb && operation.phase == OperationPhase::Running
-    };
-    operations.unwrap_or_default().iter().filter(running).map(|operation| cx.names.backup_job(&operation.id))
+    let running =
+        operations.iter().filter(|operation| operation.kind == verb && operation.phase.is_under_way());
+    let annotations = cx.database.metadata.annotations.as_ref();
+    let asked =
+        annotations.map(requests).unwrap_or_default().into_iter().filter_map(|(.., parsed)| parsed.ok());
+    let asked = asked.filter(|(verb, _)| *verb == Verb::Backup).map(|(_, request)| request.id.to_string());
+    let asked = asked.filter(|id| operations.iter().all(|operation| operation.id != *id));
+    running.map(|operation| operation.id.clone()).chain(asked).map(|id| cx.names.backup_job(&id)).collect()
 }

@@ -1,13 +1,15 @@
 //! The Jobs that take backups, as they stand.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::api::BACKUP_NAME;
-use crate::plan::Kind;
+use crate::api::{BACKUP_NAME, LABEL_DATABASE};
 use crate::plan::context::Context;
 use crate::plan::object::{label, name_of, owners, uid_of};
 use crate::plan::text::{at, list, text};
+use crate::plan::{Kind, Observed};
 
 /// The longest reason that is told on, in characters.
 const LONGEST: usize = 500;
@@ -39,6 +41,16 @@ pub enum RunState {
 pub fn runs<'a>(cx: &Context<'a>) -> Vec<Run<'a>> {
     let own = |job: &&Value| label(job, "app.kubernetes.io/name") == Some(BACKUP_NAME) && is_ours(cx, job);
     cx.observed.all(Kind::Job).filter(own).map(Run::of).collect()
+}
+
+/// The uids of the Jobs of that Database's backups that failed.
+pub fn failed_backups(database: &str, observed: &Observed) -> BTreeSet<String> {
+    let own = |job: &&Value| {
+        label(job, "app.kubernetes.io/name") == Some(BACKUP_NAME)
+            && label(job, LABEL_DATABASE) == Some(database)
+    };
+    let failed = observed.all(Kind::Job).filter(own).map(Run::of).filter(|run| run.failed_at().is_some());
+    failed.map(|run| run.uid.to_owned()).collect()
 }
 
 /// A request's Job is the Database's, one of the schedule is the CronJob's.

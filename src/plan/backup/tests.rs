@@ -51,7 +51,100 @@ fn the_schedule_is_a_cron_job_that_needs_no_data() {
     let names: Vec<&str> = env.map(|variable| text(variable, "/name").unwrap()).collect();
     let mut rest = cron["spec"].clone();
     rest["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["env"] = json!(names);
-    insta::assert_snapshot!(serde_yaml::to_string(&rest).unwrap(), @"");
+    insta::assert_snapshot!(serde_yaml::to_string(&rest).unwrap(), @"
+    concurrencyPolicy: Forbid
+    failedJobsHistoryLimit: 3
+    jobTemplate:
+      metadata:
+        labels:
+          app.kubernetes.io/instance: db
+          app.kubernetes.io/managed-by: dbctl
+          app.kubernetes.io/name: postgresql-backup
+          db.example.com/database: db
+      spec:
+        backoffLimit: 2
+        podFailurePolicy:
+          rules:
+          - action: Ignore
+            onPodConditions:
+            - status: 'True'
+              type: DisruptionTarget
+        template:
+          metadata:
+            labels:
+              app.kubernetes.io/instance: db
+              app.kubernetes.io/managed-by: dbctl
+              app.kubernetes.io/name: postgresql-backup
+              db.example.com/database: db
+          spec:
+            automountServiceAccountToken: true
+            containers:
+            - command:
+              - dbctl
+              - agent
+              - backup
+              - --to
+              - s3://b/p
+              - --archive
+              - uid-1
+              - --database
+              - db
+              - --keep
+              - '5'
+              env:
+              - POD_NAME
+              - POD_NAMESPACE
+              - TMPDIR
+              - PATRONI_SUPERUSER_USERNAME
+              - PATRONI_SUPERUSER_PASSWORD
+              - PATRONI_REPLICATION_USERNAME
+              - PATRONI_REPLICATION_PASSWORD
+              - PATRONI_RESTAPI_USERNAME
+              - PATRONI_RESTAPI_PASSWORD
+              - BACKUP_CREDENTIALS
+              image: dbctl/postgres:16.15
+              name: backup
+              resources:
+                requests:
+                  cpu: 100m
+                  memory: 128Mi
+              securityContext:
+                allowPrivilegeEscalation: false
+                capabilities:
+                  drop:
+                  - ALL
+                readOnlyRootFilesystem: true
+              terminationMessagePolicy: FallbackToLogsOnError
+              volumeMounts:
+              - mountPath: /tmp
+                name: tmp
+              - mountPath: /etc/dbctl/backup
+                name: backup-credentials
+                readOnly: true
+            enableServiceLinks: false
+            restartPolicy: Never
+            securityContext:
+              fsGroup: 999
+              runAsGroup: 999
+              runAsNonRoot: true
+              runAsUser: 999
+              seccompProfile:
+                type: RuntimeDefault
+            serviceAccountName: db
+            volumes:
+            - emptyDir: {}
+              name: tmp
+            - name: backup-credentials
+              secret:
+                defaultMode: 288
+                optional: true
+                secretName: keys
+    schedule: 0 3 * * *
+    startingDeadlineSeconds: 3600
+    successfulJobsHistoryLimit: 3
+    suspend: false
+    timeZone: Etc/UTC
+    ");
 
     // What is changed reaches it.
     world.edit(json!({ "backup": { "schedule": "@hourly", "timeZone": "Europe/Berlin", "credentialsSecret": null } }));
@@ -425,7 +518,7 @@ fn the_message_has_the_stores_own_words() {
     archives(&mut world, "db-1", waits(40, "2026-11-22T08:00:00Z", None));
     let refused = "failed to put wal/x: AccessDenied: no right to write";
     archives(&mut world, "db-0", waits(4, "2026-11-22T09:00:00Z", Some(("2026-11-22T09:59:59Z", refused))));
-    insta::assert_snapshot!(says(&world).2, @"");
+    insta::assert_snapshot!(says(&world).2, @"WAL of db-0 and db-1 waits to be archived since 2026-11-22 09:00:00 UTC: failed to put wal/x: AccessDenied: no right to write; it cannot be restored before it is, and fills the volumes");
     let before = says(&world);
     // One more file is no news.
     archives(&mut world, "db-0", waits(5, "2026-11-22T09:00:00Z", Some(("2026-11-22T10:00:30Z", refused))));
@@ -436,19 +529,19 @@ fn the_message_has_the_stores_own_words() {
 
     let mut world = healthy();
     archives(&mut world, "db-0", waits(4, "2026-11-22T09:00:00Z", None));
-    insta::assert_snapshot!(says(&world).2, @"");
+    insta::assert_snapshot!(says(&world).2, @"WAL of db-0 waits to be archived since 2026-11-22 09:00:00 UTC: no try has failed: it is slower than what is written, or hangs; it cannot be restored before it is, and fills the volumes");
     let mut world = healthy();
     let log = "sending\nerror: failed to put base/x: AccessDenied: no right to write\n";
     job(&mut world, "db-backup-29384729", Some(("Failed", "2026-11-22T09:00:00Z")), Some(log));
-    insta::assert_snapshot!(says(&world).2, @"");
+    insta::assert_snapshot!(says(&world).2, @"the backup of Job db-backup-29384729 failed at 2026-11-22 09:00:00 UTC: failed to put base/x: AccessDenied: no right to write; the last good one ended at 2026-11-22 03:00:06 UTC");
     catalog(&mut world, &[]);
     world.observed.remove(Kind::Pod, "db-backup-29384729-x");
-    insta::assert_snapshot!(says(&world).2, @"");
+    insta::assert_snapshot!(says(&world).2, @"the backup of Job db-backup-29384729 failed at 2026-11-22 09:00:00 UTC: the backoff limit; there is no good one yet");
     world.observed.remove(Kind::Job, "db-backup-29384729");
-    insta::assert_snapshot!(says(&world).2, @"");
+    insta::assert_snapshot!(says(&world).2, @"no backup has been taken yet: the schedule's next is due at 2026-11-23 03:00:00 UTC; `dbctl backup-now db` takes one now");
     let mut world = healthy();
     world.now = "2026-11-25T04:01:00Z".parse().unwrap();
-    insta::assert_snapshot!(says(&world).2, @"");
+    insta::assert_snapshot!(says(&world).2, @"the last backup ended at 2026-11-22 03:00:06 UTC, and none has been taken since, though one was due at 2026-11-23 03:00:00 UTC; `kubectl describe cronjob db-backup` may say why");
 }
 
 #[test]

@@ -24,7 +24,10 @@ pub fn begin(turn: &Turn<'_, '_>, operation: Operation) -> Step {
         );
         return rejected(turn, operation, message);
     }
-    let running = backup::runs(cx).into_iter().find(|run| run.state == RunState::Active);
+    // Its own may have been made by a pass that could not write the status.
+    let own = cx.names.backup_job(&operation.id);
+    let others = backup::runs(cx).into_iter().filter(|run| run.name != own);
+    let running = others.into_iter().find(|run| run.state == RunState::Active);
     if let Some(run) = running {
         let message = format!(
             "another backup is being taken ({}): ask again when it is done, or wait for that one with `dbctl backups {name}`",

@@ -669,3 +669,179 @@ proptest! {
         prop_assert_eq!(world.asked.len(), before);
     }
 }
+
+// Backups -----------------------------------------------------------------------------------------
+
+fn backed_up() -> World {
+    let mut world = World::settled(
+        json!({ "backup": { "enabled": true, "schedule": "0 3 * * *", "destination": "s3://b/p" } }),
+    );
+    world.events.clear();
+    world
+}
+
+fn jobs(world: &World) -> Vec<String> {
+    world.observed.all(Kind::Job).map(|job| crate::plan::name_of(job).to_owned()).collect()
+}
+
+/// The Job of the request ends.
+fn end(world: &mut World, kind: &str) -> String {
+    let name = jobs(world).pop().unwrap();
+    let condition = json!({ "type": kind, "status": "True", "lastTransitionTime": world.now, "message": "BackoffLimitExceeded" });
+    world.change(Kind::Job, &name, json!({ "status": { "conditions": [condition] } }));
+    name
+}
+
+fn list(world: &mut World, request: &str) {
+    let began = world.now - jiff::SignedDuration::from_secs(4);
+    let entry = json!({ "id": "b-1", "startedAt": began, "stoppedAt": world.now, "bytes": 12_897_484, "request": request });
+    let text = json!({ "backups": [entry] }).to_string();
+    world.change(Kind::ConfigMap, "db-backups", json!({ "data": { "catalog.json": text } }));
+}
+
+#[test]
+fn a_backup_is_one_job_and_says_what_came_of_it() {
+    let mut world = backed_up();
+    let id = request(&mut world, "backup", json!({}));
+    world.settle();
+    let (phase, message) = said(&world, &id);
+    let name = format!("db-backup-{}", id[16..].to_lowercase());
+    assert_eq!((phase, message), (OperationPhase::Running, format!("Job {name} has no pod yet")));
+    assert_eq!(jobs(&world), [name.clone()]);
+    let job = world.get(Kind::Job, &name).clone();
+    assert_eq!(
+        (&job["spec"]["backoffLimit"], &job["spec"]["ttlSecondsAfterFinished"]),
+        (&json!(0), &json!(86_400))
+    );
+    let command = job["spec"]["template"]["spec"]["containers"][0]["command"].as_array().unwrap();
+    assert_eq!(command[command.len() - 2..], [json!("--request"), json!(id)]);
+    assert_eq!(job["metadata"]["ownerReferences"][0]["uid"], "uid-1");
+
+    end(&mut world, "Complete");
+    world.pass(usize::MAX);
+    assert_eq!(said(&world, &id).0, OperationPhase::Running, "the catalog is told of by another watch");
+    list(&mut world, &id);
+    world.settle();
+    assert_eq!(said(&world, &id), (OperationPhase::Succeeded, "backup b-1, 12.3 MiB in 4 s".into()));
+    assert_eq!((events(&world, "BackupCompleted"), events(&world, "BackupSucceeded")), (1, 0));
+    // Its Job goes after a day, and it is not taken again.
+    world.observed.remove(Kind::Job, &name);
+    world.settle();
+    assert_eq!((jobs(&world).len(), said(&world, &id).0), (0, OperationPhase::Succeeded));
+}
+
+#[test]
+fn a_backup_that_fails_says_why_in_its_pods_words() {
+    let mut world = backed_up();
+    let id = request(&mut world, "backup", json!({}));
+    world.settle();
+    let name = end(&mut world, "Failed");
+    let job = world.get(Kind::Job, &name);
+    let owner = json!({ "kind": "Job", "name": name, "uid": job["metadata"]["uid"] });
+    let mut labels = job["metadata"]["labels"].clone();
+    labels["batch.kubernetes.io/job-name"] = json!(name);
+    let said_last = "taking a backup\nerror: failed to put x: AccessDenied\n";
+    let status = json!({ "containerStatuses": [{ "state": { "terminated": { "message": said_last } } }] });
+    let metadata = json!({ "name": format!("{name}-x"), "labels": labels, "ownerReferences": [owner] });
+    world.observed.insert(Kind::Pod, json!({ "metadata": metadata, "status": status }));
+    world.pass(usize::MAX);
+    assert_eq!(said(&world, &id), (OperationPhase::Failed, "failed to put x: AccessDenied".into()));
+    world.settle();
+    assert_eq!(events(&world, "BackupFailed"), 1, "{:?}", world.events);
+}
+
+#[test]
+fn backups_are_refused_with_the_reason() {
+    type Break = fn(&mut World);
+    let cases: [(Break, &str); 5] = [
+        (|w| w.edit(json!({ "backup": { "enabled": false } })), "backups of db are off"),
+        (
+            |w| {
+                let owner = json!({ "kind": "CronJob", "name": "db-backup", "uid": "c" });
+                let labels = crate::api::Names("db").backup_labels();
+                let metadata = json!({ "name": "db-backup-29", "uid": "j", "labels": labels, "ownerReferences": [owner] });
+                w.observed.insert(Kind::Job, json!({ "metadata": metadata }));
+            },
+            "another backup is being taken",
+        ),
+        (|w| lose_primary(w), "no primary is running"),
+        (|w| w.edit(json!({ "replicas": 12 })), "nothing can be done with this database now"),
+        (
+            |w| {
+                request(w, "backup", json!({}));
+                w.pass(usize::MAX);
+            },
+            "backup request",
+        ),
+    ];
+    for (breaks, why) in cases {
+        let mut world = backed_up();
+        breaks(&mut world);
+        let before = jobs(&world);
+        let id = request(&mut world, "backup", json!({}));
+        world.pass(usize::MAX);
+        let (phase, message) = said(&world, &id);
+        assert_eq!((phase, message.contains(why)), (OperationPhase::Rejected, true), "{why}: {message}");
+        assert_eq!(jobs(&world), before, "{why}");
+    }
+    let mut world = backed_up();
+    let id = request(&mut world, "backup", json!({ "to": "s3://elsewhere" }));
+    world.settle();
+    assert!(said(&world, &id).1.contains("malformed"), "{:?}", said(&world, &id));
+}
+
+#[test]
+fn a_backup_keeps_nobody_from_moving_the_role() {
+    let mut world = backed_up();
+    let backup = request(&mut world, "backup", json!({}));
+    world.settle();
+    let moved = request(&mut world, "failover", json!({}));
+    world.settle();
+    assert_eq!(
+        (said(&world, &backup).0, said(&world, &moved).0),
+        (OperationPhase::Running, OperationPhase::Succeeded)
+    );
+    assert_eq!(world.leader(), Some("db-1"));
+}
+
+/// Whatever was done when the controller ended, and whatever a watch has yet to tell.
+#[test]
+fn a_pass_that_was_cut_short_makes_no_second_job() {
+    for limit in 0..6 {
+        for forgets in [false, true] {
+            let mut world = backed_up();
+            let id = request(&mut world, "backup", json!({}));
+            world.pass(limit);
+            if forgets {
+                // The status was not written; the Job may have been made.
+                world.database.as_mut().unwrap().status.as_mut().unwrap().operations.clear();
+            }
+            world.settle();
+            assert_eq!(jobs(&world).len(), 1, "{limit} {forgets}");
+            assert_eq!(said(&world, &id).0, OperationPhase::Running);
+        }
+    }
+}
+
+#[test]
+fn a_job_that_somebody_deleted_is_not_made_again() {
+    let mut world = backed_up();
+    let id = request(&mut world, "backup", json!({}));
+    world.settle();
+    let name = jobs(&world).pop().unwrap();
+    world.observed.remove(Kind::Job, &name);
+    world.settle();
+    let (phase, message) = said(&world, &id);
+    assert_eq!((phase, jobs(&world).len()), (OperationPhase::Failed, 0));
+    assert!(message.contains("is gone"), "{message}");
+
+    // One of its name that is somebody else's.
+    let mut world = backed_up();
+    let id = request(&mut world, "backup", json!({}));
+    let name = crate::api::Names("db").backup_job(&id);
+    world.observed.insert(Kind::Job, json!({ "metadata": { "name": name, "uid": "x" } }));
+    world.settle();
+    let (phase, message) = said(&world, &id);
+    assert_eq!(phase, OperationPhase::Failed);
+    assert!(message.contains("does not belong to this Database"), "{message}");
+}

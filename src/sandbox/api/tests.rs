@@ -24,6 +24,7 @@ struct Server {
 
 impl Server {
     async fn start(state_dir: &Path) -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let stop = CancellationToken::new();
         let config = ApiConfig::new(
             state_dir.to_owned(),
