@@ -15,4 +15,5 @@ mod kills;
 mod kubectl;
 mod proof;
 mod recording;
+mod stores;
 mod support;

@@ -340,7 +340,7 @@ impl Drop for Sandbox {
 }
 
 /// The last lines of a log.
-fn end_of(file: &Path, lines: usize) -> String {
+pub fn end_of(file: &Path, lines: usize) -> String {
     let text = std::fs::read_to_string(file).unwrap_or_default();
     let tail: Vec<&str> = text.lines().rev().take(lines).collect();
     format!("{} ends:\n{}", file.display(), tail.into_iter().rev().collect::<Vec<_>>().join("\n"))

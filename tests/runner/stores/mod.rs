@@ -1,0 +1,80 @@
+//! Object stores for tests: two S3 servers, and a proxy in front of them that does what networks, services and clocks do.
+//!
+//! Each runs on threads or in a process of its own and is spoken to without `await`, so that it serves plain tests,
+//! asynchronous ones and programs that a test starts. Each ends with its value.
+
+mod moto;
+mod proxy;
+mod s3s;
+mod software;
+mod tests;
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+
+use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::{BackoffConfig, ClientOptions, RetryConfig};
+use tokio::runtime::Runtime;
+
+pub use moto::Moto;
+pub use proxy::{Action, Asked, FaultProxy, Refusal, Rule};
+pub use s3s::S3sFs;
+
+/// Where all of them say they are.
+pub const REGION: &str = "us-east-1";
+/// The bucket that each has.
+pub const BUCKET: &str = "backups";
+
+/// What a client proves itself with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    pub id: String,
+    pub secret: String,
+}
+
+impl Key {
+    pub fn new(id: &str, secret: &str) -> Self {
+        Self { id: id.to_owned(), secret: secret.to_owned() }
+    }
+}
+
+/// A client's settings for the bucket at that URL. It tries once, and waits for nothing longer than five seconds.
+pub fn settings(url: &str, key: &Key) -> AmazonS3Builder {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let patience = std::time::Duration::from_secs(5);
+    AmazonS3Builder::new()
+        .with_endpoint(url)
+        .with_region(REGION)
+        .with_bucket_name(BUCKET)
+        .with_access_key_id(&key.id)
+        .with_secret_access_key(&key.secret)
+        .with_client_options(
+            ClientOptions::new().with_allow_http(true).with_connect_timeout(patience).with_timeout(patience),
+        )
+        .with_retry(RetryConfig { backoff: BackoffConfig::default(), max_retries: 0, retry_timeout: patience })
+}
+
+/// A client with those settings.
+pub fn client(url: &str, key: &Key) -> AmazonS3 {
+    settings(url, key).build().unwrap()
+}
+
+/// Threads for a server in this process; dropped with `shutdown_background`, as tests may be asynchronous themselves.
+fn threads() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+/// A port of the loopback's, listening.
+fn listen() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap();
+    (listener, address)
+}
+
+/// Waits for a future wherever one is, also on a thread that already drives others.
+fn blocking<T: Send>(future: impl Future<Output = T> + Send) -> T {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| crate::external::runtime().block_on(future));
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
