@@ -11,7 +11,7 @@ use object_store::aws::{AwsAuthorizer, AwsCredential};
 use object_store::client::HttpRequestBody;
 use tempfile::TempDir;
 
-use super::{BUCKET, Key, REGION, blocking, client, software};
+use super::{BUCKET, Key, REGION, blocking, software};
 use crate::support::end_of;
 
 /// Serves at any port until its input ends, so it never outlives who started it.
@@ -62,7 +62,8 @@ impl Moto {
         let Ok(address) = line.trim().parse() else {
             panic!("moto does not start: {}", end_of(&files.path().join("log"), 40));
         };
-        let mut moto = Self { address, administrator: nobody.clone(), key: Mutex::new(nobody), process, files };
+        let mut moto =
+            Self { address, administrator: nobody.clone(), key: Mutex::new(nobody), process, files };
         moto.administrator = moto.make_user(ADMINISTRATOR, "*");
         *moto.key.get_mut().unwrap() = moto.make_user(USER, "s3:*");
         moto.make_bucket(BUCKET);
@@ -167,20 +168,16 @@ impl Moto {
         let Key { id, secret } = self.administrator.clone();
         let credential = AwsCredential { key_id: id, secret_key: secret, token: None };
         AwsAuthorizer::new(&credential, service, REGION).try_authorize(&mut request, None).unwrap();
-        let request =
-            reqwest::Client::new().request(method.clone(), &url).headers(request.headers().clone()).body(body);
+        let request = reqwest::Client::new()
+            .request(method.clone(), &url)
+            .headers(request.headers().clone())
+            .body(body);
         blocking(async {
             let answer = request.send().await.map_err(|error| format!("{error:?}"))?;
-            let (status, text) = (answer.status(), answer.text().await.map_err(|error| format!("{error:?}"))?);
+            let (status, text) =
+                (answer.status(), answer.text().await.map_err(|error| format!("{error:?}"))?);
             if status.is_success() { Ok(text) } else { Err(format!("{status} {text}")) }
         })
-    }
-
-    /// What somebody with that key is answered who lists the bucket.
-    pub fn listing(&self, key: &Key) -> Result<Vec<object_store::ObjectMeta>, object_store::Error> {
-        use futures::TryStreamExt;
-        use object_store::ObjectStore;
-        blocking(client(&self.url(), key).list(None).try_collect())
     }
 }
 

@@ -49,7 +49,10 @@ pub(super) fn moto_in(cache: &Path) -> Packages {
         install.args(PACKAGES).env("PIP_DISABLE_PIP_VERSION_CHECK", "1").env("PIP_USER", "0");
         run(install.env("PIP_ROOT_USER_ACTION", "ignore").env("TMPDIR", staging.path()));
         run(Command::new(&python)
-            .args(["-Ic", "import sys; sys.path.insert(0, sys.argv[1]); import moto.server, moto.s3, moto.iam"])
+            .args([
+                "-Ic",
+                "import sys; sys.path.insert(0, sys.argv[1]); import moto.server, moto.s3, moto.iam",
+            ])
             .arg(&fresh));
         rustix::fs::syncfs(&lock).unwrap();
         std::fs::rename(fresh, &site).unwrap();

@@ -18,7 +18,8 @@ pub(super) fn without_conditions(head: &mut Parts, key: &Key) {
     }
     let host = head.headers.get(HOST).cloned();
     let authority = host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let mut request = http::Request::builder().method(&head.method).uri(format!("http://{authority}{}", head.uri));
+    let mut request =
+        http::Request::builder().method(&head.method).uri(format!("http://{authority}{}", head.uri));
     if let Some(headers) = request.headers_mut() {
         headers.clone_from(&head.headers);
         headers.remove(AUTHORIZATION);

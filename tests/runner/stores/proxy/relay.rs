@@ -92,7 +92,8 @@ async fn answer(
         }
         Some(Action::Flip(at)) => {
             let response = forward(request, &shared, index, &reset).await?;
-            let length = response.headers().get(CONTENT_LENGTH).and_then(|text| text.to_str().ok()?.parse().ok());
+            let length =
+                response.headers().get(CONTENT_LENGTH).and_then(|text| text.to_str().ok()?.parse().ok());
             let last = length.unwrap_or(u64::MAX).saturating_sub(1);
             response.map(|body| body::flipped(body, at.min(last)))
         }

@@ -16,8 +16,11 @@ pub struct Refusal {
 
 impl Refusal {
     /// A failure of the service.
-    pub const INTERNAL: Self =
-        Self { status: 500, code: "InternalError", message: "We encountered an internal error. Please try again." };
+    pub const INTERNAL: Self = Self {
+        status: 500,
+        code: "InternalError",
+        message: "We encountered an internal error. Please try again.",
+    };
     /// Too many requests.
     pub const SLOW_DOWN: Self =
         Self { status: 503, code: "SlowDown", message: "Please reduce your request rate." };
@@ -118,6 +121,16 @@ pub(super) fn choose(rules: &mut [Rule], method: &Method, key: &str) -> Option<A
         }
     }
     chosen
+}
+
+impl std::fmt::Display for Action {
+    /// One word: a refusal's code, or the fault's name.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Refuse(refusal) | Self::RefuseUnread(refusal) => f.write_str(refusal.code),
+            other => f.write_str(format!("{other:?}").split('(').next().unwrap_or_default()),
+        }
+    }
 }
 
 #[test]
