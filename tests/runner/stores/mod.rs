@@ -18,7 +18,7 @@ use object_store::{BackoffConfig, ClientOptions, Error, RetryConfig};
 use tokio::runtime::Runtime;
 
 pub use moto::Moto;
-pub use proxy::{Action, Asked, FaultProxy, Refusal, Rule};
+pub use proxy::{Action, FaultProxy, Refusal, Rule};
 pub use s3s::S3sFs;
 
 /// Where all of them say they are.
@@ -39,10 +39,10 @@ impl Key {
     }
 }
 
-/// A client's settings for the bucket at that URL. It tries once, and waits for nothing longer than five seconds.
+/// A client's settings for the bucket at that URL. It tries once, and waits for nothing longer than half a minute.
 pub fn settings(url: &str, key: &Key) -> AmazonS3Builder {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let patience = std::time::Duration::from_secs(5);
+    let patience = std::time::Duration::from_secs(30);
     AmazonS3Builder::new()
         .with_endpoint(url)
         .with_region(REGION)
