@@ -88,7 +88,9 @@ pub async fn backup(job: &Job) -> Result<Record, BackupError> {
     tracing::info!("take a base backup of {} to {destination}", source.member);
     let (report, progress) = watch::channel(Step::Checkpoint);
     let noting = tokio::spawn(cluster.note(job, progress));
-    let report = |step| drop(report.send_replace(step));
+    let report = |step| {
+        report.send_replace(step);
+    };
     let record = base::take(&store, &owner, &source, job.request.clone(), report).await;
     noting.abort();
     let record = match record {

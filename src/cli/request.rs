@@ -417,7 +417,7 @@ mod tests {
         let id = Ulid::from_parts(1_000_000_000, 7).to_string();
         let asked = json!({ "db.example.com/backup": json!({ "id": id, "uid": "u" }).to_string() });
         let runs = json!([{ "id": id, "kind": "backup", "phase": "Running" }]);
-        for database in [database(asked.clone(), json!([])), database(json!({}), runs)] {
+        for database in [database(asked, json!([])), database(json!({}), runs)] {
             for (verb, free) in [(Verb::Failover, true), (Verb::Restart, true), (Verb::Backup, false)] {
                 assert_eq!(under_way(&database, verb, now).is_none(), free, "{verb}");
             }

@@ -14,8 +14,6 @@ use crate::backup::wal::{Segment, WalFile};
 pub const STARTED: &str = "started.json";
 /// It goes.
 pub const DELETED: &str = "deleted.json";
-/// When it was restored and checked last.
-pub const VERIFIED: &str = "verified.json";
 /// What the names of objects begin with by which somebody says that it is being read.
 pub const RESTORING: &str = "restoring-";
 
@@ -152,7 +150,7 @@ pub async fn archive(store: &Store, epoch: Epoch) -> Result<Archive, StoreError>
         match StoredWal::parse(name(&object.key)).map(|stored| stored.file) {
             Some(WalFile::Segment(segment)) => archive.segments.entry(segment).or_default().push(object),
             Some(WalFile::Partial(segment) | WalFile::Label(segment, _)) => {
-                archive.others.push((segment, object))
+                archive.others.push((segment, object));
             }
             _ => {}
         }

@@ -65,15 +65,33 @@ impl StoreError {
                 Self::Denied { doing, words }
             }
             object_store::Error::NotFound { .. } => Self::Missing { doing, words },
+            // The library tells these apart only for some requests.
+            _ if DENIED.iter().any(|code| words.starts_with(code)) => Self::Denied { doing, words },
+            _ if words.starts_with(NO_BUCKET) => Self::Missing { doing, words },
             _ => Self::Failed { doing, words },
         }
     }
 }
 
+/// How stores begin when credentials are wrong, have expired or do not allow it.
+const DENIED: [&str; 9] = [
+    "AccessDenied",
+    "AllAccessDisabled",
+    "AuthenticationFailed",
+    "AuthorizationFailure",
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "NotSignedUp",
+    "SignatureDoesNotMatch",
+];
+/// And when there is no such bucket.
+const NO_BUCKET: &str = "NoSuchBucket";
+
 /// The store's own words: code and message of an S3 or Azure answer, else what is at the bottom of the chain of errors.
 fn words(error: &object_store::Error) -> String {
     let whole = error.to_string();
-    if let Some(answer) = answer(&whole) {
+    if let Some(answer) = answer(&whole).or_else(|| deletion(&whole)) {
         return answer;
     }
     let mut deepest = error.source();
@@ -102,6 +120,13 @@ fn answer(text: &str) -> Option<String> {
     }
 }
 
+/// What is said of one of several objects that were to be deleted at once: `… : Message (code: Code)`.
+fn deletion(text: &str) -> Option<String> {
+    let (before, code) = text.strip_suffix(')')?.rsplit_once(" (code: ")?;
+    let message = before.rsplit(": ").next()?;
+    Some(format!("{code}: {message}"))
+}
+
 fn status(text: &str) -> Option<&str> {
     let (_, rest) = text.split_once("status code: ")?;
     rest.split(':').next().map(str::trim).filter(|status| !status.is_empty())
@@ -122,6 +147,9 @@ mod tests {
         );
         assert_eq!(answer("<Error><Code>SlowDown</Code></Error>").as_deref(), Some("SlowDown"));
         assert_eq!(answer("connection refused"), None);
+        let deleted =
+            "Generic S3 error: DeleteObjects request failed for key p/a: Access Denied (code: AccessDenied)";
+        assert_eq!(deletion(deleted).as_deref(), Some("AccessDenied: Access Denied"));
         assert_eq!(
             status("Server returned non-2xx status code: 503 Service Unavailable: "),
             Some("503 Service Unavailable")

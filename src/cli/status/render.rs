@@ -209,7 +209,7 @@ fn backups_line(database: &Database, status: &DatabaseStatus, now: jiff::Timesta
         }
         // While nobody leads, nothing is heard of it.
         None if condition.is_some() && status.is_true(ConditionType::Writable) => {
-            parts.push("WAL is archived".to_owned())
+            parts.push("WAL is archived".to_owned());
         }
         None => {}
     }
