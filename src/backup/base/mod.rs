@@ -19,7 +19,7 @@ mod take;
 mod upload;
 
 pub use catalog::catalog;
-pub use list::{Archive, Found, archive, backups, epochs};
+pub use list::{Archive, DELETED, Found, archive, backups, epochs};
 pub use prune::{PruneError, Pruned, prune};
-pub use record::{BackupId, BackupIdError, Part, Record, StoredArchive, TablespaceRecord};
+pub use record::{COMMIT, FORMAT, BackupId, BackupIdError, Part, Record, StoredArchive, TablespaceRecord};
 pub use take::{Source, Step, TakeError, take};

@@ -15,7 +15,7 @@ use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use jiff::Timestamp;
 use object_store::path::Path;
 use object_store::{
-    MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+    GetOptions, GetRange, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
 };
 
 pub use destination::{Destination, DestinationError, Provider};
@@ -198,7 +198,21 @@ impl Store {
         &self,
         key: &str,
     ) -> Result<Option<BoxStream<'static, Result<Bytes, StoreError>>>, StoreError> {
-        match self.inner.get(&self.path(key)).await {
+        self.read_from(key, 0).await
+    }
+
+    /// The same, but for the first bytes, of which there must be that many and one more.
+    ///
+    /// # Errors
+    /// Where the store does not say. The stream ends with an error where it breaks.
+    pub async fn read_from(
+        &self,
+        key: &str,
+        offset: u64,
+    ) -> Result<Option<BoxStream<'static, Result<Bytes, StoreError>>>, StoreError> {
+        let range = (offset > 0).then_some(GetRange::Offset(offset));
+        let options = GetOptions { range, ..GetOptions::default() };
+        match self.inner.get_opts(&self.path(key), options).await {
             Ok(found) => {
                 let doing = self.doing("read", key);
                 let stream = found.into_stream();
@@ -362,6 +376,8 @@ mod tests {
         assert_eq!(store.size("a/2-a").await.unwrap(), Some(5));
         let parts: Vec<Bytes> = store.read("a/2-a").await.unwrap().unwrap().try_collect().await.unwrap();
         assert_eq!(parts.concat(), b"a/2-a");
+        let parts: Vec<Bytes> = store.read_from("a/2-a", 2).await.unwrap().unwrap().try_collect().await.unwrap();
+        assert_eq!(parts.concat(), b"2-a");
         store.delete("a/x").await.unwrap();
         store.delete("a/x").await.unwrap();
         assert_eq!(store.size("a/x").await.unwrap(), None);
