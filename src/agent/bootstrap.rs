@@ -1,19 +1,24 @@
 //! `dbctl agent post-bootstrap`: Patroni calls it once the database is made, to give the users their role and database.
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
+use super::restoring::Note;
 use crate::patroni::APP_NAME;
 
 /// Why the role and database were not made. Patroni then takes the whole bootstrap for failed, and tries again.
 #[derive(Debug, thiserror::Error)]
-pub enum BootstrapError {
+pub enum PostBootstrapError {
     /// The password is not in the environment.
     #[error("find PATRONI_APP_PASSWORD in the environment")]
     NoPassword,
     /// psql could not be run.
     #[error("run psql: {0}")]
     Run(#[from] io::Error),
+    /// The note of a restore, which is over by now.
+    #[error("remove the restore's note: {0}")]
+    Note(io::Error),
     /// psql said no; its words are in the log.
     #[error("make role and database {APP_NAME}: psql ended with {0}")]
     Failed(std::process::ExitStatus),
@@ -23,8 +28,8 @@ pub enum BootstrapError {
 ///
 /// # Errors
 /// Where psql cannot be run or fails.
-pub fn post_bootstrap(connection: &str) -> Result<(), BootstrapError> {
-    let password = std::env::var("PATRONI_APP_PASSWORD").map_err(|_| BootstrapError::NoPassword)?;
+pub fn post_bootstrap(connection: &str) -> Result<(), PostBootstrapError> {
+    let password = std::env::var("PATRONI_APP_PASSWORD").map_err(|_| PostBootstrapError::NoPassword)?;
     // On standard input, since arguments can be seen by everybody on the machine.
     let mut psql = Command::new("psql")
         .args(["--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1", "--dbname", connection])
@@ -35,7 +40,14 @@ pub fn post_bootstrap(connection: &str) -> Result<(), BootstrapError> {
         stdin.write_all(script(APP_NAME, &password).as_bytes())?;
     }
     let status = psql.wait()?;
-    if status.success() { Ok(()) } else { Err(BootstrapError::Failed(status)) }
+    if !status.success() {
+        return Err(PostBootstrapError::Failed(status));
+    }
+    // What is there is a database from now on.
+    match std::env::var_os("PGDATA") {
+        Some(data) => Note::remove(Path::new(&data)).map_err(PostBootstrapError::Note),
+        None => Ok(()),
+    }
 }
 
 /// The statements. The password reaches no log, whatever the settings.

@@ -5,12 +5,14 @@
 //! - `postmaster` sees PostgreSQL end at that moment, and has Patroni look at once;
 //! - `handover` says when a primary that was shut down in order may give up the leader lock, and `release` does it;
 //! - `watchdog` says when a primary must end because its Patroni no longer lives, and `guard` sees to that;
-//! - `report` is what it tells the controller about itself.
+//! - `report` is what it tells the controller about itself;
+//! - `admit` is what stands before Patroni, `restore` makes the data of a restored database, and `restoring` is its note.
 //!
 //! PostgreSQL itself runs `wal` for each file of WAL that goes to the archive or comes from there.
 //!
 //! Decisions are pure functions with tables of tests; what surrounds them is thin.
 
+mod admit;
 mod archive;
 mod backup;
 mod bootstrap;
@@ -23,6 +25,8 @@ mod postmaster;
 mod release;
 mod render;
 mod report;
+mod restore;
+mod restoring;
 mod run;
 mod serve;
 mod source;
@@ -31,10 +35,13 @@ mod store;
 mod wal;
 mod watchdog;
 
+pub use admit::AdmitError;
 pub use backup::{BackupError, Job, backup};
-pub use bootstrap::{BootstrapError, post_bootstrap};
+pub use bootstrap::{PostBootstrapError, post_bootstrap};
 pub use render::{Environment, RenderError, render};
 pub use report::{AGENT_PORT, AgentReport, ArchiveError, ArchiveReport, Disk, Fenced, PostmasterState};
+pub use restore::{Bootstrap, BootstrapError, bootstrap};
+pub use restoring::{FAILED, INTERRUPTED};
 pub use run::run;
 pub use start::AgentError;
 pub use wal::{Source, WalError, fetch_error_code, wal_fetch, wal_prefetch, wal_push};

@@ -1,16 +1,19 @@
 //! The resident parent of Patroni.
 
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
 
 use rustix::process::{Pid, Signal, getpid, kill_process, set_child_subreaper};
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::admit::admit;
 use super::children::{Ended, code};
 use super::guard;
 use super::member::Member;
 use super::postmaster::Postmaster;
 use super::release::{Outcome, after_end, checkpoint};
+use super::restoring::Note;
 use super::serve;
 use super::start::{AgentError, Prepared, prepare};
 use super::watchdog::Reason;
@@ -41,7 +44,8 @@ enum End {
 }
 
 async fn reside(prepared: Prepared) -> Result<ExitCode, AgentError> {
-    let Prepared { config, member } = prepared;
+    let Prepared { config, member, archive } = prepared;
+    admit(&member, archive.as_ref()).await?;
     let member = Arc::new(member);
     let listener = serve::listen(&member.environment).await.map_err(AgentError::Listen)?;
     // As the first process of a container it inherits orphans anyway.
@@ -64,7 +68,10 @@ async fn reside(prepared: Prepared) -> Result<ExitCode, AgentError> {
         reason = guard::watch(&member) => End::Fenced(reason),
     };
     Ok(match end {
-        End::Patroni(code) => ExitCode::from(code),
+        End::Patroni(code) => {
+            last_words(&member.environment.data);
+            ExitCode::from(code)
+        }
         End::HandedOver => {
             // PostgreSQL is gone and so is the lock: Patroni would only sleep a while.
             let _ = kill_process(patroni, Signal::KILL);
@@ -77,6 +84,13 @@ async fn reside(prepared: Prepared) -> Result<ExitCode, AgentError> {
             ExitCode::FAILURE
         }
     })
+}
+
+/// Why a database was not restored stands far above what Patroni says of it: this is the container's last line.
+fn last_words(data: &Path) {
+    if let Ok(Some(Note { failure: Some(reason), .. })) = Note::read(data) {
+        eprintln!("{reason}");
+    }
 }
 
 async fn patroni_ends(ended: Ended) -> u8 {

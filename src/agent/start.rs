@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use super::admit::{AdmitError, Archive};
 use super::member::Member;
 use super::render::{Environment, RenderError, render};
 use super::report::AGENT_PORT;
@@ -38,6 +39,9 @@ pub enum AgentError {
         /// What was asked for.
         wanted: String,
     },
+    /// What stands before Patroni.
+    #[error(transparent)]
+    Admit(#[from] AdmitError),
     /// Patroni is not there or cannot be executed.
     #[error("execute patroni: {0}")]
     Execute(io::Error),
@@ -56,6 +60,7 @@ pub enum AgentError {
 pub(super) struct Prepared {
     pub config: PathBuf,
     pub member: Member,
+    pub archive: Option<Archive>,
 }
 
 /// Readies the directories and writes the configuration.
@@ -67,14 +72,15 @@ pub(super) fn prepare() -> Result<Prepared, AgentError> {
     private_directory(&environment.data)?;
     private_directory(&environment.sockets)?;
     let template = fs::read_to_string(&environment.template).map_err(on("read", &environment.template))?;
-    let config = render(&template, &environment)?;
+    let mut config = render(&template, &environment)?;
+    let archive = Archive::take(&mut config);
     let path = environment.sockets.join("patroni.yml");
     write_private(&path, &format!("{config:#}\n"))?;
     let variable = |name| std::env::var(name).ok();
     let credentials = variable("PATRONI_RESTAPI_USERNAME")
         .zip(variable("PATRONI_RESTAPI_PASSWORD"))
         .map(|(username, password)| Credentials { username, password });
-    Ok(Prepared { config: path, member: Member::new(environment, &config, credentials)? })
+    Ok(Prepared { config: path, member: Member::new(environment, &config, credentials)?, archive })
 }
 
 fn on(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> AgentError {

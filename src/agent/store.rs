@@ -12,6 +12,11 @@ use crate::patroni::LEADER;
 /// An API server that takes longer is as good as gone.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Patroni's annotation of `NAME-config`: the system identifier; empty while the database is made.
+const INITIALIZE: &str = "initialize";
+/// Ours beside it: who makes it.
+const BEGUN_BY: &str = "db.example.com/begun-by";
+
 /// Why an object could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -78,6 +83,32 @@ impl Store {
             "annotations": { LEADER: null, "optime": position.to_string() },
         } });
         let name = format!("{}-leader", self.scope);
+        let patch = Patch::Merge(patch);
+        let write =
+            async { self.maps().await?.patch(&name, &PatchParams::default(), &patch).await.map_err(api) };
+        within(write).await.map(drop)
+    }
+
+    /// Notes which member makes the database.
+    pub async fn begin(&self, pod: &str) -> Result<(), StoreError> {
+        self.patch_config(json!({ "metadata": { "annotations": { BEGUN_BY: pod } } })).await
+    }
+
+    /// Takes back that the database is being made, if it was this member that made it: Patroni would wait for it for ever.
+    pub async fn end_begun(&self, pod: &str) -> Result<(), StoreError> {
+        let map = self.read("config").await?;
+        let annotation = |key: &str| map["metadata"]["annotations"].get(key).and_then(Value::as_str);
+        if annotation(INITIALIZE) != Some("") || annotation(BEGUN_BY) != Some(pod) {
+            return Ok(());
+        }
+        let version = &map["metadata"]["resourceVersion"];
+        let patch =
+            json!({ "metadata": { "resourceVersion": version, "annotations": { INITIALIZE: null } } });
+        self.patch_config(patch).await
+    }
+
+    async fn patch_config(&self, patch: Value) -> Result<(), StoreError> {
+        let name = format!("{}-config", self.scope);
         let patch = Patch::Merge(patch);
         let write =
             async { self.maps().await?.patch(&name, &PatchParams::default(), &patch).await.map_err(api) };

@@ -97,7 +97,8 @@ impl Chain {
                 chain.reach = segment.start(size).unwrap_or(u64::MAX);
                 let later = |found: &&Segment| on(**found) > on(segment) && of(**found) == **found;
                 let resumes = held.keys().filter(later).min_by_key(|found| on(**found));
-                chain.gap = resumes.map(|resumes| Gap { missing: segment, at: chain.reach, resumes: *resumes });
+                chain.gap =
+                    resumes.map(|resumes| Gap { missing: segment, at: chain.reach, resumes: *resumes });
                 return chain;
             }
             chain.segments.push(segment);

@@ -32,7 +32,8 @@ fn follow(from: u64, to: u32, names: &[(u32, u64)]) -> (Vec<(u32, u64)>, u64, Op
 
 #[test]
 fn each_segment_comes_from_the_newest_timeline_that_began_by_then() {
-    let all: Vec<(u32, u64)> = (1..=4).flat_map(|timeline| (3..=9).map(move |number| (timeline, number))).collect();
+    let all: Vec<(u32, u64)> =
+        (1..=4).flat_map(|timeline| (3..=9).map(move |number| (timeline, number))).collect();
     let cases: [(u32, &[(u32, u64)]); 4] = [
         (1, &[(1, 3), (1, 4), (1, 5), (1, 6), (1, 7), (1, 8), (1, 9)]),
         (2, &[(1, 3), (1, 4), (2, 5), (2, 6), (2, 7), (2, 8), (2, 9)]),

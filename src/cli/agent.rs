@@ -7,8 +7,10 @@ use clap::{Args, Subcommand};
 
 use super::error::{Result, failed};
 use super::{Context, SERVER_LOG, log_to_stderr, single};
-use crate::agent::{Job, Source, fetch_error_code};
+use crate::agent::{Bootstrap, Job, Source, fetch_error_code};
 use crate::backup::archive::Fetched;
+use crate::backup::restore::Target;
+use crate::backup::wal::position;
 
 /// Do the small jobs inside a database pod
 #[derive(Debug, Args)]
@@ -26,6 +28,8 @@ enum Command {
         /// How to connect, as Patroni passes it
         connection: String,
     },
+    /// Make the data of a database that is restored; Patroni calls it in place of initdb
+    Bootstrap(BootstrapArgs),
     /// Archive a file of WAL; PostgreSQL's archive_command
     WalPush {
         /// The destination
@@ -78,6 +82,65 @@ enum Command {
 }
 
 #[derive(Debug, Args)]
+#[group(id = "target", multiple = false)]
+struct TargetArgs {
+    /// Everything that was committed by that instant
+    #[arg(long, value_name = "TIME")]
+    target_time: Option<jiff::Timestamp>,
+    /// Up to a WAL position
+    #[arg(long, value_name = "LSN", value_parser = lsn)]
+    target_lsn: Option<u64>,
+    /// Up to a restore point
+    #[arg(long, value_name = "NAME")]
+    target_name: Option<String>,
+    /// No further than the backup itself
+    #[arg(long)]
+    target_immediate: bool,
+}
+
+fn lsn(text: &str) -> std::result::Result<u64, String> {
+    position(text).ok_or_else(|| "expected a WAL position, as 0/3000148".to_owned())
+}
+
+#[derive(Debug, Args)]
+struct BootstrapArgs {
+    /// The destination
+    #[arg(long, value_name = "URL")]
+    from: String,
+    /// The base backup to begin with; without it, the newest that fits
+    #[arg(long, value_name = "ID")]
+    backup: Option<String>,
+    #[command(flatten)]
+    target: TargetArgs,
+    /// What Patroni calls the database
+    #[arg(long, value_name = "NAME", default_value = "")]
+    scope: String,
+    /// The data directory, which must be empty
+    #[arg(long, value_name = "PATH")]
+    datadir: PathBuf,
+}
+
+impl From<&BootstrapArgs> for Bootstrap {
+    fn from(args: &BootstrapArgs) -> Self {
+        let TargetArgs { target_time, target_lsn, target_name, target_immediate } = &args.target;
+        let target = match (target_time, target_lsn, target_name) {
+            (Some(at), _, _) => Target::Time(*at),
+            (_, Some(lsn), _) => Target::Lsn(*lsn),
+            (_, _, Some(name)) => Target::Name(name.clone()),
+            _ if *target_immediate => Target::Immediate,
+            _ => Target::End,
+        };
+        Self {
+            from: args.from.clone(),
+            backup: args.backup.clone(),
+            target,
+            data: args.datadir.clone(),
+            scope: args.scope.clone(),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
 struct SourceArgs {
     /// The destination
     #[arg(long, value_name = "URL")]
@@ -103,6 +166,10 @@ pub fn run(context: &Context, args: &AgentArgs) -> Result<ExitCode> {
         Command::Run => crate::agent::run().map_err(failed),
         Command::PostBootstrap { connection } => {
             crate::agent::post_bootstrap(connection).map_err(failed)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Bootstrap(args) => {
+            single(async { crate::agent::bootstrap(&args.into()).await.map_err(failed) })?;
             Ok(ExitCode::SUCCESS)
         }
         Command::WalPush { to, archive, path } => {

@@ -15,5 +15,6 @@ mod kills;
 mod kubectl;
 mod proof;
 mod recording;
+mod restore;
 mod stores;
 mod support;

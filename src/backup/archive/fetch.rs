@@ -4,7 +4,8 @@ use std::io::{self, Write as _};
 use std::path::Path;
 
 use super::push::contents;
-use crate::backup::layout::{ContentHash, Epoch, StoredWal};
+use crate::backup::claim::{self, ClaimError};
+use crate::backup::layout::{CLAIM, ContentHash, Epoch, StoredWal};
 use crate::backup::store::{Store, StoreError, name};
 use crate::backup::wal::{SegmentSize, WalFile};
 
@@ -40,6 +41,12 @@ pub enum FetchError {
         /// What is wrong.
         problem: String,
     },
+    /// There is no archive at all.
+    #[error("fetch from {0}: it has no archive (no {CLAIM}), or is not there")]
+    Unclaimed(String),
+    /// Its claim cannot be read.
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
     /// It cannot be written.
     #[error("write {path}: {source}")]
     Write {
@@ -60,7 +67,7 @@ pub enum FetchError {
 pub async fn fetch(store: &Store, epoch: Epoch, file: WalFile, to: &Path) -> Result<Fetched, FetchError> {
     let present = contents(store, file, epoch).await?;
     let key = match present.as_slice() {
-        [] => return Ok(Fetched::Absent),
+        [] => return absent(store).await,
         [one] => &one.key,
         // Each standby may have archived what it had of a segment that was never filled: one is as good as another only
         // where there is one.
@@ -75,6 +82,15 @@ pub async fn fetch(store: &Store, epoch: Epoch, file: WalFile, to: &Path) -> Res
     }
     write(&raw, to).map_err(|source| FetchError::Write { path: to.display().to_string(), source })?;
     Ok(Fetched::Found)
+}
+
+/// A destination that is not there looks empty, such as a directory whose volume is not mounted. One that has an archive has
+/// its claim.
+async fn absent(store: &Store) -> Result<Fetched, FetchError> {
+    match claim::find(store).await? {
+        Some(_) => Ok(Fetched::Absent),
+        None => Err(FetchError::Unclaimed(store.destination().to_string())),
+    }
 }
 
 fn unpacked(file: WalFile, object: &[u8]) -> io::Result<Vec<u8>> {

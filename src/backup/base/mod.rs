@@ -21,5 +21,5 @@ mod upload;
 pub use catalog::catalog;
 pub use list::{Archive, DELETED, Found, archive, backups, epochs};
 pub use prune::{PruneError, Pruned, prune};
-pub use record::{COMMIT, FORMAT, BackupId, BackupIdError, Part, Record, StoredArchive, TablespaceRecord};
+pub use record::{BackupId, BackupIdError, COMMIT, FORMAT, Part, Record, StoredArchive, TablespaceRecord};
 pub use take::{Source, Step, TakeError, take};

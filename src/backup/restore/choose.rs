@@ -135,8 +135,11 @@ pub enum ChooseError {
 /// Where there is none, or the WAL does not reach the target.
 pub fn choose(contents: &Contents, wish: &Wish) -> Result<Choice, ChooseError> {
     let destination = || contents.destination.clone();
-    let mut all: Vec<(&Stored, &Record)> =
-        contents.epochs.values().flat_map(|stored| stored.backups.iter().map(move |record| (stored, record))).collect();
+    let mut all: Vec<(&Stored, &Record)> = contents
+        .epochs
+        .values()
+        .flat_map(|stored| stored.backups.iter().map(move |record| (stored, record)))
+        .collect();
     all.sort_by_key(|(_, record)| record.stopped_at);
     if all.is_empty() {
         return Err(ChooseError::Empty(destination()));
@@ -221,7 +224,11 @@ fn fits(stored: &Stored, record: &Record, target: &Target) -> Result<Choice, Cho
         return Err(unfit(EARLIER));
     }
     let gap = |choice: &Choice| {
-        choice.chain.gap.map(|gap| ChooseError::Gap { target: target.to_string(), id: record.id.clone(), gap })
+        choice.chain.gap.map(|gap| ChooseError::Gap {
+            target: target.to_string(),
+            id: record.id.clone(),
+            gap,
+        })
     };
     if choice.chain.reach < record.stop_lsn {
         return Err(gap(&choice).unwrap_or_else(|| {

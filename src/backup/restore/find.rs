@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use crate::backup::base::{COMMIT, FORMAT, BackupId, Record};
+use crate::backup::base::{BackupId, COMMIT, FORMAT, Record};
 use crate::backup::layout::{Epoch, StoredWal};
 use crate::backup::store::{Store, StoreError, name};
 use crate::backup::timeline::{History, HistoryError, Tree};

@@ -15,7 +15,7 @@ mod verify;
 pub use choose::{Choice, ChooseError, Target, Wish, choose};
 pub use find::{Contents, FindError, Stored, find};
 pub use recover::{RecoverError, recover};
-pub use run::{Restored, RestoreError, Source, restore};
+pub use run::{RestoreError, Restored, Source, restore};
 pub use settings::{Control, Recovery, restore_command};
 pub use unpack::{Place, UnpackError, unpack};
 pub use verify::{VerifyError, control, verify};

@@ -94,17 +94,23 @@ pub async fn recover(data: &Path, scratch: &Path, recovery: &Recovery) -> Result
         match attempt(data, &arguments, recovery).await? {
             Attempt::Done => break,
             Attempt::Unreached(words) => {
-                tracing::warn!("failed to reach the archive, and the recovery goes on once it can be: {words}");
+                tracing::warn!(
+                    "failed to reach the archive, and the recovery goes on once it can be: {words}"
+                );
                 tokio::time::sleep(PAUSE).await;
             }
         }
     }
     let after = control(data).await?;
-    let refused = |words: &str| RecoverError::Refused { target: recovery.target.to_string(), words: words.to_owned() };
+    let refused =
+        |words: &str| RecoverError::Refused { target: recovery.target.to_string(), words: words.to_owned() };
     if !after.is_shut_down_primary() {
         return Err(refused("PostgreSQL was not stopped in order"));
     }
-    after.timeline().filter(|timeline| *timeline > recovery.timeline).ok_or_else(|| refused("it opened no timeline of its own"))
+    after
+        .timeline()
+        .filter(|timeline| *timeline > recovery.timeline)
+        .ok_or_else(|| refused("it opened no timeline of its own"))
 }
 
 enum Attempt {
@@ -155,10 +161,14 @@ fn words<'a>(lines: impl Iterator<Item = &'a String> + Clone) -> Option<String> 
     let fatal = lines.clone().find(|line| is_fatal(line))?;
     let (_, said) = fatal.split_once(':')?;
     let mut said = said.trim().to_owned();
-    let last = lines.clone().find_map(|line| line.strip_prefix("LOG:")?.trim().strip_prefix("last completed transaction was at log time "));
+    let last = lines.clone().find_map(|line| {
+        line.strip_prefix("LOG:")?.trim().strip_prefix("last completed transaction was at log time ")
+    });
     if said.contains("before configured recovery target was reached") {
         let last = last.map(|at| format!(", the last of it a transaction of {at}")).unwrap_or_default();
-        said = format!("{said}: the archive holds nothing from behind the target{last}; without a target, all of it is recovered");
+        said = format!(
+            "{said}: the archive holds nothing from behind the target{last}; without a target, all of it is recovered"
+        );
     }
     Some(said)
 }

@@ -151,10 +151,11 @@ async fn steps(source: &Source, place: &Place, choice: &Choice) -> Result<u32, R
         () = tell(&done, record.bytes) => {}
     }
     let manifest = format!("{directory}/{}", record.manifest.name);
-    let manifest = source.store.get(&manifest).await?.ok_or_else(|| UnpackError::Damaged {
-        key: manifest.clone(),
-        problem: "it is gone".to_owned(),
-    })?;
+    let manifest = source
+        .store
+        .get(&manifest)
+        .await?
+        .ok_or_else(|| UnpackError::Damaged { key: manifest.clone(), problem: "it is gone".to_owned() })?;
     write(&place.data.join(MANIFEST), &manifest)?;
     verify(&place.data).await?;
     if record.archives.iter().any(|archive| archive.tablespace.is_some()) {
@@ -223,7 +224,9 @@ impl Reading {
         let Some(key) = &self.key else { return };
         let text = json!({ "at": Timestamp::now() }).to_string();
         if let Err(error) = self.store.put(key, Bytes::from(text)).await {
-            tracing::warn!("failed to say that the backup is being read, and it may be removed meanwhile: {error}");
+            tracing::warn!(
+                "failed to say that the backup is being read, and it may be removed meanwhile: {error}"
+            );
         }
     }
 

@@ -109,7 +109,9 @@ impl Recovery {
         let target = match &self.target {
             Target::End => None,
             // PostgreSQL counts microseconds, and a later one would not be wanted.
-            Target::Time(at) => Some(("recovery_target_time", at.strftime("%Y-%m-%d %H:%M:%S.%6f+00").to_string())),
+            Target::Time(at) => {
+                Some(("recovery_target_time", at.strftime("%Y-%m-%d %H:%M:%S.%6f+00").to_string()))
+            }
             Target::Lsn(lsn) => Some(("recovery_target_lsn", position_text(*lsn))),
             Target::Name(name) => Some(("recovery_target_name", name.clone())),
             Target::Immediate => Some(("recovery_target", "immediate".to_owned())),
@@ -136,14 +138,21 @@ mod tests {
         max_prepared_xacts setting:           7\n";
 
     fn settings(target: Target, parameters: &[(&str, &str)]) -> BTreeMap<String, String> {
-        let parameters = parameters.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let recovery = Recovery { restore_command: "fetch %f %p".to_owned(), timeline: 3, target, parameters };
+        let parameters =
+            parameters.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let recovery =
+            Recovery { restore_command: "fetch %f %p".to_owned(), timeline: 3, target, parameters };
         recovery.settings(&Control::parse(CONTROL))
     }
 
     #[test]
     fn what_the_source_had_is_the_least() {
-        let mine = [("max_connections", "50"), ("Max_Worker_Processes", "20"), ("work_mem", "1GB"), ("Shared_Buffers", "1GB")];
+        let mine = [
+            ("max_connections", "50"),
+            ("Max_Worker_Processes", "20"),
+            ("work_mem", "1GB"),
+            ("Shared_Buffers", "1GB"),
+        ];
         let settings = settings(Target::End, &mine);
         let of = |name: &str| settings.get(name).map(String::as_str);
         assert_eq!(of("max_connections"), Some("400"));
@@ -152,7 +161,11 @@ mod tests {
         assert_eq!(of("max_locks_per_transaction"), Some("64"));
         assert_eq!((of("work_mem"), of("shared_buffers")), (None, Some("1GB")));
         assert_eq!((of("hot_standby"), of("recovery_target_timeline")), (Some("off"), Some("3")));
-        assert!(settings.keys().all(|name| !name.starts_with("recovery_target_") || ["recovery_target_timeline", "recovery_target_action", "recovery_target_inclusive"].contains(&name.as_str())));
+        assert!(settings.keys().all(|name| {
+            !name.starts_with("recovery_target_")
+                || ["recovery_target_timeline", "recovery_target_action", "recovery_target_inclusive"]
+                    .contains(&name.as_str())
+        }));
     }
 
     #[test]

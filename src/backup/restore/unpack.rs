@@ -114,11 +114,14 @@ async fn one(
     done: &Arc<AtomicU64>,
 ) -> Result<(), UnpackError> {
     let what = archive.parts.first().map(|part| part.name.clone()).unwrap_or_default();
-    let into = archive.tablespace.as_ref().map_or_else(|| place.data.clone(), |space| place.tablespace(space.oid));
+    let into =
+        archive.tablespace.as_ref().map_or_else(|| place.data.clone(), |space| place.tablespace(space.oid));
     let (to, from) = mpsc::channel(AHEAD);
     let thread = {
         let (place, into, packed) = (place.clone(), into.clone(), what.ends_with(".zst"));
-        tokio::task::spawn_blocking(move || write_all(Pipe { from, part: Bytes::new() }, packed, &into, &place))
+        tokio::task::spawn_blocking(move || {
+            write_all(Pipe { from, part: Bytes::new() }, packed, &into, &place)
+        })
     };
     let sent = async {
         for part in &archive.parts {

@@ -49,7 +49,8 @@ async fn answer(name: &'static str, path: &Path, command: &mut Command) -> Resul
     }
     let words = String::from_utf8_lossy(&output.stderr);
     // Of thousands of files that are wrong, the first tell enough.
-    let words: Vec<&str> = words.lines().take(5).map(|line| line.trim_start_matches(name).trim_start_matches(": ")).collect();
+    let words: Vec<&str> =
+        words.lines().take(5).map(|line| line.trim_start_matches(name).trim_start_matches(": ")).collect();
     let words = if words.is_empty() { output.status.to_string() } else { words.join("; ") };
     Err(VerifyError::Refused { program: name, path: path.to_owned(), words })
 }

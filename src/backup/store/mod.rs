@@ -15,7 +15,8 @@ use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use jiff::Timestamp;
 use object_store::path::Path;
 use object_store::{
-    GetOptions, GetRange, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+    GetOptions, GetRange, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
+    PutPayload,
 };
 
 pub use destination::{Destination, DestinationError, Provider};
@@ -376,7 +377,8 @@ mod tests {
         assert_eq!(store.size("a/2-a").await.unwrap(), Some(5));
         let parts: Vec<Bytes> = store.read("a/2-a").await.unwrap().unwrap().try_collect().await.unwrap();
         assert_eq!(parts.concat(), b"a/2-a");
-        let parts: Vec<Bytes> = store.read_from("a/2-a", 2).await.unwrap().unwrap().try_collect().await.unwrap();
+        let parts: Vec<Bytes> =
+            store.read_from("a/2-a", 2).await.unwrap().unwrap().try_collect().await.unwrap();
         assert_eq!(parts.concat(), b"2-a");
         store.delete("a/x").await.unwrap();
         store.delete("a/x").await.unwrap();
