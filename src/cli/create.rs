@@ -112,6 +112,9 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<()> {
         sandbox::software::install(context, home, database.spec.version)?;
     }
     super::delete::tell_of_left_overs(context, &session, &database).await?;
+    if args.dry_run.is_none() {
+        super::destination::check_new(context, &session, &database).await?;
+    }
     let params =
         PostParams { dry_run: args.dry_run.is_some(), field_manager: Some(FIELD_MANAGER.to_owned()) };
     let doing = format!("create database {:?}", database.name_any());

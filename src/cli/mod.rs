@@ -12,6 +12,7 @@ mod connect;
 mod controller;
 mod create;
 mod delete;
+mod destination;
 mod error;
 mod events;
 mod failover;

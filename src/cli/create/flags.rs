@@ -7,6 +7,8 @@ use crate::api::PgVersion;
 
 /// The volume's size where nothing is said.
 pub const DEFAULT_STORAGE: &str = "10Gi";
+/// When base backups are taken where only their destination is said: at night.
+const DEFAULT_SCHEDULE: &str = "0 3 * * *";
 
 /// Flags that fill the spec. Values stay text here: they are checked with the whole object, so that one run names
 /// everything that is wrong.
@@ -77,10 +79,10 @@ pub struct SpecFlags {
     priority_class: Option<String>,
 
     /// Where backups go: s3://, gs://, az:// or file://
-    #[arg(long, value_name = "URL", help_heading = "Backup")]
-    backup_destination: Option<String>,
+    #[arg(long = "backup-to", alias = "backup-destination", value_name = "URL", help_heading = "Backup")]
+    backup_to: Option<String>,
 
-    /// When base backups are taken: five cron fields, for example '0 3 * * *'
+    /// When base backups are taken: five cron fields [default: '0 3 * * *', with --backup-to]
     #[arg(long, value_name = "CRON", help_heading = "Backup")]
     backup_schedule: Option<String>,
 
@@ -169,7 +171,7 @@ pub fn flag_of(field: &str) -> Option<&'static str> {
         ("spec.resources.limits.cpu", "--cpu-limit"),
         ("spec.resources.limits.memory", "--memory-limit"),
         ("spec.placement.priorityClassName", "--priority-class"),
-        ("spec.backup.destination", "--backup-destination"),
+        ("spec.backup.destination", "--backup-to"),
         ("spec.backup.schedule", "--backup-schedule"),
         ("spec.backup.retention", "--backup-retention"),
         ("spec.backup.timeZone", "--backup-time-zone"),
@@ -216,7 +218,7 @@ impl SpecFlags {
             (&["resources", "limits", "cpu"], &self.cpu_limit),
             (&["resources", "limits", "memory"], &self.memory_limit),
             (&["placement", "priorityClassName"], &self.priority_class),
-            (&["backup", "destination"], &self.backup_destination),
+            (&["backup", "destination"], &self.backup_to),
             (&["backup", "schedule"], &self.backup_schedule),
             (&["backup", "credentialsSecret"], &self.backup_credentials),
             (&["backup", "timeZone"], &self.backup_time_zone),
@@ -256,8 +258,11 @@ impl SpecFlags {
             put(spec, &["backup", "retention"], json!(retention));
         }
         // Whoever says where or when backups go wants them.
-        if self.backup_destination.is_some() || self.backup_schedule.is_some() || self.no_backup {
+        if self.backup_to.is_some() || self.backup_schedule.is_some() || self.no_backup {
             put(spec, &["backup", "enabled"], json!(!self.no_backup));
+        }
+        if self.backup_to.is_some() && spec.get("backup").is_none_or(|backup| backup.get("schedule").is_none()) {
+            put(spec, &["backup", "schedule"], json!(DEFAULT_SCHEDULE));
         }
         if let Some(from) = &self.restore_from {
             let field = if from.contains("://") { "destination" } else { "database" };
@@ -324,8 +329,8 @@ mod tests {
                 ] } }),
             ),
             (
-                vec!["--backup-destination", "s3://b"],
-                json!({ "backup": { "destination": "s3://b", "enabled": true } }),
+                vec!["--backup-to", "s3://b"],
+                json!({ "backup": { "destination": "s3://b", "enabled": true, "schedule": "0 3 * * *" } }),
             ),
             (vec!["--no-backup"], json!({ "backup": { "enabled": false } })),
             (vec!["--restore-from", "s3://b/x"], json!({ "restoreFrom": { "destination": "s3://b/x" } })),
