@@ -196,22 +196,18 @@ fn backups_line(database: &Database, status: &DatabaseStatus, now: jiff::Timesta
     }
     let kind = ConditionType::BackupsHealthy.to_string();
     let condition = status.conditions.iter().find(|condition| condition.type_ == kind);
-    let failing = condition.filter(|condition| condition.reason == reason::ARCHIVING_FAILING);
+    let fails = condition.is_some_and(|condition| condition.reason == reason::ARCHIVING_FAILING);
     if let Some(earliest) = &status.earliest_recovery_time {
-        let until = if on && failing.is_none() { " on" } else { "" };
+        let until = if on && !fails { " on" } else { "" };
         parts.push(format!("restorable from {} UTC{until}", output::instant(earliest.0)));
     }
-    match failing {
-        _ if !on => parts.push("off".to_owned()),
-        Some(failing) => {
-            let since = output::age(failing.last_transition_time.0, now);
-            parts.push(format!("WAL is not archived, noticed {since} ago"));
-        }
+    if !on {
+        parts.push("off".to_owned());
+    } else if fails {
+        parts.push("WAL is not archived".to_owned());
+    } else if condition.is_some() && status.is_true(ConditionType::Writable) {
         // While nobody leads, nothing is heard of it.
-        None if condition.is_some() && status.is_true(ConditionType::Writable) => {
-            parts.push("WAL is archived".to_owned());
-        }
-        None => {}
+        parts.push("WAL is archived".to_owned());
     }
     parts.join("; ")
 }
@@ -344,7 +340,7 @@ mod tests {
         let there = json!({ "earliestRecoveryTime": "2026-11-20T03:00:06Z",
             "backups": [{ "id": "a", "finishedAt": "2026-11-22T03:00:00Z", "sizeBytes": 12_897_484 }] });
         insta::assert_snapshot!(line(true, "BackupsCurrent", there.clone()), @"the last 7h5m ago (12.3 MiB); restorable from 2026-11-20 03:00:06 UTC on; WAL is archived");
-        insta::assert_snapshot!(line(true, "ArchivingFailing", there.clone()), @"the last 7h5m ago (12.3 MiB); restorable from 2026-11-20 03:00:06 UTC; WAL is not archived, noticed 4m ago");
+        insta::assert_snapshot!(line(true, "ArchivingFailing", there.clone()), @"the last 7h5m ago (12.3 MiB); restorable from 2026-11-20 03:00:06 UTC; WAL is not archived");
         insta::assert_snapshot!(line(false, "BackupsDisabled", there), @"the last 7h5m ago (12.3 MiB); restorable from 2026-11-20 03:00:06 UTC; off");
         insta::assert_snapshot!(line(true, "NoBackup", json!({})), @"none yet; WAL is archived");
         insta::assert_snapshot!(line(false, "BackupsDisabled", json!({})), @"off");

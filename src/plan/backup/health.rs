@@ -85,7 +85,8 @@ fn archiving_fails(cx: &Context<'_>, now: Timestamp) -> Option<Verdict> {
     let names: Vec<&str> = stuck.iter().map(|archiving| archiving.member).collect();
     let since = first.since.map(|since| format!(" since {}", time(since))).unwrap_or_default();
     let error = stuck.iter().find_map(|archiving| archiving.error);
-    let error = error.unwrap_or("no try has failed: it is slower than what is written, or hangs");
+    let quiet = "no failure was noted, so it is slower than what is written, or hangs, or cannot be run";
+    let error = error.unwrap_or(quiet);
     let mut message = format!(
         "WAL of {} waits to be archived{since}: {error}; it cannot be restored before it is, and fills the volumes",
         names.join(" and ")
@@ -148,14 +149,18 @@ fn none_yet(cx: &Context<'_>, wanted: &Wanted<'_>, now: Timestamp) -> Verdict {
     Verdict::no(reason::NO_BACKUP, message)
 }
 
-/// One period after the last one was begun, and a little, there is no other.
+/// One period after the last one was begun, and a little, there is no other. One that is being taken has as long again, and
+/// no longer: it may hang.
 fn overdue(cx: &Context<'_>, wanted: &Wanted<'_>, newest: &CatalogEntry, now: Timestamp) -> Option<Verdict> {
-    let due = due(wanted, newest.started_at)?;
-    let running = runs(cx).iter().any(|run| run.state == RunState::Active);
-    if running || now.duration_since(due) <= SLACK {
+    let runs = runs(cx);
+    let mut running = runs.iter().filter(|run| run.state == RunState::Active);
+    let made = running.clone().filter_map(|run| run.made).max();
+    if now.duration_since(due(wanted, made.max(Some(newest.started_at))?)?) <= SLACK {
         return None;
     }
-    let why = if is_paused(cx) {
+    let why = if let Some(run) = running.next() {
+        format!("Job {} is not done yet: {}", run.name, run.story(cx))
+    } else if is_paused(cx) {
         "the schedule rests, by annotation db.example.com/paused".to_owned()
     } else {
         format!("`kubectl describe cronjob {}` may say why", cx.names.backup_schedule())
@@ -163,7 +168,7 @@ fn overdue(cx: &Context<'_>, wanted: &Wanted<'_>, newest: &CatalogEntry, now: Ti
     let message = format!(
         "the last backup ended at {}, and none has been taken since, though one was due at {}; {why}",
         time(newest.stopped_at),
-        time(due)
+        time(due(wanted, newest.started_at)?)
     );
     Some(Verdict::no(reason::BACKUP_OVERDUE, message))
 }

@@ -23,6 +23,8 @@ pub struct Run<'a> {
     pub uid: &'a str,
     /// How far it is.
     pub state: RunState,
+    /// When it was made.
+    pub made: Option<Timestamp>,
     job: &'a Value,
 }
 
@@ -80,7 +82,8 @@ impl<'a> Run<'a> {
             (None, Some(condition)) => RunState::Failed(since(condition)),
             (None, None) => RunState::Active,
         };
-        Self { name: name_of(job), uid: uid_of(job).unwrap_or_default(), state, job }
+        let made = text(job, "/metadata/creationTimestamp").and_then(|made| made.parse().ok());
+        Self { name: name_of(job), uid: uid_of(job).unwrap_or_default(), state, made, job }
     }
 
     /// When it failed.

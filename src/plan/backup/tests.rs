@@ -368,7 +368,7 @@ fn job(world: &mut World, name: &str, ended: Option<(&str, &str)>, words: Option
         .into_iter()
         .collect();
     let owner = json!({ "kind": "CronJob", "name": CRON, "uid": "c" });
-    let metadata = json!({ "name": name, "uid": name, "labels": Names("db").backup_labels(), "ownerReferences": [owner] });
+    let metadata = json!({ "name": name, "uid": name, "labels": Names("db").backup_labels(), "ownerReferences": [owner], "creationTimestamp": world.now });
     world.observed.insert(Kind::Job, json!({ "metadata": metadata, "status": { "conditions": conditions } }));
     if let Some(words) = words {
         let mut labels = json!(Names("db").backup_labels());
@@ -386,7 +386,7 @@ fn job(world: &mut World, name: &str, ended: Option<(&str, &str)>, words: Option
 #[test]
 fn the_condition_says_whether_what_was_written_can_be_restored() {
     type Break = fn(&mut World);
-    let cases: [(&str, Break, (&str, &str)); 22] = [
+    let cases: [(&str, Break, (&str, &str)); 23] = [
         ("all is well", |_| {}, ("True", reason::BACKUPS_CURRENT)),
         ("off", |w| w.edit(json!({ "backup": { "enabled": false } })), ("Unknown", reason::BACKUPS_DISABLED)),
         ("none yet", |w| catalog(w, &[]), ("False", reason::NO_BACKUP)),
@@ -475,6 +475,15 @@ fn the_condition_says_whether_what_was_written_can_be_restored() {
             ("True", reason::BACKUPS_CURRENT),
         ),
         (
+            "late, and one hangs",
+            |w| {
+                w.now = "2026-11-23T03:00:00Z".parse().unwrap();
+                job(w, "j", None, None);
+                w.now = "2026-11-24T04:01:00Z".parse().unwrap();
+            },
+            ("False", reason::BACKUP_OVERDUE),
+        ),
+        (
             "by its own time zone",
             |w| {
                 w.edit(json!({ "backup": { "timeZone": "America/New_York" } }));
@@ -529,7 +538,7 @@ fn the_message_has_the_stores_own_words() {
 
     let mut world = healthy();
     archives(&mut world, "db-0", waits(4, "2026-11-22T09:00:00Z", None));
-    insta::assert_snapshot!(says(&world).2, @"WAL of db-0 waits to be archived since 2026-11-22 09:00:00 UTC: no try has failed: it is slower than what is written, or hangs; it cannot be restored before it is, and fills the volumes");
+    insta::assert_snapshot!(says(&world).2, @"WAL of db-0 waits to be archived since 2026-11-22 09:00:00 UTC: no failure was noted, so it is slower than what is written, or hangs, or cannot be run; it cannot be restored before it is, and fills the volumes");
     let mut world = healthy();
     let log = "sending\nerror: failed to put base/x: AccessDenied: no right to write\n";
     job(&mut world, "db-backup-29384729", Some(("Failed", "2026-11-22T09:00:00Z")), Some(log));

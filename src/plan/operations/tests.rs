@@ -707,7 +707,7 @@ fn a_backup_is_one_job_and_says_what_came_of_it() {
     let (phase, message) = said(&world, &id);
     let name = format!("db-backup-{}", id[16..].to_lowercase());
     assert_eq!((phase, message), (OperationPhase::Running, format!("Job {name} has no pod yet")));
-    assert_eq!(jobs(&world), std::slice::from_ref(&name));
+    assert_eq!(jobs(&world).join(" "), name);
     let job = world.get(Kind::Job, &name).clone();
     assert_eq!(
         (&job["spec"]["backoffLimit"], &job["spec"]["ttlSecondsAfterFinished"]),
