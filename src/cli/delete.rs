@@ -151,6 +151,31 @@ fn announce(context: &Context, session: &Session, database: &Database, policy: D
         let line = format!("  {word}: {line}");
         ui.note(if gone { ui.paint_err(super::ui::Tone::Bad, line) } else { line });
     }
+    if let Some(destination) = destination(database) {
+        ui.note(format_args!("  stays: the backups and the WAL in {destination}"));
+    }
+}
+
+/// Where its backups are, by what is asked for now.
+fn destination(database: &Database) -> Option<&str> {
+    database.spec.backup.as_ref()?.destination.as_deref()
+}
+
+/// What it was asked for besides, as flags: it goes on in its own archive only where it is asked for again.
+fn backup_flags(database: &Database) -> String {
+    let backup = database.spec.backup.as_ref().filter(|backup| backup.enabled);
+    let flags = backup.map(|backup| {
+        [
+            ("destination", backup.destination.as_ref()),
+            ("schedule", backup.schedule.as_ref()),
+            ("time-zone", backup.time_zone.as_ref()),
+            ("credentials", backup.credentials_secret.as_ref()),
+        ]
+    });
+    let given = flags.into_iter().flatten().filter_map(|(flag, value)| Some((flag, value?)));
+    let given = given.map(|(flag, value)| format!(" --backup-{flag} {}", output::shell_word(value)));
+    // With fewer than before, the oldest would go.
+    given.chain(backup.map(|backup| format!(" --backup-retention {}", backup.retention))).collect()
 }
 
 fn after_retain(context: &Context, database: &Database, data: &Data) {
@@ -160,8 +185,11 @@ fn after_retain(context: &Context, database: &Database, data: &Data) {
         context.ui.note(format_args!("kept: {line}"));
     }
     context.ui.note(format_args!(
-        "to get it back: {command} create {name} --replicas {} --version {} --storage {} --wait",
-        spec.replicas, spec.version, spec.storage.size
+        "to get it back: {command} create {name} --replicas {} --version {} --storage {}{} --wait",
+        spec.replicas,
+        spec.version,
+        spec.storage.size,
+        backup_flags(database)
     ));
     context.ui.note(format_args!("to be rid of the data: {command} delete {name} --deletion-policy delete"));
 }
@@ -215,7 +243,7 @@ async fn data(session: &Session, name: &str) -> Result<Data, kube::Error> {
     )?;
     let is_claim =
         |claim: &str| claim.strip_prefix("data-").is_some_and(|member| names.ordinal(member).is_some());
-    let kept = names.patroni_objects();
+    let kept: Vec<String> = names.patroni_objects().into_iter().chain([names.backups()]).collect();
     let claims: Vec<_> = claims.into_iter().filter(|claim| is_claim(&claim.name_any())).collect();
     let behind = claims.iter().filter_map(|claim| claim.spec.as_ref()?.volume_name.clone());
     let mut data = Data {
@@ -355,4 +383,27 @@ fn too_late(args: &DeleteArgs, object: Option<Database>) -> CliError {
         held.map(|held| format!("its finalizers {held} hold it: a controller must run to release them"));
     CliError::timed_out(format!("database {:?} is not gone after {waited}; it still goes", args.name))
         .details(held)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_brings_it_back_brings_its_archive_back() {
+        let flags = |backup: serde_json::Value| {
+            let database: Database = serde_json::from_value(json!({
+                "apiVersion": "db.example.com/v1alpha1", "kind": "Database", "metadata": { "name": "db" },
+                "spec": { "version": "18.6", "storage": { "size": "1Gi" }, "backup": backup },
+            }))
+            .unwrap();
+            backup_flags(&database)
+        };
+        let backup = json!({ "enabled": true, "schedule": "0 3 * * *", "destination": "s3://b/p", "credentialsSecret": "keys",
+            "retention": 30 });
+        let expected = " --backup-destination s3://b/p --backup-schedule '0 3 * * *' --backup-credentials keys --backup-retention 30";
+        assert_eq!(flags(backup), expected);
+        assert_eq!(flags(json!({ "enabled": false, "destination": "s3://b/p" })), "");
+        assert_eq!(flags(json!(null)), "");
+    }
 }
