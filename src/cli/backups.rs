@@ -1,35 +1,68 @@
 //! `dbctl backups`.
 
-use clap::{Args, ValueEnum};
+mod check;
+
+use clap::{Args, Subcommand, ValueEnum};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
 use serde::Serialize;
 
-use super::error::{Outcome, Result};
+use super::error::{Outcome, Result, failed};
 use super::output::{self, Document};
 use super::session::Session;
-use super::{Context, api_error, complete, scale, ui};
+use super::{Context, api_error, complete, destination, scale, ui};
 use crate::api::{
     Catalog, CatalogEntry, ConditionType, Database, DatabaseStatus, Names, StoredBackup, reason,
 };
+use crate::backup::{base, store::Store};
 
 /// List a database's backups, and from when on it can be restored
 ///
-/// They are listed as the last backup left them: what was removed from the destination by hand since is still shown. Times
-/// are UTC.
+/// They are listed as the last backup left them: what was removed from the destination by hand since is still shown, unless
+/// the destination itself is asked, with --from or --check. Times are UTC.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = "Examples:
   dbctl backups orders-db
   dbctl backups orders-db -o name | head -1        # the newest
-  dbctl backups orders-db -o json | jq '.recoveryWindow'")]
+  dbctl backups orders-db --check                  # is the archive of WAL whole?
+  dbctl backups --from s3://my-backups/orders-db   # a destination, without its database
+  dbctl backups selftest --to s3://my-backups/new  # does a bucket do what backups rely on?
+  dbctl backups orders-db -o json | jq '.recoveryWindow'"
+)]
 pub struct BackupsArgs {
+    #[command(subcommand)]
+    command: Option<BackupsCommand>,
+
     /// Name of the database
-    #[arg(value_name = "NAME", add = complete::database())]
-    name: String,
+    #[arg(value_name = "NAME", required_unless_present = "from", add = complete::database())]
+    name: Option<String>,
+
+    /// Read this destination, whoever's it is, with the credentials in the environment
+    #[arg(long, value_name = "URL", conflicts_with = "name")]
+    from: Option<String>,
+
+    /// Read the destination itself, and follow the WAL from each backup to its end
+    #[arg(long)]
+    check: bool,
 
     /// How to print them
     #[arg(short, long, value_enum, value_name = "FORMAT")]
     output: Option<BackupsFormat>,
+}
+
+#[derive(Debug, Subcommand)]
+enum BackupsCommand {
+    /// Try everything at a destination that backups rely on
+    ///
+    /// It writes a few objects below probe/ with the credentials in the environment, and removes them.
+    Selftest {
+        /// The destination
+        #[arg(long, value_name = "URL")]
+        to: String,
+    },
 }
 
 /// How backups are printed.
@@ -92,15 +125,40 @@ struct Window {
 /// # Errors
 /// Where there is neither such a database nor anything left of it, or it cannot be read.
 pub async fn run(context: &Context, args: BackupsArgs) -> Result<()> {
+    if let Some(BackupsCommand::Selftest { to }) = &args.command {
+        return check::selftest(context, to).await;
+    }
+    let Some(name) = &args.name else {
+        let store = destination::open(&destination::parse(args.from.as_deref().unwrap_or_default())?)?;
+        return of_store(context, &args, &store).await;
+    };
     let session = Session::open(context).await?;
-    let listing = of_database(context, &session, &args.name).await?;
+    let listing = of_database(context, &session, name).await?;
+    if args.check {
+        let store = check::store(context, &session, name).await?;
+        return of_store(context, &args, &store).await;
+    }
     if listing.catalog.backups.is_empty()
         && !matches!(args.output, Some(BackupsFormat::Json | BackupsFormat::Yaml))
     {
-        context.ui.note(none(context, &args.name, listing.archiving));
+        context.ui.note(none(context, name, listing.archiving));
         return Ok(());
     }
     context.ui.data(listing.print(args.output)?)
+}
+
+/// What a destination itself holds.
+async fn of_store(context: &Context, args: &BackupsArgs, store: &Store) -> Result<()> {
+    let catalog = base::catalog(store, jiff::Timestamp::now()).await.map_err(failed)?;
+    let destination = store.destination().to_string();
+    if catalog.backups.is_empty() {
+        context.ui.note(format_args!("{destination} holds no backup"));
+    }
+    let listing = Listing { destination: Some(destination), catalog, archiving: Archiving::Unknown };
+    if !listing.catalog.backups.is_empty() || args.output.is_some() {
+        context.ui.data(listing.print(args.output)?)?;
+    }
+    if args.check { check::run(context, store).await } else { Ok(()) }
 }
 
 fn none(context: &Context, name: &str, archiving: Archiving) -> String {

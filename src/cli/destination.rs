@@ -71,7 +71,8 @@ pub async fn check_new(context: &Context, session: &Session, database: &Database
             ));
             return Ok(());
         }
-        ready(path).map_err(|error| CliError::failed(format!("make {} for backups: {error}", path.display())))?;
+        ready(path)
+            .map_err(|error| CliError::failed(format!("make {} for backups: {error}", path.display())))?;
     }
     let store = open_with(context, session, &destination, backup.credentials_secret.as_deref()).await?;
     let name = database.name_any();
@@ -105,10 +106,14 @@ fn ready(path: &std::path::Path) -> std::io::Result<()> {
 fn unwritable(context: &Context, name: &str, error: &StoreError) -> Result<()> {
     match error {
         StoreError::Failed { .. } | StoreError::Late { .. } => {
-            context.ui.warn(format_args!("failed to {error}: from here; whether the members can shows in the status"));
+            context.ui.warn(format_args!(
+                "failed to {error}: from here; whether the members can shows in the status"
+            ));
             Ok(())
         }
-        _ => Err(CliError::failed(format!("create database {name:?}: its backups cannot be written: {error}"))
-            .hint("correct --backup-to or the Secret of --backup-credentials; nothing was created")),
+        _ => {
+            Err(CliError::failed(format!("create database {name:?}: its backups cannot be written: {error}"))
+                .hint("correct --backup-to or the Secret of --backup-credentials; nothing was created"))
+        }
     }
 }

@@ -261,7 +261,9 @@ impl SpecFlags {
         if self.backup_to.is_some() || self.backup_schedule.is_some() || self.no_backup {
             put(spec, &["backup", "enabled"], json!(!self.no_backup));
         }
-        if self.backup_to.is_some() && spec.get("backup").is_none_or(|backup| backup.get("schedule").is_none()) {
+        if self.backup_to.is_some()
+            && spec.get("backup").is_none_or(|backup| backup.get("schedule").is_none())
+        {
             put(spec, &["backup", "schedule"], json!(DEFAULT_SCHEDULE));
         }
         if let Some(from) = &self.restore_from {
