@@ -106,7 +106,9 @@ pub(super) fn open(
             std::fs::create_dir_all(path)
                 .map_err(|error| wrong(format!("make {}: {error}", path.display())))?;
             let store = LocalFileSystem::new_with_prefix(path).map_err(|error| wrong(error.to_string()))?;
-            return Ok((Arc::new(store.with_fsync(true)), String::new()));
+            // An empty directory would keep the owner who made it.
+            let store = store.with_fsync(true).with_automatic_cleanup(true);
+            return Ok((Arc::new(store), String::new()));
         }
         Destination::Bucket { provider, bucket, prefix } => (*provider, bucket, prefix.clone()),
     };
