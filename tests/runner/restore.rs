@@ -129,7 +129,7 @@ impl Bench {
         let file = self.sql("s", "select pg_walfile_name(pg_switch_wal())");
         eventually("the segment is archived", || {
             let last = self.sql("s", "select last_archived_wal from pg_stat_archiver");
-            if last >= file { Ok(()) } else { Err(last) }
+            if last >= file { Ok(()) } else { Err(fs::read_to_string(self.path("src.log")).unwrap()) }
         });
     }
 
@@ -140,6 +140,8 @@ impl Bench {
 
     /// Takes a base backup and records it.
     fn backup(&self) -> Record {
+        // Directories of the store are then its own user's, and not the tests'.
+        self.archive();
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let record = runtime.block_on(self.back_up());
         self.archive();
@@ -241,7 +243,7 @@ impl Bench {
         self.own(&self.path("new/data"));
         command
             .env("SOCKET_DIRECTORY", self.path("new/s"))
-            .env("POSTGRES_MAJOR", self.image.release.version.major().to_string())
+            .env("POSTGRES_MAJOR", version_major(&self.ok("postgres", &["--version"])))
             .args(["agent", "bootstrap", "--from", &from, "--datadir"])
             .arg(self.path("new/data"))
             .args(target);
@@ -430,4 +432,9 @@ fn postgres_16_is_restored_to_where_it_is_asked_for() {
 #[test]
 fn postgres_18_is_restored_to_where_it_is_asked_for() {
     restores("18.6");
+}
+
+/// Of `postgres (PostgreSQL) 16.15`.
+fn version_major(said: &str) -> &str {
+    said.rsplit(' ').next().unwrap().split('.').next().unwrap()
 }

@@ -1,1 +1,164 @@
+use std::collections::BTreeSet;
 
+use super::*;
+use crate::backup::base::{Part, StoredArchive};
+use crate::backup::layout::Epoch;
+use crate::backup::server::Point;
+use crate::backup::timeline::{Fork, History, Tree};
+use crate::backup::wal::{Segment, SegmentSize};
+
+const MIB: u64 = 1 << 20;
+const SYSTEM: u64 = 7;
+
+fn at(hour: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + hour * 3600).unwrap()
+}
+
+/// A backup that took a MiB of WAL and ten minutes.
+fn backup(version: &str, timeline: u32, hour: i64, mib: u64) -> Record {
+    let start = Point { position: mib * MIB + 40, timeline };
+    let part = Part { name: "x".to_owned(), bytes: 1, sha256: String::new() };
+    Record {
+        format: 1,
+        id: BackupId::new(at(hour), start),
+        archive: "a".to_owned(),
+        database: "n/d".to_owned(),
+        from: "d-0".to_owned(),
+        request: None,
+        started_at: at(hour),
+        stopped_at: at(hour) + jiff::SignedDuration::from_mins(10),
+        version: version.to_owned(),
+        system_identifier: SYSTEM,
+        segment_size: MIB,
+        timeline,
+        start_lsn: start.position,
+        stop_lsn: start.position + MIB,
+        size: 1,
+        bytes: 1,
+        archives: vec![StoredArchive { tablespace: None, parts: vec![part.clone()] }],
+        manifest: part,
+    }
+}
+
+/// Segments 0 to 30 of timeline 1, one an hour, with a backup at 2, 12 and 22.
+fn contents() -> Contents {
+    let backups = [2, 12, 22].map(|hour| backup("16.15", 1, hour, hour.unsigned_abs())).to_vec();
+    let segments = (0..=30).map(|n: u32| (Segment::of(1, u64::from(n) * MIB, SegmentSize::SMALLEST), at(i64::from(n) + 1)));
+    let stored =
+        Stored { backups, tree: Tree::default(), timelines: BTreeSet::from([1]), segments: segments.collect() };
+    let epoch = Epoch { major: 16, system_identifier: SYSTEM };
+    Contents { destination: "s3://b/x".to_owned(), epochs: [(epoch, stored)].into() }
+}
+
+fn stored(contents: &mut Contents) -> &mut Stored {
+    contents.epochs.values_mut().next().unwrap()
+}
+
+fn wish(target: Target) -> Wish {
+    Wish { backup: None, target, major: Some(16) }
+}
+
+/// The hour of the backup that is chosen.
+fn chosen(contents: &Contents, target: Target) -> Result<i64, String> {
+    let choice = choose(contents, &wish(target)).map_err(|error| error.to_string())?;
+    Ok((choice.record.started_at.as_second() - 1_800_000_000) / 3600)
+}
+
+fn half_past(hour: i64) -> Target {
+    Target::Time(at(hour) + jiff::SignedDuration::from_mins(30))
+}
+
+#[test]
+fn the_newest_that_was_complete_by_then_is_taken() {
+    let contents = contents();
+    for (target, hour) in [
+        (Target::End, 22),
+        (Target::Name("x".to_owned()), 22),
+        (Target::Immediate, 22),
+        (half_past(30), 22),
+        (half_past(22), 22),
+        (half_past(21), 12),
+        (Target::Time(at(22) + jiff::SignedDuration::from_mins(10)), 22),
+        // It was not complete by then.
+        (Target::Time(at(22) + jiff::SignedDuration::from_mins(9)), 12),
+        (half_past(2), 2),
+        (Target::Lsn(23 * MIB + 40), 22),
+        (Target::Lsn(23 * MIB + 39), 12),
+    ] {
+        assert_eq!(chosen(&contents, target.clone()), Ok(hour), "{target}");
+    }
+}
+
+#[test]
+fn outside_of_the_window_nothing_is_restored() {
+    let contents = contents();
+    for target in [half_past(1), half_past(31), Target::Lsn(MIB), Target::Lsn(31 * MIB)] {
+        let said = chosen(&contents, target).unwrap_err();
+        assert!(said.contains("it can be restored to any time from 2027-01-15T10:10:00Z to about 2027-01-16T15:00:00Z"), "{said}");
+    }
+    assert_eq!(chosen(&Contents { destination: "s3://b/x".to_owned(), ..Contents::default() }, Target::End).unwrap_err(), "find a backup in s3://b/x: there is no complete one");
+}
+
+#[test]
+fn wal_that_is_missing_is_not_passed_over() {
+    let mut gap = contents();
+    stored(&mut gap).segments.retain(|segment, _| segment.start(SegmentSize::SMALLEST) != Some(26 * MIB));
+    let said = chosen(&gap, Target::End).unwrap_err();
+    insta::assert_snapshot!(
+        said.split_once(": WAL").unwrap().1,
+        @" is missing from the archive (00000001000000000000001A is missing, at 0/1A00000, and the WAL goes on with 00000001000000000000001B); up to there, it can be restored to an earlier time or to a WAL position below 0/1A00000"
+    );
+    // Before it, all can be had.
+    assert_eq!(chosen(&gap, half_past(25)), Ok(22));
+    assert_eq!(chosen(&gap, Target::Lsn(26 * MIB - 1)), Ok(22));
+    assert!(chosen(&gap, half_past(28)).unwrap_err().contains("is missing"));
+    // A backup whose own WAL is not whole is none.
+    let mut torn = contents();
+    stored(&mut torn).segments.retain(|segment, _| segment.start(SegmentSize::SMALLEST) != Some(23 * MIB));
+    assert_eq!(chosen(&torn, half_past(20)), Ok(12));
+    assert!(chosen(&torn, Target::End).unwrap_err().contains("000000010000000000000017 is missing"));
+    let mut bare = contents();
+    stored(&mut bare).segments.clear();
+    assert!(chosen(&bare, Target::End).unwrap_err().contains("is not in the archive from 0/1600000 on"));
+}
+
+#[test]
+fn one_that_is_named_is_checked() {
+    let contents = contents();
+    let backups = &contents.epochs.values().next().unwrap().backups;
+    let with = |index: usize, target| choose(&contents, &Wish { backup: Some(backups[index].id.clone()), ..wish(target) });
+    assert_eq!(with(0, Target::End).unwrap().record, backups[0]);
+    let said = with(1, half_past(11)).unwrap_err().to_string();
+    assert!(said.contains("it was complete only later"), "{said}");
+    let other = BackupId::new(at(0), Point { position: 0, timeline: 1 });
+    let unknown = choose(&contents, &Wish { backup: Some(other), ..wish(Target::End) }).unwrap_err().to_string();
+    assert!(backups.iter().all(|backup| unknown.contains(&backup.id.to_string())), "{unknown}");
+}
+
+#[test]
+fn another_major_version_is_not_taken() {
+    let mut contents = contents();
+    let said = choose(&contents, &Wish { major: Some(17), ..wish(Target::End) }).unwrap_err().to_string();
+    assert_eq!(said, "restore PostgreSQL 17 from s3://b/x: its backups are of PostgreSQL 16; set spec.version to a release of that");
+    // After an upgrade, the older cluster's are still there.
+    let mut newer = stored(&mut contents).clone();
+    newer.backups = vec![backup("17.1", 1, 29, 20)];
+    contents.epochs.insert(Epoch { major: 17, system_identifier: 8 }, newer);
+    let major = |major| choose(&contents, &Wish { major, ..wish(Target::End) }).unwrap().record.version;
+    assert_eq!([major(Some(16)), major(Some(17)), major(None)], ["16.15", "17.1", "17.1"]);
+}
+
+#[test]
+fn the_newest_timeline_is_followed() {
+    let mut contents = contents();
+    let second = History(vec![Fork { from: 1, at: 24 * MIB + 8 }]);
+    let stored = stored(&mut contents);
+    stored.tree = Tree::new([(2, &second)]);
+    stored.timelines.insert(2);
+    for n in 24..=40_u64 {
+        stored.segments.insert(Segment::of(2, n * MIB, SegmentSize::SMALLEST), at(41));
+    }
+    let choice = choose(&contents, &wish(Target::End)).unwrap();
+    assert_eq!((choice.timeline, choice.chain.reach), (2, 41 * MIB));
+    assert_eq!(choice.until, Some(at(41)));
+}

@@ -102,6 +102,9 @@ pub async fn unpack(
     for archive in spaces.into_iter().chain(own) {
         one(store, directory, archive, place, done).await?;
     }
+    for space in archives.iter().filter_map(|archive| archive.tablespace.as_ref()) {
+        link(space.oid, place).map_err(failed)?;
+    }
     let synced = File::open(&place.data).and_then(|directory| Ok(rustix::fs::syncfs(directory)?));
     synced.map_err(failed)
 }
@@ -294,6 +297,16 @@ fn relative(path: &Path) -> io::Result<PathBuf> {
         }
     }
     Ok(clean)
+}
+
+/// What leads to a tablespace. PostgreSQL makes it anew from `tablespace_map`; before, those who check the files need it.
+fn link(oid: u32, place: &Place) -> io::Result<()> {
+    let directory = place.data.join("pg_tblspc");
+    self::directory(&directory)?;
+    match symlink(place.tablespace(oid), directory.join(oid.to_string())) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    }
 }
 
 fn directory(path: &Path) -> io::Result<()> {
