@@ -43,9 +43,14 @@ fn backup(version: &str, timeline: u32, hour: i64, mib: u64) -> Record {
 /// Segments 0 to 30 of timeline 1, one an hour, with a backup at 2, 12 and 22.
 fn contents() -> Contents {
     let backups = [2, 12, 22].map(|hour| backup("16.15", 1, hour, hour.unsigned_abs())).to_vec();
-    let segments = (0..=30).map(|n: u32| (Segment::of(1, u64::from(n) * MIB, SegmentSize::SMALLEST), at(i64::from(n) + 1)));
-    let stored =
-        Stored { backups, tree: Tree::default(), timelines: BTreeSet::from([1]), segments: segments.collect() };
+    let segments = (0..=30)
+        .map(|n: u32| (Segment::of(1, u64::from(n) * MIB, SegmentSize::SMALLEST), at(i64::from(n) + 1)));
+    let stored = Stored {
+        backups,
+        tree: Tree::default(),
+        timelines: BTreeSet::from([1]),
+        segments: segments.collect(),
+    };
     let epoch = Epoch { major: 16, system_identifier: SYSTEM };
     Contents { destination: "s3://b/x".to_owned(), epochs: [(epoch, stored)].into() }
 }
@@ -94,9 +99,18 @@ fn outside_of_the_window_nothing_is_restored() {
     let contents = contents();
     for target in [half_past(1), half_past(31), Target::Lsn(MIB), Target::Lsn(31 * MIB)] {
         let said = chosen(&contents, target).unwrap_err();
-        assert!(said.contains("it can be restored to any time from 2027-01-15T10:10:00Z to about 2027-01-16T15:00:00Z"), "{said}");
+        assert!(
+            said.contains(
+                "it can be restored to any time from 2027-01-15T10:10:00Z to about 2027-01-16T15:00:00Z"
+            ),
+            "{said}"
+        );
     }
-    assert_eq!(chosen(&Contents { destination: "s3://b/x".to_owned(), ..Contents::default() }, Target::End).unwrap_err(), "find a backup in s3://b/x: there is no complete one");
+    assert_eq!(
+        chosen(&Contents { destination: "s3://b/x".to_owned(), ..Contents::default() }, Target::End)
+            .unwrap_err(),
+        "find a backup in s3://b/x: there is no complete one"
+    );
 }
 
 #[test]
@@ -126,12 +140,15 @@ fn wal_that_is_missing_is_not_passed_over() {
 fn one_that_is_named_is_checked() {
     let contents = contents();
     let backups = &contents.epochs.values().next().unwrap().backups;
-    let with = |index: usize, target| choose(&contents, &Wish { backup: Some(backups[index].id.clone()), ..wish(target) });
+    let with = |index: usize, target| {
+        choose(&contents, &Wish { backup: Some(backups[index].id.clone()), ..wish(target) })
+    };
     assert_eq!(with(0, Target::End).unwrap().record, backups[0]);
     let said = with(1, half_past(11)).unwrap_err().to_string();
     assert!(said.contains("it was complete only later"), "{said}");
     let other = BackupId::new(at(0), Point { position: 0, timeline: 1 });
-    let unknown = choose(&contents, &Wish { backup: Some(other), ..wish(Target::End) }).unwrap_err().to_string();
+    let unknown =
+        choose(&contents, &Wish { backup: Some(other), ..wish(Target::End) }).unwrap_err().to_string();
     assert!(backups.iter().all(|backup| unknown.contains(&backup.id.to_string())), "{unknown}");
 }
 
@@ -139,7 +156,10 @@ fn one_that_is_named_is_checked() {
 fn another_major_version_is_not_taken() {
     let mut contents = contents();
     let said = choose(&contents, &Wish { major: Some(17), ..wish(Target::End) }).unwrap_err().to_string();
-    assert_eq!(said, "restore PostgreSQL 17 from s3://b/x: its backups are of PostgreSQL 16; set spec.version to a release of that");
+    assert_eq!(
+        said,
+        "restore PostgreSQL 17 from s3://b/x: its backups are of PostgreSQL 16; set spec.version to a release of that"
+    );
     // After an upgrade, the older cluster's are still there.
     let mut newer = stored(&mut contents).clone();
     newer.backups = vec![backup("17.1", 1, 29, 20)];

@@ -49,10 +49,12 @@ fn mode(path: &Path) -> u32 {
 #[tokio::test]
 async fn archives_of_many_frames_and_parts_are_unpacked() {
     let store = Store::in_memory();
-    let large: Vec<u8> = (0..3_000_000_u32).flat_map(|n| (n.wrapping_mul(2_654_435_761) >> 9).to_le_bytes()).collect();
+    let large: Vec<u8> =
+        (0..3_000_000_u32).flat_map(|n| (n.wrapping_mul(2_654_435_761) >> 9).to_le_bytes()).collect();
     let tar = tar_of(&[("base/", b""), ("base/1/deep", b"x"), ("large", &large), ("PG_VERSION", b"16\n")]);
     // Each compressed on its own, cut without regard to that.
-    let packed: Vec<u8> = tar.chunks(700_001).flat_map(|chunk| zstd::bulk::compress(chunk, 1).unwrap()).collect();
+    let packed: Vec<u8> =
+        tar.chunks(700_001).flat_map(|chunk| zstd::bulk::compress(chunk, 1).unwrap()).collect();
     let own = StoredArchive { tablespace: None, parts: stored(&store, "base", &packed, 999_983).await };
     let space = zstd::bulk::compress(&tar_of(&[("PG_16/", b""), ("PG_16/f", b"far")]), 1).unwrap();
     let record = TablespaceRecord { oid: 77, path: "/gone".to_owned() };
@@ -63,7 +65,14 @@ async fn archives_of_many_frames_and_parts_are_unpacked() {
     assert_eq!(run(&store, &[space.clone(), own.clone()], &place).await, Ok(all));
     assert_eq!(std::fs::read(place.data.join("large")).unwrap(), large);
     assert_eq!(std::fs::read_to_string(place.data.join("pg_tblspc/77/PG_16/f")).unwrap(), "far");
-    assert_eq!((mode(&place.data.join("base")), mode(&place.data.join("base/1")), mode(&place.data.join("PG_VERSION"))), (0o700, 0o700, 0o600));
+    assert_eq!(
+        (
+            mode(&place.data.join("base")),
+            mode(&place.data.join("base/1")),
+            mode(&place.data.join("PG_VERSION"))
+        ),
+        (0o700, 0o700, 0o600)
+    );
     let again = run(&store, &[own], &place).await.unwrap_err();
     assert!(again.ends_with("it is not empty"), "{again}");
 }
@@ -72,7 +81,13 @@ async fn archives_of_many_frames_and_parts_are_unpacked() {
 async fn what_is_not_as_it_was_stored_is_refused() {
     let bytes: Vec<u8> = (0..200_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let packed = zstd::bulk::compress(&tar_of(&[("f", &bytes)]), 1).unwrap();
-    for (what, said) in [("flip", ""), ("lose", "it is gone"), ("cut", "it has"), ("more", "more than its"), ("hash", "its SHA-256 is")] {
+    for (what, said) in [
+        ("flip", ""),
+        ("lose", "it is gone"),
+        ("cut", "it has"),
+        ("more", "more than its"),
+        ("hash", "its SHA-256 is"),
+    ] {
         let store = Store::in_memory();
         let mut parts = stored(&store, "base", &packed, 50_000).await;
         let key = format!("b/{}", parts[1].name);
@@ -84,7 +99,11 @@ async fn what_is_not_as_it_was_stored_is_refused() {
             "hash" => parts[1].sha256 = "0".repeat(64),
             _ => {}
         }
-        if what == "lose" { store.delete(&key).await.unwrap() } else { store.put(&key, part.into()).await.unwrap() }
+        if what == "lose" {
+            store.delete(&key).await.unwrap()
+        } else {
+            store.put(&key, part.into()).await.unwrap()
+        }
         let root = tempfile::tempdir().unwrap();
         let archive = StoredArchive { tablespace: None, parts };
         let error = run(&store, &[archive], &place(root.path())).await.unwrap_err();
@@ -94,7 +113,8 @@ async fn what_is_not_as_it_was_stored_is_refused() {
     let store = Store::in_memory();
     let parts = stored(&store, "base", &packed[..packed.len() / 2], 50_000).await;
     let root = tempfile::tempdir().unwrap();
-    let error = run(&store, &[StoredArchive { tablespace: None, parts }], &place(root.path())).await.unwrap_err();
+    let error =
+        run(&store, &[StoredArchive { tablespace: None, parts }], &place(root.path())).await.unwrap_err();
     assert!(error.contains("unpack base.0000.tar.zst"), "{error}");
 }
 
@@ -105,7 +125,8 @@ async fn nothing_is_written_elsewhere() {
         let packed = zstd::bulk::compress(&tar_of(&[(path, b"x")]), 1).unwrap();
         let parts = stored(&store, "base", &packed, 50_000).await;
         let root = tempfile::tempdir().unwrap();
-        let error = run(&store, &[StoredArchive { tablespace: None, parts }], &place(root.path())).await.unwrap_err();
+        let error =
+            run(&store, &[StoredArchive { tablespace: None, parts }], &place(root.path())).await.unwrap_err();
         assert!(error.contains("leads elsewhere"), "{path}: {error}");
         assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 1);
     }
