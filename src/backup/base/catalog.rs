@@ -2,9 +2,10 @@
 
 use jiff::Timestamp;
 
-use super::list::{self, Archive};
+use super::list::{self, Archive, Found};
 use super::record::Record;
 use crate::api::{Catalog, CatalogEntry};
+use crate::backup::chain::{Chain, newest};
 use crate::backup::store::{Store, StoreError};
 use crate::backup::wal::position_text;
 
@@ -16,8 +17,8 @@ pub async fn catalog(store: &Store, at: Timestamp) -> Result<Catalog, StoreError
     let (mut backups, mut latest) = (Vec::new(), None);
     for epoch in list::epochs(store).await? {
         let found = list::backups(store, epoch).await?;
-        if found.iter().any(|found| found.good().is_some()) {
-            latest = latest.max(end(&list::archive(store, epoch).await?));
+        if let Some(newest) = found.iter().filter_map(Found::good).max_by_key(|record| record.stopped_at) {
+            latest = latest.max(end(newest, &list::archive(store, epoch).await?));
         }
         backups.extend(found);
     }
@@ -28,9 +29,12 @@ pub async fn catalog(store: &Store, at: Timestamp) -> Result<Catalog, StoreError
     Ok(Catalog { at: Some(at), backups: entries, earliest, latest })
 }
 
-/// When the newest segment was stored.
-fn end(archive: &Archive) -> Option<Timestamp> {
-    archive.segments.values().flatten().map(|object| object.modified).max()
+/// When the last segment was stored that a recovery from that backup gets to: a transaction that is in it was committed before.
+fn end(record: &Record, archive: &Archive) -> Option<Timestamp> {
+    let size = record.wal_segment_size()?;
+    let to = newest(&archive.tree, archive.timelines(), record.timeline, record.stop_lsn);
+    let chain = Chain::follow(record.start(), to, &archive.tree, &archive.segments, size);
+    archive.segments.get(&chain.last()?)?.iter().map(|object| object.modified).max()
 }
 
 fn entry(record: &Record) -> CatalogEntry {

@@ -60,6 +60,13 @@ pub struct Archive {
     pub others: Vec<(Segment, Object)>,
 }
 
+impl Archive {
+    /// The timelines that it knows of, some more than once.
+    pub fn timelines(&self) -> impl Iterator<Item = u32> {
+        self.histories.iter().copied().chain(self.segments.keys().map(|segment| segment.timeline))
+    }
+}
+
 /// All clusters that a destination knows.
 ///
 /// # Errors
