@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::database::DESTINATION;
+use super::database::{DESTINATION, LSN};
 use super::hba::hba_problem;
 use super::{
     Backup, DatabaseSpec, DatabaseStatus, OWNED_PARAMETERS, PgVersion, Quantity, REPLICAS_MAX, RestoreFrom,
@@ -23,6 +23,8 @@ pub struct Violation {
 }
 
 static DESTINATION_FORM: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(DESTINATION).ok());
+
+static LSN_FORM: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(LSN).ok());
 
 static PARAMETER: LazyLock<Option<Regex>> =
     LazyLock::new(|| Regex::new(r"^[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)?$").ok());
@@ -193,6 +195,26 @@ fn check_restore(checks: &mut Checks, from: &RestoreFrom) {
             format!("{time:?} is not an instant: for example 2026-11-22T03:00:00Z"),
         );
     }
+    if let Some(lsn) = &from.target_lsn {
+        checks.require(
+            LSN_FORM.as_ref().is_some_and(|form| form.is_match(lsn)),
+            "spec.restoreFrom.targetLsn",
+            format!("{lsn:?} is not a WAL position: for example 0/3000148"),
+        );
+    }
+    if let Some(name) = &from.target_name {
+        checks.require(
+            (1..=63).contains(&name.len()) && !name.contains(char::is_control),
+            "spec.restoreFrom.targetName",
+            format!("{name:?} is not the name of a restore point: at most 63 bytes"),
+        );
+    }
+    let targets = [&from.target_time, &from.target_lsn, &from.target_name];
+    checks.require(
+        targets.iter().filter(|target| target.is_some()).count() <= 1,
+        "spec.restoreFrom",
+        "has at most one of targetTime, targetLsn and targetName",
+    );
 }
 
 /// What is wrong with changing a Database from one spec to another, given what it runs.
@@ -290,6 +312,12 @@ mod tests {
             (json!({ "backup": { "timeZone": "Mars/Base" } }), "spec.backup.timeZone"),
             (json!({ "backup": { "retention": 0 } }), "spec.backup.retention"),
             (json!({ "restoreFrom": {} }), "spec.restoreFrom"),
+            (json!({ "restoreFrom": { "database": "a", "targetLsn": "3000148" } }), "spec.restoreFrom.targetLsn"),
+            (json!({ "restoreFrom": { "database": "a", "targetName": "" } }), "spec.restoreFrom.targetName"),
+            (
+                json!({ "restoreFrom": { "database": "a", "targetName": "x", "targetLsn": "0/3000148" } }),
+                "spec.restoreFrom",
+            ),
             (
                 json!({ "restoreFrom": { "database": "a", "targetTime": "noon" } }),
                 "spec.restoreFrom.targetTime",

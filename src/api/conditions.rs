@@ -65,7 +65,9 @@ pub mod reason {
     pub const PRIMARY_SUSPECT: &str = "PrimarySuspect";
     pub const RESIZE_PENDING: &str = "ResizePending";
     pub const RESTART_PENDING: &str = "RestartPending";
-    pub const RESTORE_UNSUPPORTED: &str = "RestoreUnsupported";
+    pub const RESTORE_FAILED: &str = "RestoreFailed";
+    pub const RESTORE_SOURCE: &str = "RestoreSource";
+    pub const RESTORING: &str = "Restoring";
     pub const SCALING: &str = "Scaling";
     pub const SECRET_MISSING: &str = "SecretMissing";
     pub const SPLIT_BRAIN: &str = "SplitBrainSuspected";

@@ -14,6 +14,9 @@ pub(super) const DESTINATION: &str = r"^(s3|gs|az)://[^/\s]+(/\S*)?$|^file:///\S
 /// The form of a cron schedule. Whether it is one is checked by those who can; a pattern keeps out what is none at all.
 const SCHEDULE: &str = r"^(@(yearly|annually|monthly|weekly|daily|midnight|hourly)|\S+( +\S+){4})$";
 
+/// A position in the WAL.
+pub(super) const LSN: &str = "^[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}$";
+
 /// The largest number of members, the limit of what one primary should feed directly.
 pub const REPLICAS_MAX: i32 = 9;
 
@@ -205,10 +208,11 @@ pub struct Placement {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = ("has(self.destination) != has(self.database)", "restoreFrom needs either destination or database"),
+    validation = ("!(has(self.targetTime) && has(self.targetLsn)) && !(has(self.targetTime) && has(self.targetName)) && !(has(self.targetLsn) && has(self.targetName))", "restoreFrom has at most one of targetTime, targetLsn and targetName"),
     validation = ("self == oldSelf", "restoreFrom is immutable")
 )]
 pub struct RestoreFrom {
-    /// A backup destination: s3://, gs://, az:// or file://.
+    /// A backup destination: s3://, gs://, az:// or file://. It is read with the credentials of spec.backup.credentialsSecret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024), regex(pattern = DESTINATION))]
     pub destination: Option<String>,
@@ -220,10 +224,18 @@ pub struct RestoreFrom {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]
     pub backup: Option<String>,
-    /// The instant to recover to (RFC 3339); without it, the end of the archive.
+    /// The instant to recover to (RFC 3339): everything that was committed by then. Without any target, the end of the archive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub target_time: Option<String>,
+    /// The WAL position to recover to, for example 0/3000148.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 17), regex(pattern = LSN))]
+    pub target_lsn: Option<String>,
+    /// The restore point to recover to, which pg_create_restore_point made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub target_name: Option<String>,
 }
 
 /// Settings that dbctl or Patroni sets itself; `spec.parameters` may not hold them.

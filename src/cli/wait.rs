@@ -19,7 +19,7 @@ use crate::api::{Database, DatabaseStatus, Phase, reason};
 use crate::sandbox::daemon::{Daemon, State};
 
 /// Reasons that time does not cure.
-const STUCK: [&str; 3] = [reason::NAME_TAKEN, reason::INVALID_SPEC, reason::RESTORE_UNSUPPORTED];
+const STUCK: [&str; 3] = [reason::NAME_TAKEN, reason::INVALID_SPEC, reason::RESTORE_FAILED];
 /// How often what no event tells is looked at.
 pub const TICK: Duration = Duration::from_secs(1);
 

@@ -14,7 +14,7 @@ use super::silence::Silence;
 use crate::agent::{AGENT_PORT, AgentReport};
 use crate::api::{Database, Names};
 use crate::patroni;
-use crate::plan::{Kind, LockAge, Member, Observed, Room, View, is_down, needed_by};
+use crate::plan::{Kind, LockAge, Member, Observed, Room, SourceDatabase, View, is_down, needed_by};
 
 /// A member on the same network answers in milliseconds; one that takes longer is as good as gone for this pass.
 const HOLDER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -49,10 +49,25 @@ pub async fn observe(with: &Shared, key: &Key, database: &Database) -> Result<Ob
         .filter_map(|pod| pod.pointer("/spec/nodeName")?.as_str().map(str::to_owned))
         .collect();
     observed.nodes = with.nodes.of(&on);
+    observed.source = source(with, key, database, &observed).await?;
     observed.lock_pod = with.cache.lock_pod(key);
     observed.asked = with.asks.of(key, Instant::now());
     ask_members(&with.patroni, &with.silence, key, &mut observed).await;
     Ok(observed)
+}
+
+/// The Database that this one is restored from, until it is.
+async fn source(
+    with: &Shared,
+    key: &Key,
+    database: &Database,
+    observed: &Observed,
+) -> Result<Option<SourceDatabase>, kube::Error> {
+    let named = database.spec.restore_from.as_ref().and_then(|from| from.database.as_ref());
+    let Some(name) = named.filter(|_| !View::new(&key.1, observed).initialized()) else { return Ok(None) };
+    let api: kube::Api<Database> = kube::Api::namespaced(with.client.clone(), &key.0);
+    let found = retry::read(|| api.get_opt(name)).await?;
+    Ok(Some(SourceDatabase::of(found.as_ref())))
 }
 
 /// Objects of a needed name that no label showed: somebody else's, or our own that the watch has yet to tell of. Once

@@ -2,7 +2,7 @@
 
 use super::context::Context;
 use super::ownership::{Owner, taken, volumes};
-use super::{Kind, release, scale, secrets};
+use super::{Kind, release, restore, scale, secrets};
 use crate::api::{FINALIZER, Phase, check_spec, reason};
 
 /// Why nothing is made or changed.
@@ -19,7 +19,7 @@ pub struct Blocked {
 }
 
 impl Blocked {
-    fn failed(reason: &'static str, message: String) -> Option<Self> {
+    pub(super) fn failed(reason: &'static str, message: String) -> Option<Self> {
         Some(Self { reason, message, phase: Phase::Failed, warning: true })
     }
 }
@@ -27,7 +27,7 @@ impl Blocked {
 /// The first thing that is in the way.
 pub fn blocked(cx: &Context<'_>) -> Option<Blocked> {
     invalid(cx)
-        .or_else(|| restore(cx))
+        .or_else(|| restore::blocked(cx))
         .or_else(|| name_taken(cx))
         .or_else(|| other_major(cx))
         .or_else(|| secret_missing(cx))
@@ -41,20 +41,6 @@ fn invalid(cx: &Context<'_>) -> Option<Blocked> {
     Blocked::failed(
         reason::INVALID_SPEC,
         format!("the spec is not valid and nothing is changed until it is: {first}"),
-    )
-}
-
-/// An empty database in place of a restored one would be worse than none.
-fn restore(cx: &Context<'_>) -> Option<Blocked> {
-    let asked = cx.spec().restore_from.is_some() && !cx.view.initialized();
-    if !asked {
-        return None;
-    }
-    Blocked::failed(
-        reason::RESTORE_UNSUPPORTED,
-        "restoreFrom is not available in this version of dbctl, and nothing is made in its place: delete this Database, \
-         or run a version that restores"
-            .to_owned(),
     )
 }
 

@@ -227,6 +227,9 @@ fn ready(cx: &Context<'_>, scale: &Scale, writable: &Verdict) -> Verdict {
     if cx.view.stateful_set.is_none() {
         return Verdict::no(reason::CREATING, "the members are being made");
     }
+    if let Some(restoring) = super::restore::verdict(cx) {
+        return restoring;
+    }
     if let Some(waiting) = &scale.waiting {
         return Verdict::no(reason::SCALING, format!("{} asked for: {waiting}", count(cx.spec().replicas)));
     }

@@ -27,7 +27,8 @@ pub fn plan(cx: &Context<'_>) -> Vec<Action> {
     let patronis = cx.names.patroni_objects();
     let mut actions: Vec<Action> = patronis.iter().filter(|name| absent(name)).map(map).collect();
     let (version, members) = (super::members::version(cx), super::scale::members(cx));
-    let file = template(cx.names.0, cx.spec(), version, members, notes::archive(cx));
+    let mut file = template(cx.names.0, cx.spec(), version, members, notes::archive(cx));
+    super::restore::fill(cx, &mut file);
     // JSON is YAML that no reader of YAML 1.1 takes for something else: there, a bare `on` or `12:30` is no text.
     let text = format!("{file:#}\n");
     let rest = json!({ "data": { CONFIG_KEY: text } });

@@ -26,6 +26,7 @@ mod ownership;
 mod pod;
 mod release;
 mod requests;
+mod restore;
 mod scale;
 mod secrets;
 mod services;
@@ -46,7 +47,7 @@ pub use backup::failed_backups;
 pub use compare::{APPLIED, covers};
 pub use death::{ended, is_down};
 pub use object::{
-    Kind, LockAge, NodeState, OUT_OF_SERVICE, Observed, Room, label, name_of, terminating, uid_of,
+    Kind, LockAge, NodeState, OUT_OF_SERVICE, Observed, Room, SourceDatabase, label, name_of, terminating, uid_of,
 };
 pub use ownership::needed;
 pub use release::RELEASE;

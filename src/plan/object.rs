@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::action::Asked;
 use super::text::{at, list, text};
 use crate::agent::ArchiveReport;
+use crate::api::Database;
 use crate::patroni::{Answer, TTL_SECONDS};
 
 /// The kinds that a pass reads or writes.
@@ -175,6 +176,26 @@ impl LockAge {
     }
 }
 
+/// What matters of the Database that another is restored from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceDatabase {
+    /// There is none of that name.
+    Missing,
+    /// It has no backup destination.
+    Without,
+    /// Its backup destination.
+    At(String),
+}
+
+impl SourceDatabase {
+    /// Reads it from the Database, where there is one.
+    pub fn of(database: Option<&Database>) -> Self {
+        let Some(database) = database else { return Self::Missing };
+        let destination = database.spec.backup.as_ref().and_then(|backup| backup.destination.clone());
+        destination.map_or(Self::Without, Self::At)
+    }
+}
+
 /// What there is, in one namespace, that concerns one Database: the objects that carry its label, those that have a
 /// name it needs whoever made them, and what its members answered.
 #[derive(Clone, Debug, Default)]
@@ -194,6 +215,8 @@ pub struct Observed {
     pub lock_pod: Option<String>,
     /// The nodes that members are on. Empty where the controller may not read nodes.
     pub nodes: BTreeMap<String, NodeState>,
+    /// The Database that `spec.restoreFrom` names; `None` where it names none, or nobody has looked.
+    pub source: Option<SourceDatabase>,
     /// What Patroni was asked for last.
     pub asked: Option<Asked>,
 }

@@ -135,7 +135,7 @@ fn phase(
     before: Option<Phase>,
 ) -> Phase {
     let is = |kind: ConditionType| verdicts.iter().any(|(of, v)| *of == kind && v.status == Some(true));
-    let first = matches!(before, None | Some(Phase::Pending | Phase::Creating));
+    let first = matches!(before, None | Some(Phase::Pending | Phase::Creating | Phase::Restoring));
     if cx.database.metadata.deletion_timestamp.is_some() {
         Phase::Deleting
     } else if let Some(blocked) = blocked {
@@ -144,6 +144,8 @@ fn phase(
         Phase::Running
     } else if cx.view.stateful_set.is_none() && !cx.view.initialized() {
         Phase::Pending
+    } else if let Some(phase) = super::restore::phase(cx) {
+        phase
     } else if first || !cx.view.initialized() {
         Phase::Creating
     } else if !is(ConditionType::Writable) {
