@@ -109,9 +109,9 @@ pub fn clear(data: &Path) -> io::Result<()> {
     for entry in listed.into_iter().flatten() {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
-            fs::remove_dir_all(entry.path())?
+            fs::remove_dir_all(entry.path())?;
         } else {
-            fs::remove_file(entry.path())?
+            fs::remove_file(entry.path())?;
         }
     }
     let beside = data.parent().unwrap_or(data);

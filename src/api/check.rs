@@ -312,7 +312,10 @@ mod tests {
             (json!({ "backup": { "timeZone": "Mars/Base" } }), "spec.backup.timeZone"),
             (json!({ "backup": { "retention": 0 } }), "spec.backup.retention"),
             (json!({ "restoreFrom": {} }), "spec.restoreFrom"),
-            (json!({ "restoreFrom": { "database": "a", "targetLsn": "3000148" } }), "spec.restoreFrom.targetLsn"),
+            (
+                json!({ "restoreFrom": { "database": "a", "targetLsn": "3000148" } }),
+                "spec.restoreFrom.targetLsn",
+            ),
             (json!({ "restoreFrom": { "database": "a", "targetName": "" } }), "spec.restoreFrom.targetName"),
             (
                 json!({ "restoreFrom": { "database": "a", "targetName": "x", "targetLsn": "0/3000148" } }),

@@ -19,7 +19,10 @@ fn held(names: &[(u32, u64)]) -> BTreeMap<Segment, ()> {
     names.iter().map(|(timeline, number)| (Segment::of(*timeline, number * MIB, SIZE), ())).collect()
 }
 
-fn follow(from: u64, to: u32, names: &[(u32, u64)]) -> (Vec<(u32, u64)>, u64, Option<(u32, u64)>) {
+/// Segments by timeline and number, the number of the first that is missing, and where the WAL goes on.
+type Found = (Vec<(u32, u64)>, u64, Option<(u32, u64)>);
+
+fn follow(from: u64, to: u32, names: &[(u32, u64)]) -> Found {
     let start = Point { timeline: 1, position: from * MIB + 40 };
     let chain = Chain::follow(start, to, &tree(), &held(names), SIZE);
     let plain = |segment: &Segment| (segment.timeline, segment.start(SIZE).unwrap() / MIB);

@@ -164,7 +164,11 @@ pub fn warn_of_even(context: &Context, replicas: i32) {
     }
 }
 
-async fn refuse_existing(
+/// Says what there is of that name already.
+///
+/// # Errors
+/// Where there is something.
+pub async fn refuse_existing(
     context: &Context,
     session: &Session,
     api: &Api<Database>,

@@ -25,6 +25,7 @@ mod output;
 mod progress;
 mod request;
 mod restart;
+mod restore;
 mod sandbox;
 mod scale;
 mod session;
@@ -107,6 +108,7 @@ enum Command {
     Restart(restart::RestartArgs),
     BackupNow(backup_now::BackupNowArgs),
     Backups(backups::BackupsArgs),
+    Restore(Box<restore::RestoreArgs>),
     Delete(delete::DeleteArgs),
     Connect(connect::ConnectArgs),
     Logs(logs::LogsArgs),
@@ -295,6 +297,7 @@ async fn talk(context: &Context, command: Command) -> Result<()> {
         Command::Restart(args) => restart::run(context, args).await,
         Command::BackupNow(args) => backup_now::run(context, args).await,
         Command::Backups(args) => backups::run(context, args).await,
+        Command::Restore(args) => Box::pin(restore::run(context, *args)).await,
         Command::Delete(args) => delete::run(context, args).await,
         Command::Connect(args) => connect::run(context, args).await,
         Command::Logs(args) => logs::run(context, args).await,

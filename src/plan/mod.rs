@@ -47,7 +47,8 @@ pub use backup::failed_backups;
 pub use compare::{APPLIED, covers};
 pub use death::{ended, is_down};
 pub use object::{
-    Kind, LockAge, NodeState, OUT_OF_SERVICE, Observed, Room, SourceDatabase, label, name_of, terminating, uid_of,
+    Kind, LockAge, NodeState, OUT_OF_SERVICE, Observed, Room, SourceDatabase, label, name_of, terminating,
+    uid_of,
 };
 pub use ownership::needed;
 pub use release::RELEASE;

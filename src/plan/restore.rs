@@ -85,7 +85,8 @@ pub fn fill(cx: &Context<'_>, file: &mut Value) {
 /// The last line of a member's container that tells of a restore that ended, and whether that was for good.
 fn ended(cx: &Context<'_>) -> Option<(String, bool)> {
     let said = |pod: &Value| {
-        let container = list(pod, "/status/containerStatuses").iter().find(|status| status["name"] == CONTAINER)?;
+        let container =
+            list(pod, "/status/containerStatuses").iter().find(|status| status["name"] == CONTAINER)?;
         let end = at(container, "/state/terminated").or_else(|| at(container, "/lastState/terminated"))?;
         let line = |line: &str| {
             let failed = line.strip_prefix(FAILED).map(|words| (words.to_owned(), true));
@@ -103,9 +104,14 @@ pub fn verdict(cx: &Context<'_>) -> Option<Verdict> {
     Some(match ended(cx) {
         Some((why, true)) => Verdict::no(
             reason::RESTORE_FAILED,
-            format!("the data cannot be restored as it was asked for: {why}; delete this Database, and ask for what can be had"),
+            format!(
+                "the data cannot be restored as it was asked for: {why}; delete this Database, and ask for what can be had"
+            ),
         ),
-        Some((why, false)) => Verdict::no(reason::RESTORING, format!("the data is being restored from {from}, again after: {why}")),
+        Some((why, false)) => Verdict::no(
+            reason::RESTORING,
+            format!("the data is being restored from {from}, again after: {why}"),
+        ),
         None => Verdict::no(reason::RESTORING, format!("the data is being restored from {from}")),
     })
 }

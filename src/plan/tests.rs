@@ -250,7 +250,12 @@ fn a_restore_that_cannot_be_made_is_no_empty_database() {
         (json!({}), None, reason::RESTORING, Phase::Pending),
         (json!({}), Some(SourceDatabase::Missing), reason::RESTORE_SOURCE, Phase::Failed),
         (json!({}), Some(SourceDatabase::Without), reason::RESTORE_SOURCE, Phase::Failed),
-        (json!({ "backup": own }), Some(SourceDatabase::At("s3://b/x".to_owned())), reason::RESTORE_SOURCE, Phase::Failed),
+        (
+            json!({ "backup": own }),
+            Some(SourceDatabase::At("s3://b/x".to_owned())),
+            reason::RESTORE_SOURCE,
+            Phase::Failed,
+        ),
     ] {
         let mut spec = spec;
         spec["restoreFrom"] = json!({ "database": "other" });
@@ -285,10 +290,17 @@ fn a_restored_database_is_filled_by_the_agent_and_claims_its_own_archive() {
         json!({ "command": "dbctl agent bootstrap", "from": "s3://b/x", "target-time": "2026-11-22T03:00:00Z" })
     );
     assert_eq!(file["dbctl"], json!({ "archive": { "to": "s3://b/mine", "id": "uid-1" } }));
-    assert_eq!((says(&world, "Ready"), world.plan().status.phase), (is("False", reason::RESTORING), Some(Phase::Restoring)));
+    assert_eq!(
+        (says(&world, "Ready"), world.plan().status.phase),
+        (is("False", reason::RESTORING), Some(Phase::Restoring))
+    );
     // Once it is there, it stands on its own.
     world.observed.source = None;
-    world.change(Kind::ConfigMap, "db-config", json!({ "metadata": { "annotations": { "initialize": "7412345678901234567" } } }));
+    world.change(
+        Kind::ConfigMap,
+        "db-config",
+        json!({ "metadata": { "annotations": { "initialize": "7412345678901234567" } } }),
+    );
     world.settle();
     assert_eq!(configuration(&world)["bootstrap"].get("method"), None);
     assert_eq!(says(&world, "Ready").0, "True");
@@ -302,11 +314,19 @@ fn a_restore_that_failed_says_why() {
         let end = json!({ "terminated": { "message": format!("traceback\n{message}\n") } });
         let status = json!({ "containerStatuses": [{ "name": "postgres", "state": { "running": {} }, "lastState": end }] });
         let labels = world.get(Kind::StatefulSet, "db")["spec"]["template"]["metadata"]["labels"].clone();
-        world.observed.insert(Kind::Pod, json!({ "metadata": { "name": "db-0", "labels": labels }, "status": status }));
+        world
+            .observed
+            .insert(Kind::Pod, json!({ "metadata": { "name": "db-0", "labels": labels }, "status": status }));
         (says(&world, "Ready"), world.plan().status.phase)
     };
-    assert_eq!(said("restore failed: failed to recover"), (is("False", reason::RESTORE_FAILED), Some(Phase::Failed)));
-    assert_eq!(said("restore interrupted: failed to list"), (is("False", reason::RESTORING), Some(Phase::Restoring)));
+    assert_eq!(
+        said("restore failed: failed to recover"),
+        (is("False", reason::RESTORE_FAILED), Some(Phase::Failed))
+    );
+    assert_eq!(
+        said("restore interrupted: failed to list"),
+        (is("False", reason::RESTORING), Some(Phase::Restoring))
+    );
     assert_eq!(said("something else"), (is("False", reason::RESTORING), Some(Phase::Restoring)));
 }
 

@@ -46,6 +46,8 @@ impl Bench {
             ("archive_mode", "on"),
             ("archive_command", push.as_str()),
             ("fsync", "off"),
+            // Its transactions are nobody's that a target counts on.
+            ("autovacuum", "off"),
             ("listen_addresses", ""),
             ("unix_socket_directories", bench.path("s").to_str().unwrap()),
         ]
@@ -124,9 +126,15 @@ impl Bench {
         at.trim_start_matches('|').parse().unwrap()
     }
 
+    /// Ends a segment, in which there is something; returns its name.
+    fn switch(&self, sockets: &str) -> String {
+        self.sql(sockets, "select pg_logical_emit_message(false, 'a', 'b')");
+        self.sql(sockets, "select pg_walfile_name(pg_switch_wal())")
+    }
+
     /// Has everything up to here archived.
     fn archive(&self) {
-        let file = self.sql("s", "select pg_walfile_name(pg_switch_wal())");
+        let file = self.switch("s");
         eventually("the segment is archived", || {
             let last = self.sql("s", "select last_archived_wal from pg_stat_archiver");
             if last >= file { Ok(()) } else { Err(fs::read_to_string(self.path("src.log")).unwrap()) }
@@ -278,7 +286,7 @@ impl Bench {
         self.start("new/data", &[&sockets, &push]);
         assert_eq!(self.sql("new/s", "select pg_is_in_recovery()"), "f");
         let rows = self.sql("new/s", "select string_agg(n::text, ' ' order by n) from t");
-        let file = self.sql("new/s", "select pg_walfile_name(pg_switch_wal())");
+        let file = self.switch("new/s");
         eventually("the new timeline is archived", || {
             let last = self.sql("new/s", "select last_archived_wal from pg_stat_archiver");
             if last >= file { Ok(()) } else { Err(last) }

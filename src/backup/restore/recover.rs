@@ -157,11 +157,11 @@ fn unexplained(target: &str, ended: Option<ExitStatus>) -> RecoverError {
 }
 
 /// The first reason, and with it how far WAL went, if it was not far enough.
-fn words<'a>(lines: impl Iterator<Item = &'a String> + Clone) -> Option<String> {
+fn words<'a>(mut lines: impl Iterator<Item = &'a String> + Clone) -> Option<String> {
     let fatal = lines.clone().find(|line| is_fatal(line))?;
     let (_, said) = fatal.split_once(':')?;
     let mut said = said.trim().to_owned();
-    let last = lines.clone().find_map(|line| {
+    let last = lines.find_map(|line| {
         line.strip_prefix("LOG:")?.trim().strip_prefix("last completed transaction was at log time ")
     });
     if said.contains("before configured recovery target was reached") {

@@ -101,9 +101,9 @@ async fn what_is_not_as_it_was_stored_is_refused() {
             _ => {}
         }
         if what == "lose" {
-            store.delete(&key).await.unwrap()
+            store.delete(&key).await.unwrap();
         } else {
-            store.put(&key, part.into()).await.unwrap()
+            store.put(&key, part.into()).await.unwrap();
         }
         let root = tempfile::tempdir().unwrap();
         let archive = StoredArchive { tablespace: None, parts };
