@@ -16,7 +16,7 @@ use dbctl::sandbox::provision::{Identity, Image, Provisioner, Silent};
 use jiff::Timestamp;
 use ring::digest;
 
-use crate::support::{cache, eventually};
+use crate::support::{Sandbox, cache, eventually};
 
 /// One server and its archive, in a directory that goes with them.
 struct Bench {
@@ -389,7 +389,7 @@ fn restores(version: &str) {
     // The archive goes while WAL is replayed: nothing is promoted before it is back.
     let mut child = bench.bootstrap(&[]).stderr(Stdio::piped()).spawn().unwrap();
     wait_for_and(&mut child, "restored log file", || {
-        fs::rename(bench.path("store"), bench.path("gone")).unwrap()
+        fs::rename(bench.path("store"), bench.path("gone")).unwrap();
     });
     let signal = bench.path("new/data/recovery.signal");
     assert!(signal.exists());
@@ -440,6 +440,62 @@ fn postgres_16_is_restored_to_where_it_is_asked_for() {
 #[test]
 fn postgres_18_is_restored_to_where_it_is_asked_for() {
     restores("18.6");
+}
+
+#[test]
+fn a_new_database_begins_with_anothers_data() {
+    let bench = Bench::new("16.15");
+    bench.sql("s", "create role app login password 'of the source'");
+    bench.sql("s", "create database app owner app");
+    bench.backup();
+    let app = |sql: &str| {
+        let host = bench.path("s");
+        bench.ok("psql", &["-XAtq", "-U", "app", "-h", host.to_str().unwrap(), "-d", "app", "-c", sql])
+    };
+    app("create table t (n int); insert into t values (1), (2)");
+    let last = bench.sql(
+        "s",
+        "select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')",
+    );
+    bench.archive();
+    let from = format!("file://{}", bench.path("store").display());
+
+    let sandbox = Sandbox::own();
+    let restore = |name: &str, more: &[&str]| {
+        let all =
+            [&["restore", name, "--from", &from, "--version", "16.15", "--storage", "1Gi"], more].concat();
+        sandbox.run(&all)
+    };
+    let preview = restore("copy", &["--dry-run"]).ok();
+    assert!(
+        preview.stderr.contains("restoring file://") && preview.stderr.contains("nothing was made"),
+        "{}",
+        preview.transcript()
+    );
+    restore("copy", &["--replicas", "2", "--wait"]).ok();
+    assert_eq!(sandbox.sql("copy", "select count(*) from t"), "2");
+    sandbox.sql("copy", "insert into t values (3)");
+    assert_eq!(sandbox.sql("copy", "select sum(n) from t"), "6");
+
+    // What can never be had is said, and not tried without end in silence.
+    let failed = restore("late", &["--to-time", &last, "--wait", "--timeout", "5m"]);
+    assert_ne!(failed.code, 0);
+    let status = sandbox.run(&["status", "late"]).stdout;
+    assert!(
+        status.contains("Failed")
+            && status.contains("recovery ended before configured recovery target was reached"),
+        "{status}"
+    );
+
+    // Nor does a database write where another's backups are.
+    let own = ["--backup-destination", from.as_str(), "--backup-schedule", "0 3 * * *"];
+    sandbox
+        .run(&[&["create", "thief", "--version", "16.15", "--storage", "1Gi"], own.as_slice()].concat())
+        .ok();
+    eventually("it is refused", || {
+        let status = sandbox.run(&["status", "thief"]).stdout;
+        if status.contains("it is the archive of") { Ok(()) } else { Err(status) }
+    });
 }
 
 /// Of `postgres (PostgreSQL) 16.15`.

@@ -79,7 +79,8 @@ async fn archives_of_many_frames_and_parts_are_unpacked() {
 
 #[tokio::test]
 async fn what_is_not_as_it_was_stored_is_refused() {
-    let mut random = fastrand::Rng::with_seed(1);
+    // What does not shrink.
+    let mut random = fastrand::Rng::with_seed(7);
     let bytes: Vec<u8> = (0..200_000).map(|_| random.u8(..)).collect();
     let packed = zstd::bulk::compress(&tar_of(&[("f", &bytes)]), 1).unwrap();
     for (what, said) in [
