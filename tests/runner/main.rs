@@ -4,6 +4,7 @@
 
 mod access;
 mod agent;
+mod backups;
 mod cli;
 mod conformance;
 mod external;
