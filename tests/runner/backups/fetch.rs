@@ -130,9 +130,9 @@ fn a_store_that_does_not_say_is_never_taken_for_the_end() {
             scope.spawn(move || {
                 let proxy = FaultProxy::before(server.address());
                 if silent {
-                    proxy.black_hole()
+                    proxy.black_hole();
                 } else {
-                    proxy.outage()
+                    proxy.outage();
                 }
                 let place = Place::s3(&proxy.url(), &server.key(), "d");
                 Asker::new(wal).ask_in_vain(&place, absent, "failed to");

@@ -1,5 +1,7 @@
 //! Backups: what `archive_command` and `restore_command` do with failing stores, and journeys with base backups.
 
+mod cluster;
 mod fetch;
+mod local;
 mod push;
 mod wal;

@@ -28,8 +28,7 @@ pub struct Wal {
 impl Wal {
     /// Makes a cluster, fills so many segments, and stops it.
     pub fn of(count: usize) -> Self {
-        let image = format!("dbctl/postgres:{}", dbctl::api::PgVersion::DEFAULT);
-        let image = Provisioner::new(cache()).ensure(&image, &Silent).unwrap();
+        let image = postgres();
         let home = tempfile::Builder::new().prefix("dbctl-wal-").tempdir_in("/tmp").unwrap();
         fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let inside = home.path().join("volume");
@@ -72,7 +71,14 @@ impl Wal {
     }
 }
 
-fn tool(image: &Image, program: &str) -> Command {
+/// The release that databases have by default.
+pub fn postgres() -> Image {
+    let image = format!("dbctl/postgres:{}", dbctl::api::PgVersion::DEFAULT);
+    Provisioner::new(cache()).ensure(&image, &Silent).unwrap()
+}
+
+/// A program of it, for the user that pods run as.
+pub fn tool(image: &Image, program: &str) -> Command {
     let mut command = Command::new(image.build.join("bin").join(program));
     command.env_clear().env("LD_LIBRARY_PATH", image.libraries()).env("LC_ALL", "C").current_dir("/");
     Identity::of_pods().apply(&mut command);
@@ -80,7 +86,8 @@ fn tool(image: &Image, program: &str) -> Command {
     command
 }
 
-fn run(command: &mut Command) -> String {
+/// Runs it to its good end; returns what it printed.
+pub fn run(command: &mut Command) -> String {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
