@@ -3,15 +3,15 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod};
-use kube::api::{Api, ListParams, Patch, PatchParams};
-use kube::{Client, ResourceExt};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use kube::api::{Api, ListParams};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::source::{Heard, choose};
-use crate::api::{CATALOG_KEY, Names, PROGRESS_KEY, Progress};
+use super::told::{Told, ToldError};
+use crate::api::{Names, PROGRESS_KEY};
 use crate::backup::base::{self, PruneError, Record, Source, Step, TakeError};
 use crate::backup::claim::Owner;
 use crate::backup::server::{Address, Target};
@@ -22,8 +22,6 @@ use crate::patroni::{Lock, PatroniError, REPLICATION_USER, SUPERUSER};
 const PORT: u16 = 5432;
 /// A member that does not say in time how it is, is not asked for its data.
 const ASK: Duration = Duration::from_secs(2);
-/// How often the progress is written down.
-const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
 /// What is asked for.
 #[derive(Clone, Debug)]
@@ -46,9 +44,9 @@ pub enum BackupError {
     /// Not a destination.
     #[error(transparent)]
     Destination(#[from] DestinationError),
-    /// The pod lacks something.
-    #[error("find {0} in the environment")]
-    Missing(&'static str),
+    /// There is nobody to tell.
+    #[error(transparent)]
+    Told(#[from] ToldError),
     /// The API server said no.
     #[error("reach the Kubernetes API: {0}")]
     Api(String),
@@ -68,10 +66,8 @@ pub enum BackupError {
 
 /// A pod's view of the cluster.
 struct Cluster {
-    namespace: String,
-    pod: String,
     pods: Api<Pod>,
-    maps: Api<ConfigMap>,
+    told: Told,
 }
 
 /// Takes a backup, lets old ones go, and writes down what there is then.
@@ -80,14 +76,16 @@ struct Cluster {
 /// Where there is no good backup then. That old ones could not be removed is only logged: the next one tries again.
 pub async fn backup(job: &Job) -> Result<Record, BackupError> {
     let destination: Destination = job.to.parse()?;
-    let cluster = Cluster::here().await?;
+    let cluster = Cluster::here(&job.database).await?;
     let store = Store::open(&destination, &Settings::of_process(), Patience::LONG)?;
-    let owner =
-        Owner { archive: job.archive.clone(), database: format!("{}/{}", cluster.namespace, job.database) };
+    let owner = Owner {
+        archive: job.archive.clone(),
+        database: format!("{}/{}", cluster.told.namespace, job.database),
+    };
     let source = cluster.source(&job.database).await?;
     tracing::info!("take a base backup of {} to {destination}", source.member);
     let (report, progress) = watch::channel(Step::Checkpoint);
-    let noting = tokio::spawn(cluster.note(job, progress));
+    let noting = tokio::spawn(cluster.told.note(PROGRESS_KEY, job.request.clone(), progress, words));
     let report = |step| {
         report.send_replace(step);
     };
@@ -96,7 +94,7 @@ pub async fn backup(job: &Job) -> Result<Record, BackupError> {
     let record = match record {
         Ok(record) => record,
         Err(error) => {
-            cluster.write(job, PROGRESS_KEY, Value::Null).await;
+            cluster.told.write(PROGRESS_KEY, Value::Null).await;
             return Err(error.into());
         }
     };
@@ -105,7 +103,7 @@ pub async fn backup(job: &Job) -> Result<Record, BackupError> {
         Ok(pruned) => tracing::info!("removed {pruned:?}"),
         Err(error) => warn_of_prune(&error),
     }
-    cluster.catalog(job, &store).await?;
+    cluster.told.catalog(&store, PROGRESS_KEY).await?;
     Ok(record)
 }
 
@@ -114,13 +112,9 @@ fn warn_of_prune(error: &PruneError) {
 }
 
 impl Cluster {
-    async fn here() -> Result<Self, BackupError> {
-        let variable = |name: &'static str| std::env::var(name).map_err(|_| BackupError::Missing(name));
-        let (namespace, pod) = (variable("POD_NAMESPACE")?, variable("POD_NAME")?);
-        let config = kube::Config::infer().await.map_err(|error| BackupError::Api(error.to_string()))?;
-        let client = Client::try_from(config).map_err(|error| BackupError::Api(error.to_string()))?;
-        let pods = Api::namespaced(client.clone(), &namespace);
-        Ok(Self { maps: Api::namespaced(client, &namespace), pods, namespace, pod })
+    async fn here(database: &str) -> Result<Self, BackupError> {
+        let (client, told) = Told::here(database).await?;
+        Ok(Self { pods: Api::namespaced(client, &told.namespace), told })
     }
 
     /// Whom to take it from.
@@ -130,7 +124,7 @@ impl Cluster {
         let selector: Vec<String> =
             names.selector().iter().map(|(label, value)| format!("{label}={value}")).collect();
         let pods = self.pods.list(&ListParams::default().labels(&selector.join(","))).await.map_err(api)?;
-        let lock = self.maps.get(&names.leader()).await.map_err(api)?;
+        let lock = self.told.maps.get(&names.leader()).await.map_err(api)?;
         let lock = Lock::of(&json!(lock));
         let patroni = crate::patroni::Client::new()?;
         let mut heard = Vec::new();
@@ -148,47 +142,6 @@ impl Cluster {
             replication: target(from.address, REPLICATION_USER, "PATRONI_REPLICATION_PASSWORD"),
             primary: target(primary.address, SUPERUSER, "PATRONI_SUPERUSER_PASSWORD"),
         })
-    }
-
-    /// Writes the progress down, as often as it changes.
-    fn note(&self, job: &Job, mut progress: watch::Receiver<Step>) -> impl Future<Output = ()> + 'static {
-        let maps = self.maps.clone();
-        let name = Names(&job.database).backups();
-        let (request, pod, started_at) = (job.request.clone(), self.pod.clone(), Timestamp::now());
-        async move {
-            loop {
-                let step = progress.borrow_and_update().clone();
-                let (phase, bytes, total) = words(&step);
-                let (request, pod) = (request.clone(), pod.clone());
-                let value = Progress { request, pod, phase, bytes, total, started_at };
-                patch(&maps, &name, PROGRESS_KEY, json!(value)).await;
-                tokio::time::sleep(PROGRESS_EVERY).await;
-                if progress.changed().await.is_err() {
-                    return;
-                }
-            }
-        }
-    }
-
-    async fn write(&self, job: &Job, key: &str, value: Value) {
-        patch(&self.maps, &Names(&job.database).backups(), key, value).await;
-    }
-
-    /// Writes down what the destination holds.
-    async fn catalog(&self, job: &Job, store: &Store) -> Result<(), BackupError> {
-        let catalog = base::catalog(store, Timestamp::now()).await?;
-        self.write(job, PROGRESS_KEY, Value::Null).await;
-        self.write(job, CATALOG_KEY, json!(catalog)).await;
-        Ok(())
-    }
-}
-
-/// That nobody can read of it does not make the backup worse.
-async fn patch(maps: &Api<ConfigMap>, name: &str, key: &str, value: Value) {
-    let text = if value.is_null() { Value::Null } else { json!(value.to_string()) };
-    let patch = Patch::Merge(json!({ "data": { key: text } }));
-    if let Err(error) = maps.patch(name, &PatchParams::default(), &patch).await {
-        tracing::warn!("failed to write {key} into {name}: {error}");
     }
 }
 

@@ -32,6 +32,8 @@ mod serve;
 mod source;
 mod start;
 mod store;
+mod told;
+mod verify;
 mod wal;
 mod watchdog;
 
@@ -44,4 +46,6 @@ pub use restore::{Bootstrap, BootstrapError, bootstrap};
 pub use restoring::{FAILED, INTERRUPTED};
 pub use run::run;
 pub use start::AgentError;
+pub use told::ToldError;
+pub use verify::{Verification, VerifyError, verify};
 pub use wal::{Source, WalError, fetch_error_code, wal_fetch, wal_prefetch, wal_push};

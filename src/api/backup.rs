@@ -6,8 +6,10 @@ use serde_json::Value;
 
 /// Key of [`Catalog`].
 pub const CATALOG_KEY: &str = "catalog.json";
-/// Key of [`Progress`].
+/// Key of a backup's [`Progress`].
 pub const PROGRESS_KEY: &str = "progress.json";
+/// Key of a verification's [`Progress`]: one may go on beside a backup.
+pub const VERIFYING_KEY: &str = "verifying.json";
 
 /// The base backups that were in the destination when a backup last ended.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -64,6 +66,9 @@ pub struct CatalogEntry {
     /// When it was last restored and checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verified_at: Option<Timestamp>,
+    /// What was found wrong with it then, in words that fit after "failed to"; none where nothing was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify_problem: Option<String>,
 }
 
 /// A backup under way; the key is there while one is.
@@ -105,9 +110,14 @@ impl Catalog {
 }
 
 impl Progress {
-    /// The progress in the ConfigMap; `None` where nothing is under way.
+    /// The backup's progress in the ConfigMap; `None` where nothing is under way.
     pub fn of(map: &Value) -> Option<Self> {
         read(map, PROGRESS_KEY)
+    }
+
+    /// The same of a verification.
+    pub fn of_verification(map: &Value) -> Option<Self> {
+        read(map, VERIFYING_KEY)
     }
 }
 

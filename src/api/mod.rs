@@ -12,7 +12,7 @@ mod request;
 mod status;
 mod version;
 
-pub use backup::{CATALOG_KEY, Catalog, CatalogEntry, PROGRESS_KEY, Progress};
+pub use backup::{CATALOG_KEY, Catalog, CatalogEntry, PROGRESS_KEY, Progress, VERIFYING_KEY};
 pub use check::{Violation, check_change, check_spec};
 pub use conditions::{ConditionType, Verdict, merge_conditions, reason};
 pub use crd::{crd, crd_yaml};

@@ -168,6 +168,9 @@ pub struct StoredBackup {
     /// When it was last restored and checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verified_at: Option<Time>,
+    /// What was found wrong with it then; absent where nothing was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify_problem: Option<String>,
 }
 
 /// A version change under way.

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 
 use super::error::{Result, failed};
 use super::{Context, SERVER_LOG, log_to_stderr, single};
-use crate::agent::{Bootstrap, Job, Source, fetch_error_code};
+use crate::agent::{Bootstrap, Job, Source, Verification, fetch_error_code};
 use crate::backup::archive::Fetched;
 use crate::backup::restore::Target;
 use crate::backup::wal::position;
@@ -64,6 +64,24 @@ enum Command {
         /// How many good backups stay
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         keep: u32,
+        /// The request that asked for it
+        #[arg(long, value_name = "ID")]
+        request: Option<String>,
+    },
+    /// Restore a backup on a volume that goes, and check it; the pod of a verification runs it
+    Verify {
+        /// The destination
+        #[arg(long, value_name = "URL")]
+        to: String,
+        /// The id of the archive, which must hold the destination's claim
+        #[arg(long, value_name = "ID")]
+        archive: String,
+        /// The database
+        #[arg(long, value_name = "NAME")]
+        database: String,
+        /// The backup; without it, the newest good one
+        #[arg(long, value_name = "ID")]
+        backup: Option<String>,
         /// The request that asked for it
         #[arg(long, value_name = "ID")]
         request: Option<String>,
@@ -186,6 +204,17 @@ pub fn run(context: &Context, args: &AgentArgs) -> Result<ExitCode> {
                 request: request.clone(),
             };
             single(async { crate::agent::backup(&job).await.map_err(failed) })?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Verify { to, archive, database, backup, request } => {
+            let asked = Verification {
+                to: to.clone(),
+                archive: archive.clone(),
+                database: database.clone(),
+                backup: backup.clone(),
+                request: request.clone(),
+            };
+            single(async { crate::agent::verify(&asked).await.map_err(failed) })?;
             Ok(ExitCode::SUCCESS)
         }
         Command::WalPrefetch { source, size, after } => {

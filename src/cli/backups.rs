@@ -243,6 +243,7 @@ fn of_status(status: &DatabaseStatus) -> Catalog {
             version: String::new(),
             request: None,
             verified_at: stored.verified_at.as_ref().map(|time| time.0),
+            verify_problem: stored.verify_problem.clone(),
         })
     };
     let earliest = status.earliest_recovery_time.as_ref().map(|time| time.0);

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::api::PROGRESS_KEY;
+use crate::api::{PROGRESS_KEY, VERIFYING_KEY};
 use crate::plan::Kind;
 
 /// Annotations of the leader lock that each renewal moves.
@@ -25,9 +25,10 @@ fn version(object: &Value) -> Option<&str> {
 /// The object without what moves by itself.
 fn quiet(kind: Kind, object: &Value) -> Value {
     let mut object = object.clone();
-    // A backup tells each second how far it is, to whoever looks.
+    // A backup tells each second how far it is, to whoever looks, and a verification what it is at.
     if let Some(data) = object.get_mut("data").and_then(Value::as_object_mut) {
         data.remove(PROGRESS_KEY);
+        data.remove(VERIFYING_KEY);
     }
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.remove("resourceVersion");

@@ -74,6 +74,7 @@ fn stored(catalog: &Catalog) -> (Vec<StoredBackup>, Option<Time>, Option<Time>) 
         from: Some(entry.from.clone()).filter(|from| !from.is_empty()),
         size_bytes: i64::try_from(entry.bytes).ok(),
         verified_at: entry.verified_at.map(Time),
+        verify_problem: entry.verify_problem.clone(),
     };
     let newest = catalog.newest().map(|entry| Time(entry.stopped_at));
     (catalog.backups.iter().take(BACKUPS).map(of).collect(), newest, catalog.earliest.map(Time))

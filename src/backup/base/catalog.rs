@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use super::list::{self, Archive, Found};
 use super::record::Record;
+use super::verified::{Verified, verified};
 use crate::api::{Catalog, CatalogEntry};
 use crate::backup::chain::{Chain, newest};
 use crate::backup::store::{Store, StoreError};
@@ -24,7 +25,12 @@ pub async fn catalog(store: &Store, at: Timestamp) -> Result<Catalog, StoreError
     }
     backups.retain(|found| found.good().is_some());
     backups.sort_by_key(|found| std::cmp::Reverse(found.committed));
-    let entries: Vec<CatalogEntry> = backups.iter().filter_map(|found| found.good()).map(entry).collect();
+    let mut entries = Vec::new();
+    for found in &backups {
+        if let Some(record) = found.good() {
+            entries.push(entry(record, verified(store, found).await?.as_ref()));
+        }
+    }
     let earliest = entries.iter().map(|entry| entry.stopped_at).min();
     Ok(Catalog { at: Some(at), backups: entries, earliest, latest })
 }
@@ -37,7 +43,7 @@ fn end(record: &Record, archive: &Archive) -> Option<Timestamp> {
     archive.segments.get(&chain.last()?)?.iter().map(|object| object.modified).max()
 }
 
-fn entry(record: &Record) -> CatalogEntry {
+fn entry(record: &Record, verified: Option<&Verified>) -> CatalogEntry {
     CatalogEntry {
         id: record.id.to_string(),
         started_at: record.started_at,
@@ -50,6 +56,7 @@ fn entry(record: &Record) -> CatalogEntry {
         size: record.size,
         version: record.version.clone(),
         request: record.request.clone(),
-        verified_at: None,
+        verified_at: verified.map(|verified| verified.at),
+        verify_problem: verified.and_then(Verified::damage).map(str::to_owned),
     }
 }

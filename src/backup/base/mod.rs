@@ -17,9 +17,11 @@ mod prune;
 mod record;
 mod take;
 mod upload;
+mod verified;
 
 pub use catalog::catalog;
-pub use list::{Archive, DELETED, Found, archive, backups, epochs};
+pub use list::{Archive, DELETED, Found, RESTORING, archive, backups, epochs};
 pub use prune::{PruneError, Pruned, prune};
 pub use record::{BackupId, BackupIdError, COMMIT, FORMAT, Part, Record, StoredArchive, TablespaceRecord};
 pub use take::{Source, Step, TakeError, take};
+pub use verified::{Outcome, VERIFIED, Verified, verified};

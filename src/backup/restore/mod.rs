@@ -18,4 +18,5 @@ pub use recover::{RecoverError, recover};
 pub use run::{RestoreError, Restored, Source, restore};
 pub use settings::{Control, Recovery, restore_command};
 pub use unpack::{Place, UnpackError, unpack};
+pub(super) use verify::program;
 pub use verify::{VerifyError, control, verify};

@@ -32,7 +32,7 @@ pub enum VerifyError {
 }
 
 /// One of PostgreSQL's programs, in English and without what only Patroni needs to know.
-pub(super) fn program(name: &str) -> Command {
+pub(in crate::backup) fn program(name: &str) -> Command {
     let mut command = Command::new(name);
     command.env("LC_ALL", "C").stdin(Stdio::null());
     let secret = |name: &std::ffi::OsStr| name.as_encoded_bytes().starts_with(b"PATRONI_");
