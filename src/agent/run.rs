@@ -104,6 +104,10 @@ async fn follow_postgres(member: &Member) {
         member.set_running(true);
         postmaster.end().await;
         member.set_running(false);
+        // What recovers a backup is no database's yet.
+        if Note::read(&member.environment.data).is_ok_and(|note| note.is_some()) {
+            continue;
+        }
         if after_end(member).await == Outcome::Released && member.is_ending() {
             return;
         }

@@ -282,7 +282,11 @@ impl Bench {
             env!("CARGO_BIN_EXE_dbctl"),
             self.path("new/store").display()
         );
-        let sockets = format!("-c unix_socket_directories='{}'", self.path("new/s").display());
+        // The source's own settings are gone.
+        let sockets = format!(
+            "-c archive_mode=on -c listen_addresses='' -c unix_socket_directories='{}'",
+            self.path("new/s").display()
+        );
         self.start("new/data", &[&sockets, &push]);
         assert_eq!(self.sql("new/s", "select pg_is_in_recovery()"), "f");
         let rows = self.sql("new/s", "select string_agg(n::text, ' ' order by n) from t");

@@ -16,7 +16,7 @@ pub use choose::{Choice, ChooseError, Target, Wish, choose};
 pub use find::{Contents, FindError, Stored, find};
 pub use recover::{RecoverError, recover};
 pub use run::{RestoreError, Restored, Source, restore};
-pub use settings::{Control, Recovery, restore_command};
+pub use settings::{Control, Recovery, altered, restore_command};
 pub use unpack::{Place, UnpackError, unpack};
 pub(super) use verify::program;
 pub use verify::{VerifyError, control, verify};

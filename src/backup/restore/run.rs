@@ -14,7 +14,7 @@ use serde_json::json;
 use super::choose::{Choice, ChooseError, Wish, choose};
 use super::find::{FindError, find};
 use super::recover::{RecoverError, recover};
-use super::settings::{Recovery, restore_command};
+use super::settings::{Recovery, altered, restore_command};
 use super::unpack::{Place, UnpackError, unpack};
 use super::verify::{VerifyError, verify};
 use crate::backup::archive::{Origin, OriginError};
@@ -22,7 +22,9 @@ use crate::backup::store::{Store, StoreError};
 
 /// How often the log tells how far it is, and the destination that somebody reads it.
 const TELL: Duration = Duration::from_secs(60);
-/// A record says what the WAL's file is called that tells where tablespaces are.
+/// What `ALTER SYSTEM` writes.
+const ALTERED: &str = "postgresql.auto.conf";
+/// Where tablespaces are.
 const TABLESPACE_MAP: &str = "tablespace_map";
 /// PostgreSQL's manifest, by the name that its tools know.
 const MANIFEST: &str = "backup_manifest";
@@ -164,6 +166,10 @@ async fn steps(source: &Source, place: &Place, choice: &Choice) -> Result<u32, R
         let lines: String =
             lines.map(|space| format!("{} {}\n", space.oid, escaped(&place.tablespace(space.oid)))).collect();
         write(&path, lines.as_bytes())?;
+    }
+    let altered_by_source = place.data.join(ALTERED);
+    if let Ok(text) = std::fs::read_to_string(&altered_by_source) {
+        write(&altered_by_source, altered(&text).as_bytes())?;
     }
     let mut origin = Origin {
         from: source.store.destination().to_string(),

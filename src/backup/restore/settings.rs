@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::choose::Target;
+use crate::api::OWNED_PARAMETERS;
 use crate::backup::layout::Epoch;
 use crate::backup::wal::position_text;
 
@@ -121,6 +122,14 @@ impl Recovery {
     }
 }
 
+/// The settings that `ALTER SYSTEM` made, without those that are this database's own to say: the source's sockets and archive
+/// are not its.
+pub fn altered(text: &str) -> String {
+    let name = |line: &str| line.split(['=', ' ', '\t']).next().unwrap_or_default().to_ascii_lowercase();
+    let kept = text.lines().filter(|line| !OWNED_PARAMETERS.contains(&name(line.trim_start()).as_str()));
+    kept.map(|line| format!("{line}\n")).collect()
+}
+
 /// PostgreSQL's `restore_command`: it goes through a shell, after PostgreSQL has replaced what begins with a percent sign.
 pub fn restore_command(program: &str, from: &str, epoch: Epoch) -> String {
     let word = |text: &str| format!("'{}'", text.replace('\'', r"'\''")).replace('%', "%%");
@@ -179,6 +188,13 @@ mod tests {
         ] {
             assert_eq!(settings(target, &[]).get(name).map(String::as_str), Some(value));
         }
+    }
+
+    #[test]
+    fn what_the_source_owned_is_not_taken_over() {
+        let text =
+            "# Do not edit\nwork_mem = '8MB'\nArchive_Command = 'x = y'\nport=5433\n restore_command 'z'\n";
+        assert_eq!(altered(text), "# Do not edit\nwork_mem = '8MB'\n");
     }
 
     #[test]
