@@ -145,10 +145,15 @@ async fn attempt(data: &Path, arguments: &[OsString], recovery: &Recovery) -> Re
     }
     let words = lines.lock().map(|lines| words(lines.iter())).unwrap_or_default();
     match words {
-        Some(words) if words.contains(UNREACHED) => Ok(Attempt::Unreached(words)),
+        Some(words) if words.contains(UNREACHED) && !is_wrong(&words) => Ok(Attempt::Unreached(words)),
         Some(words) => Err(RecoverError::Refused { target: target(), words }),
         None => Err(unexplained(&target(), ended)),
     }
+}
+
+/// What `wal-fetch` says of WAL that is there and cannot be used, now or later.
+fn is_wrong(words: &str) -> bool {
+    ["is damaged", "contents for it"].iter().any(|known| words.contains(known))
 }
 
 fn unexplained(target: &str, ended: Option<ExitStatus>) -> RecoverError {
@@ -161,6 +166,11 @@ fn words<'a>(mut lines: impl Iterator<Item = &'a String> + Clone) -> Option<Stri
     let fatal = lines.clone().find(|line| is_fatal(line))?;
     let (_, said) = fatal.split_once(':')?;
     let mut said = said.trim().to_owned();
+    if said.contains(UNREACHED)
+        && let Some(why) = lines.clone().find_map(|line| line.strip_prefix("error: failed to "))
+    {
+        return Some(format!("{said}: failed to {why}"));
+    }
     let last = lines.find_map(|line| {
         line.strip_prefix("LOG:")?.trim().strip_prefix("last completed transaction was at log time ")
     });
@@ -229,6 +239,12 @@ mod tests {
             said("LOG:  x\nFATAL:  could not restore file \"00000002.history\" from archive: child process exited with exit code 255\nLOG:  shutting down")
                 .as_deref(),
             Some("could not restore file \"00000002.history\" from archive: child process exited with exit code 255")
+        );
+        let two = said("error: failed to fetch X: the archive holds 2 contents for it\nFATAL:  could not restore file \"X\" from archive: exit code 255").unwrap();
+        assert!(
+            two.ends_with("exit code 255: failed to fetch X: the archive holds 2 contents for it")
+                && is_wrong(&two),
+            "{two}"
         );
         insta::assert_snapshot!(
             said("LOG:  last completed transaction was at log time 2026-11-22 03:00:00.1+00\nFATAL:  recovery ended before configured recovery target was reached\nFATAL:  other").unwrap(),

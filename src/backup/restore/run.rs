@@ -112,6 +112,8 @@ fn is_final(words: &str) -> bool {
         "WAL ends before",
         "invalid value for parameter",
         "could not access file",
+        "is damaged",
+        "contents for it",
     ]
     .iter()
     .any(|known| words.contains(known))
