@@ -1,13 +1,19 @@
 //! A database with backups, and what its destination holds.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use dbctl::api::Names;
 use dbctl::backup::base::{self, Archive, Found};
 use dbctl::backup::layout::Epoch;
-use dbctl::backup::store::Store;
-use dbctl::backup::wal::{Segment, SegmentSize};
+use dbctl::backup::server::{Address, Connection, Limits, Mode, Target};
+use dbctl::backup::wal::{Segment, SegmentSize, WalFile};
+use dbctl::patroni::{APP_NAME, SUPERUSER};
 use dbctl::sandbox::provision::Identity;
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::Api;
 use serde_json::Value;
 
 use super::wal::Place;
@@ -69,10 +75,65 @@ pub fn backups_are(sandbox: &Sandbox, status: &str, reason: &str) -> String {
 }
 
 /// The members' data directories.
-pub fn data_directories(sandbox: &Sandbox) -> Vec<std::path::PathBuf> {
+pub fn data_directories(sandbox: &Sandbox) -> Vec<PathBuf> {
     let volumes = std::fs::read_dir(sandbox.home().join("sandbox/volumes")).unwrap();
     let inside = volumes.flat_map(|volume| std::fs::read_dir(volume.unwrap().path()).unwrap());
     inside.map(|entry| entry.unwrap().path()).filter(|path| path.join("PG_VERSION").exists()).collect()
+}
+
+/// One value from SQL on the primary, as the superuser.
+#[track_caller]
+pub fn as_superuser(sandbox: &Sandbox, sql: &str) -> String {
+    let primary = sandbox.database(NAME)["status"]["primary"].as_str().unwrap().to_owned();
+    let answer = runtime().block_on(async {
+        let client = sandbox.client().await;
+        let pod = Api::<Pod>::default_namespaced(client.clone()).get(&primary).await.unwrap();
+        let address: IpAddr = pod.status.unwrap().pod_ip.unwrap().parse().unwrap();
+        let secrets = Api::<Secret>::default_namespaced(client);
+        let mut secret = secrets.get(&Names(NAME).internal_secret()).await.unwrap().data.unwrap();
+        let password = String::from_utf8(secret.remove("superuser-password").unwrap().0).unwrap();
+        let target = Target {
+            address: Address::Tcp((address, 5432).into()),
+            user: SUPERUSER.to_owned(),
+            password: Some(password),
+            application_name: "test".to_owned(),
+        };
+        let mode = Mode::Sql { database: APP_NAME.to_owned() };
+        let limits = Limits { open: Duration::from_secs(10), silence: Duration::from_secs(60) };
+        let mut connection = Connection::open(&target, &mode, limits).await?;
+        connection.query(sql).await
+    });
+    answer.unwrap().into_iter().flatten().flatten().next().unwrap_or_default()
+}
+
+/// The files of a data directory that say what waits to be archived.
+pub fn waiting(data: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(data.join("pg_wal/archive_status")).into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|end| end == "ready"))
+        .collect()
+}
+
+/// Ends the segment that is written, and waits until all members have archived all they have up to it; returns it.
+#[track_caller]
+pub fn archived_up_to_now(sandbox: &Sandbox, place: &Place) -> Segment {
+    let sql = "insert into t values (0); select pg_walfile_name(pg_switch_wal())";
+    let Ok(WalFile::Segment(last)) = as_superuser(sandbox, sql).parse() else { panic!("no segment") };
+    eventually(&format!("{last} is archived"), || {
+        let contents = Contents::of(place);
+        if contents.archive.segments.contains_key(&last) { Ok(()) } else { Err("it is not".to_owned()) }
+    });
+    eventually("no member has WAL up to there that waits", || {
+        let old = |path: &PathBuf| match path.file_stem().and_then(|name| name.to_str()).map(str::parse) {
+            Some(Ok(WalFile::Segment(segment))) => segment <= last,
+            _ => true,
+        };
+        let left: Vec<_> =
+            data_directories(sandbox).iter().flat_map(|data| waiting(data)).filter(old).collect();
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    });
+    last
 }
 
 /// The names of the files in a directory.
@@ -83,7 +144,6 @@ pub fn names(directory: &Path) -> BTreeSet<String> {
 
 /// What a destination holds of one cluster.
 pub struct Contents {
-    pub store: Store,
     pub epoch: Epoch,
     pub backups: Vec<Found>,
     pub archive: Archive,
@@ -98,7 +158,7 @@ impl Contents {
             let epoch = *epochs.first().unwrap();
             let backups = base::backups(&store, epoch).await.unwrap();
             let archive = base::archive(&store, epoch).await.unwrap();
-            Self { store, epoch, backups, archive }
+            Self { epoch, backups, archive }
         })
     }
 

@@ -16,7 +16,9 @@ use crate::support::{Answer, Sandbox, eventually};
 
 #[test]
 fn a_backup_in_a_directory_is_complete_and_can_be_restored_by_hand() {
-    let (sandbox, store) = (Sandbox::own(), directory());
+    // It outlives the sandbox, whose last WAL is archived when it stops.
+    let store = directory();
+    let sandbox = Sandbox::own();
     let place = Place::directory(store.path());
     create(&sandbox, "2", &place.url, &[]);
     sandbox.sql(NAME, "create table t as select n from generate_series(1, 1000) n");

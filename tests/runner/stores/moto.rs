@@ -42,6 +42,7 @@ pub struct Moto {
 impl Moto {
     /// Starts it; it checks signatures and permissions from then on.
     pub fn start() -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let packages = software::moto();
         let files = tempfile::tempdir().unwrap();
         let log = std::fs::File::create(files.path().join("log")).unwrap();
