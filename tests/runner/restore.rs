@@ -1,5 +1,8 @@
 //! Restores from real archives and base backups, by real PostgreSQL: `dbctl agent bootstrap`, as Patroni calls it.
 
+#[path = "verify.rs"]
+mod verify;
+
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;

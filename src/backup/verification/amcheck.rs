@@ -80,6 +80,8 @@ fn options(major: u32) -> String {
         "idle_session_timeout=0",
         "idle_in_transaction_session_timeout=0",
         "default_transaction_read_only=off",
+        // Event triggers are not fired then, but for those that are to be always.
+        "session_replication_role=replica",
         "session_preload_libraries=",
         "local_preload_libraries=",
         "zero_damaged_pages=off",
@@ -124,7 +126,11 @@ mod tests {
                 "heap table \"postgres.public.t\", block 0, offset 1: line pointer to page offset 0 is not valid"
             )
         );
-        insta::assert_snapshot!(findings(&one.repeat(9)).unwrap(), @"");
+        let many = findings(&one.repeat(9)).unwrap();
+        assert_eq!(
+            (many.matches("not valid; ").count(), many.ends_with("not valid; and more")),
+            (FINDINGS, true)
+        );
         assert_eq!(findings("\n"), None);
         assert_eq!(findings("pg_amcheck: error: x\n").as_deref(), Some("error: x"));
     }
