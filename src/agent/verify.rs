@@ -118,7 +118,7 @@ async fn run(asked: &Verification) -> Result<(), VerifyError> {
     tracing::info!("looked at {} in {duration_seconds} s; well: {}", record.id, checked.join(", "));
     match verified.damage() {
         None => Ok(()),
-        Some(problem) => Err(VerifyError::Damaged { id: record.id.clone(), problem: problem.to_owned() }),
+        Some(problem) => Err(VerifyError::Damaged { id: record.id, problem: problem.to_owned() }),
     }
 }
 

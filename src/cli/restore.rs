@@ -217,9 +217,12 @@ pub async fn run(context: &Context, args: RestoreArgs) -> Result<()> {
     }
     refuse_existing(context, &session, &api, &database).await?;
     match look(&session, &database, &from, &args).await {
-        Ok(choice) => context.ui.note(preview(&choice, &args.target.target(), &from)),
+        Ok(choice) => {
+            let preview = preview(&choice, &args.target.target(), &from);
+            if args.dry_run { context.ui.data(format!("{preview}\n"))? } else { context.ui.note(preview) }
+        }
         Err(Unseen::Impossible(error)) => {
-            return Err(CliError::failed(format!("{doing}: failed to {error}")));
+            return Err(CliError::failed(error));
         }
         Err(Unseen::Unknown(error)) => {
             context
@@ -235,6 +238,7 @@ pub async fn run(context: &Context, args: RestoreArgs) -> Result<()> {
         context.ui.note("nothing was made");
         return Ok(());
     }
+    super::destination::check_new(context, &session, &database).await?;
     if let Some(home) = session.place.sandbox() {
         sandbox::software::install(context, home, database.spec.version)?;
     }

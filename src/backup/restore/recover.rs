@@ -77,6 +77,14 @@ pub async fn recover(data: &Path, scratch: &Path, recovery: &Recovery) -> Result
     };
     write(&hba, HBA)?;
     write(&config, "")?;
+    // That of a replica, which a backup of one holds, would have it wait for more WAL for ever.
+    let standby = data.join("standby.signal");
+    match std::fs::remove_file(&standby) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            return Err(RecoverError::Write { path: standby, source });
+        }
+        _ => {}
+    }
     write(&data.join("recovery.signal"), "")?;
     loop {
         let mut arguments: Vec<OsString> = vec!["-D".into(), data.into()];
