@@ -61,24 +61,34 @@ fn a_backup_in_a_directory_is_complete_and_can_be_restored_by_hand() {
     assert_eq!(by_hand(&epoch, &base, "select count(*), max(n) from t"), "1000|1000");
 }
 
-/// Restores a base backup and the WAL behind it with nothing but PostgreSQL, `tar` and `zstd`; returns the answer to a
-/// question.
-fn by_hand(epoch: &Path, base: &Path, question: &str) -> String {
+/// Unpacks a base backup with nothing but `tar` and `zstd`, and has PostgreSQL check it; returns the directory that holds it
+/// as `data`.
+pub fn unpack(base: &Path) -> tempfile::TempDir {
     let home = directory();
     let data = home.path().join("data");
     fs::create_dir(&data).unwrap();
     fs::set_permissions(&data, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
-    Identity::of_pods().own(&data).unwrap();
-    let mut unpack = Command::new("sh");
-    unpack.args([
-        "-c",
-        "cat \"$0\"/base.*.tar.zst | zstd -dc | tar x -C \"$1\" && cp \"$0\"/backup_manifest \"$1\"",
-    ]);
-    Identity::of_pods().apply(unpack.arg(base).arg(&data).stdin(Stdio::null()));
-    run(&mut unpack);
-    let image = postgres();
-    run(tool(&image, "pg_verifybackup").arg("-n").arg(&data));
+    // The store's files may be for root alone.
+    let script = "cat \"$0\"/base.*.tar.zst | zstd -dc | tar x -C \"$1\" && cp \"$0\"/backup_manifest \"$1\"";
+    run(Command::new("sh").args(["-c", script]).arg(base).arg(&data).stdin(Stdio::null()));
+    own(&data);
+    run(tool(&postgres(), "pg_verifybackup").arg("-n").arg(&data));
+    home
+}
 
+/// Gives all of it to the user that pods run as.
+fn own(path: &Path) {
+    if path.is_dir() {
+        fs::read_dir(path).unwrap().for_each(|entry| own(&entry.unwrap().path()));
+    }
+    Identity::of_pods().own(path).unwrap();
+}
+
+/// Restores a base backup and the WAL behind it by hand; returns the answer to a question.
+fn by_hand(epoch: &Path, base: &Path, question: &str) -> String {
+    let home = unpack(base);
+    let data = home.path().join("data");
+    let image = postgres();
     for name in ["postgresql.conf", "hba.conf"] {
         fs::write(home.path().join(name), if name == "hba.conf" { "local all all trust\n" } else { "" })
             .unwrap();

@@ -5,4 +5,5 @@ mod cluster;
 mod fetch;
 mod local;
 mod push;
+mod retention;
 mod wal;
