@@ -13,6 +13,7 @@ use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use serde_json::json;
 
+use super::Stops;
 use super::cluster::{
     Contents, NAME, archived_up_to_now, as_superuser, back_up, backups_are, create, data_directories, waiting,
 };
@@ -81,15 +82,6 @@ fn metrics(sandbox: &Sandbox, word: &str) -> Vec<String> {
     controller.kill().unwrap();
     controller.wait().unwrap();
     found
-}
-
-/// Has somebody stop in any case: who waits for them would wait for ever.
-struct Stops<'a>(&'a AtomicBool);
-
-impl Drop for Stops<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// Waits until so many pods that have the Secret mounted have this key.

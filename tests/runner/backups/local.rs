@@ -85,7 +85,7 @@ fn own(path: &Path) {
 }
 
 /// Restores a base backup and the WAL behind it by hand; returns the answer to a question.
-fn by_hand(epoch: &Path, base: &Path, question: &str) -> String {
+pub fn by_hand(epoch: &Path, base: &Path, question: &str) -> String {
     let home = unpack(base);
     let data = home.path().join("data");
     let image = postgres();
@@ -97,8 +97,9 @@ fn by_hand(epoch: &Path, base: &Path, question: &str) -> String {
     // A replica's backup says that it is one.
     fs::remove_file(data.join("standby.signal")).unwrap();
     let at = |name: &str| home.path().join(name).display().to_string();
-    // A name that is not there stays a pattern, which zstd does not find.
-    let restore = format!("zstd -qdfo %p {}/wal/*/%f-*.zst", epoch.display());
+    // A name that is not there stays a pattern, which neither finds.
+    let epoch = epoch.display();
+    let restore = format!("cp {epoch}/history/%f-* %p || zstd -qdfo %p {epoch}/wal/*/%f-*.zst");
     let mut server = tool(&image, "postgres");
     server.arg("-D").arg(&data).env("PATH", std::env::var_os("PATH").unwrap_or_default());
     for (name, value) in [

@@ -6,4 +6,16 @@ mod fetch;
 mod local;
 mod push;
 mod retention;
+mod timelines;
 mod wal;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Has somebody stop in any case: who waits for them would wait for ever.
+struct Stops<'a>(&'a AtomicBool);
+
+impl Drop for Stops<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
