@@ -698,7 +698,8 @@ async fn commands_run_in_a_container_and_end_with_it() {
     let container = json!({"env": [{"name": "GREETING", "value": "hello"}],
         "volumeMounts": [{"name": "v", "mountPath": "/data"}]});
     let spec = json!({"volumes": [{"name": "v", "emptyDir": {}}]});
-    cluster.pod("p", "echo up; trap 'exit 0' TERM; while :; do sleep 0.1; done", spec, container).await;
+    // As many processes at all times.
+    cluster.pod("p", "trap 'exit 0' TERM; sleep 1000 & echo up; wait", spec, container).await;
     cluster.until_logged("p", "up").await;
 
     let script = "echo $GREETING; echo oops >&2; id -u; echo kept > $0/file; exit 3";
