@@ -499,7 +499,7 @@ fn a_new_database_begins_with_anothers_data() {
     let create = ["create", "thief", "--version", "16.15", "--storage", "1Gi", "--backup-to", from.as_str()];
     let refused = sandbox.run(&create);
     assert_eq!(refused.code, 5, "{}", refused.transcript());
-    let object = sandbox.run(&[create.as_slice(), &["--dry-run", "client", "-o", "json"]].concat()).ok();
+    let object = sandbox.run(&[create.as_slice(), &["--dry-run=client", "-o", "json"]].concat()).ok();
     let object: dbctl::api::Database = serde_json::from_str(&object.stdout).unwrap();
     crate::external::runtime().block_on(async {
         let databases = kube::Api::default_namespaced(sandbox.client().await);
