@@ -128,12 +128,26 @@ impl Context {
         action: &str,
         note: String,
     ) {
+        self.event_with(about, None, type_, reason, action, note).await;
+    }
+
+    /// The same, of one of several objects that it has to do with: otherwise what is told of the next one would take the place
+    /// of what was told of this one.
+    pub(super) async fn event_with(
+        &self,
+        about: &ObjectReference,
+        secondary: Option<ObjectReference>,
+        type_: EventType,
+        reason: &str,
+        action: &str,
+        note: String,
+    ) {
         let event = Event {
             type_,
             reason: reason.to_owned(),
             note: Some(note),
             action: action.to_owned(),
-            secondary: None,
+            secondary,
         };
         if let Err(error) = self.recorder.publish(&event, about).await {
             tracing::debug!(reason, "event was lost: {error}");

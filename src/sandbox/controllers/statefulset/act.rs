@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet};
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolumeClaim, Pod};
 use kube::api::PostParams;
 use kube::runtime::events::EventType;
 use serde_json::json;
@@ -216,5 +216,12 @@ async fn tell<T>(
         Err(error) if is_conflict(error) => return,
         Err(error) => (EventType::Warning, format!("Failed{verb}"), format!("{what} failed error: {error}")),
     };
-    context.event(&reference(set), kind, &reason, verb, note).await;
+    let of = ObjectReference {
+        api_version: Some("v1".to_owned()),
+        kind: Some("Pod".to_owned()),
+        namespace: set.metadata.namespace.clone(),
+        name: Some(pod.to_owned()),
+        ..ObjectReference::default()
+    };
+    context.event_with(&reference(set), Some(of), kind, &reason, verb, note).await;
 }
