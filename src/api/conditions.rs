@@ -38,6 +38,7 @@ pub mod reason {
     pub const ARCHIVING_FAILING: &str = "ArchivingFailing";
     pub const BACKUPS_CURRENT: &str = "BackupsCurrent";
     pub const BACKUPS_DISABLED: &str = "BackupsDisabled";
+    pub const BACKUP_DAMAGED: &str = "BackupDamaged";
     pub const BACKUP_FAILED: &str = "BackupFailed";
     pub const BACKUP_OVERDUE: &str = "BackupOverdue";
     pub const CLAIMS_BOUND: &str = "ClaimsBound";

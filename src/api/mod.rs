@@ -22,11 +22,12 @@ pub use database::{
 };
 pub use names::{
     BACKUP_NAME, DatabaseName, FIELD_MANAGER, FINALIZER, GROUP, LABEL_DATABASE, LABEL_ROLE, Names, PAUSED,
-    ROLE_PRIMARY, ROLE_REPLICA, name_problem,
+    ROLE_PRIMARY, ROLE_REPLICA, VERIFY_NAME, name_problem,
 };
 pub use quantity::{Quantity, QuantityError};
 pub use request::{
-    BackupArguments, FailoverArguments, Found, Request, RequestError, RestartArguments, Verb, requests,
+    BackupArguments, FailoverArguments, Found, Request, RequestError, RestartArguments, Verb,
+    VerifyArguments, requests,
 };
 pub use status::{
     DatabaseStatus, Failover, Instance, Operation, OperationPhase, Outage, Phase, StoredBackup,

@@ -19,6 +19,9 @@ pub const PAUSED: &str = "db.example.com/paused";
 /// `app.kubernetes.io/name` of backups' Jobs and their pods: what selects members does not select them.
 pub const BACKUP_NAME: &str = "postgresql-backup";
 
+/// The same of verifications of backups.
+pub const VERIFY_NAME: &str = "postgresql-verify";
+
 /// [`LABEL_ROLE`] of the holder of the leader lock.
 pub const ROLE_PRIMARY: &str = "primary";
 /// [`LABEL_ROLE`] of a running replica.
@@ -141,10 +144,19 @@ impl Names<'_> {
         format!("{}-backup", self.0)
     }
 
-    /// The one Job that takes the backup that a request asks for. The end of a ULID is its random part.
+    /// The one Job that takes the backup that a request asks for.
     pub fn backup_job(&self, request: &str) -> String {
-        let tail: String = request.chars().skip(request.chars().count().saturating_sub(10)).collect();
-        format!("{}-backup-{}", self.0, tail.to_ascii_lowercase())
+        format!("{}-backup-{}", self.0, tail(request))
+    }
+
+    /// CronJob that verifies backups.
+    pub fn verify_schedule(&self) -> String {
+        format!("{}-verify", self.0)
+    }
+
+    /// The one Job of the verification that a request asks for.
+    pub fn verify_job(&self, request: &str) -> String {
+        format!("{}-verify-{}", self.0, tail(request))
     }
 
     /// ConfigMap with what is known of backups.
@@ -186,6 +198,13 @@ impl Names<'_> {
         labels
     }
 
+    /// Labels of verifications' Jobs and their pods.
+    pub fn verify_labels(&self) -> BTreeMap<String, String> {
+        let mut labels = self.labels();
+        labels.insert("app.kubernetes.io/name".into(), VERIFY_NAME.into());
+        labels
+    }
+
     /// Selector of the members' pods. Jobs' pods carry [`LABEL_DATABASE`] too, so the name alone is not enough.
     pub fn selector(&self) -> BTreeMap<String, String> {
         BTreeMap::from([
@@ -193,6 +212,12 @@ impl Names<'_> {
             (LABEL_DATABASE.into(), self.0.into()),
         ])
     }
+}
+
+/// The end of a request's id, a ULID: its random part.
+fn tail(request: &str) -> String {
+    let tail: String = request.chars().skip(request.chars().count().saturating_sub(10)).collect();
+    tail.to_ascii_lowercase()
 }
 
 #[cfg(test)]
@@ -216,6 +241,9 @@ mod tests {
         assert_eq!(name, format!("{longest}-backup-5t6y7w8x9z"));
         assert!(name.len() <= 63 && Names(&longest).backup_schedule().len() <= 52);
         assert!(Names("db").selector().iter().any(|(key, value)| Names("db").backup_labels()[key] != *value));
+        let name = Names(&longest).verify_job("01JD6Z2V6E8K3Q4R5T6Y7W8X9Z");
+        assert!(name.len() <= 63 && Names(&longest).verify_schedule().len() <= 52);
+        assert!(Names("db").selector().iter().any(|(key, value)| Names("db").verify_labels()[key] != *value));
     }
 
     #[test]

@@ -27,11 +27,18 @@ pub enum Verb {
     Restart,
     /// Replace the data from a backup.
     Restore,
+    /// Restore a backup aside, and check it.
+    Verify,
 }
 
 impl Verb {
     /// All verbs.
-    pub const ALL: [Verb; 4] = [Self::Backup, Self::Failover, Self::Restart, Self::Restore];
+    pub const ALL: [Verb; 5] = [Self::Backup, Self::Failover, Self::Restart, Self::Restore, Self::Verify];
+
+    /// It takes long, disturbs nobody, and keeps nobody from anything but from doing the same at the same time.
+    pub fn is_aside(self) -> bool {
+        matches!(self, Self::Backup | Self::Verify)
+    }
 
     /// The annotation that holds a request of this verb.
     pub fn annotation(self) -> String {
@@ -46,6 +53,7 @@ impl fmt::Display for Verb {
             Self::Failover => "failover",
             Self::Restart => "restart",
             Self::Restore => "restore",
+            Self::Verify => "verify",
         })
     }
 }
@@ -75,6 +83,15 @@ pub struct Request {
 #[serde(default, deny_unknown_fields)]
 pub struct BackupArguments {}
 
+/// What a request for a verification asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct VerifyArguments {
+    /// The backup's id; the newest good one without.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backup: Option<String>,
+}
+
 /// What a failover request asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -103,7 +120,7 @@ pub struct RestartArguments {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
     /// No such verb.
-    #[error("unknown verb {0:?}: known are backup, failover, restart and restore")]
+    #[error("unknown verb {0:?}: known are backup, failover, restart, restore and verify")]
     UnknownVerb(String),
     /// Not the JSON of a request.
     #[error("malformed {verb} request: {problem}")]

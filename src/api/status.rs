@@ -243,7 +243,7 @@ pub struct Operation {
     /// What happened, or why it did not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// The primary when it was taken up.
+    /// The primary when it was taken up; of a verification, the backup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
     /// The member that is to be primary.

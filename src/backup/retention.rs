@@ -28,6 +28,8 @@ pub struct Candidate {
     pub pinned: bool,
     /// It is being taken: its beginning may not have been noted yet.
     pub running: bool,
+    /// It was restored and found to be damaged.
+    pub damaged: bool,
 }
 
 impl Candidate {
@@ -56,7 +58,8 @@ pub enum RetentionError {
 const CLOCK_STEP: jiff::SignedDuration = jiff::SignedDuration::from_mins(10);
 
 /// The backups that go when the newest `keep` good ones stay: never the last good one, never one that is pinned or being
-/// taken. One that failed does not count as one that stays, and is left to whoever cleans up after interruptions.
+/// taken. One that failed does not count as one that stays, and is left to whoever cleans up after interruptions; one that is
+/// known to be damaged does not count either, and goes with those of its age.
 ///
 /// # Errors
 /// Where the store's times contradict each other.
@@ -72,7 +75,13 @@ pub fn expired(backups: &[Candidate], keep: usize, now: Timestamp) -> Result<BTr
     }
     // Names begin with the time.
     good.sort_by_key(|(committed, backup)| std::cmp::Reverse((*committed, backup.id.as_str())));
-    let old = good.into_iter().skip(keep.max(1)).map(|(_, backup)| backup);
+    let mut stay = 0;
+    let mut is_old = |backup: &Candidate| {
+        let old = stay >= keep.max(1);
+        stay += usize::from(!backup.damaged);
+        old
+    };
+    let old = good.into_iter().map(|(_, backup)| backup).filter(|backup| is_old(backup));
     Ok(old.filter(|backup| !backup.pinned).map(|backup| backup.id.as_str()).collect())
 }
 
@@ -122,7 +131,21 @@ mod tests {
             committed: committed.map(at),
             pinned: false,
             running: false,
+            damaged: false,
         }
+    }
+
+    #[test]
+    fn a_damaged_one_is_not_one_of_those_that_stay() {
+        let damaged = |id: &str, at: i64| Candidate { damaged: true, ..backup(id, Some(at)) };
+        let all = [damaged("a", 5), backup("b", Some(10)), backup("c", Some(20)), damaged("d", 30)];
+        let goes = |keep| expired(&all, keep, at(40)).unwrap().into_iter().collect::<Vec<_>>();
+        assert_eq!(goes(3), [""; 0]);
+        assert_eq!(goes(2), ["a"]);
+        assert_eq!(goes(1), ["a", "b"]);
+        // Without a good one, it is not for retention to say which of them goes.
+        let all = [damaged("a", 5), damaged("b", 10)];
+        assert!(expired(&all, 1, at(40)).unwrap().is_empty());
     }
 
     #[test]

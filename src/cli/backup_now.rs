@@ -1,5 +1,6 @@
 //! `dbctl backup-now`.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -53,7 +54,7 @@ pub struct BackupNowArgs {
 
 /// How the outcome is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum NowFormat {
+pub(super) enum NowFormat {
     /// As JSON
     Json,
     /// As YAML
@@ -78,7 +79,7 @@ pub async fn run(context: &Context, args: BackupNowArgs) -> Result<()> {
         context.ui.data(preview(&database, &session.namespace))?;
     }
     request::check_idle(context, &database, Verb::Backup, &doing)?;
-    if let Some(job) = running(&session, &args.name).await {
+    if let Some(job) = running(&session, &Names(&args.name).backup_labels()).await {
         return Err(CliError::refused(format!(
             "failed to {doing}: another backup is being taken, by Job {job}"
         ))
@@ -94,7 +95,7 @@ pub async fn run(context: &Context, args: BackupNowArgs) -> Result<()> {
         return print(context, args.output, &id, &asked);
     }
     let asked = Asked { database: &database, verb: Verb::Backup, id: &id, timeout: args.timeout };
-    let beside = progress(context, &session, &args.name, &id);
+    let beside = progress(context, &session, &args.name, &id, Progress::of);
     let outcome = request::follow_beside(context, &session, &asked, |_| true, beside).await?;
     let done = outcome.operation.message.clone().unwrap_or_else(|| "backed up".to_owned());
     context.ui.note(format_args!("database {:?}: {done}", args.name));
@@ -104,7 +105,7 @@ pub async fn run(context: &Context, args: BackupNowArgs) -> Result<()> {
     }
 }
 
-fn print(
+pub(super) fn print(
     context: &Context,
     format: Option<NowFormat>,
     id: &str,
@@ -160,11 +161,10 @@ fn preview(database: &Database, namespace: &str) -> String {
     text
 }
 
-/// The Job of a backup that is being taken. Whoever may not list Jobs hears it from the controller.
-async fn running(session: &Session, name: &str) -> Option<String> {
+/// The Job of those labels that is not at its end. Whoever may not list Jobs hears of it from the controller.
+pub(super) async fn running(session: &Session, labels: &BTreeMap<String, String>) -> Option<String> {
     let jobs: Api<Job> = Api::namespaced(session.client.clone(), &session.namespace);
-    let labels: Vec<String> =
-        Names(name).backup_labels().iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let jobs = jobs.list(&ListParams::default().labels(&labels.join(","))).await.ok()?;
     jobs.items.iter().find(|job| !is_over(job)).map(ResourceExt::name_any)
 }
@@ -176,7 +176,7 @@ fn is_over(job: &Job) -> bool {
         .any(|each| matches!(each.type_.as_str(), "Complete" | "Failed") && each.status == "True")
 }
 
-async fn map(session: &Session, name: &str) -> Option<serde_json::Value> {
+pub(super) async fn map(session: &Session, name: &str) -> Option<serde_json::Value> {
     let maps: Api<ConfigMap> = Api::namespaced(session.client.clone(), &session.namespace);
     let map = maps.get_opt(&Names(name).backups()).await.ok()??;
     serde_json::to_value(map).ok()
@@ -187,18 +187,19 @@ async fn entry(session: &Session, name: &str, id: &str) -> Option<CatalogEntry> 
     Catalog::of(&map(session, name).await?)?.for_request(id).cloned()
 }
 
-/// How far the backup is, each second; where lines do not redraw themselves, only what it is at.
-fn progress<'s>(
+/// How far the backup is, or its verification, each second; where lines do not redraw themselves, only what it is at.
+pub(super) fn progress<'s>(
     context: &Context,
     session: &'s Session,
     name: &'s str,
     id: &'s str,
+    read: fn(&serde_json::Value) -> Option<Progress>,
 ) -> impl Stream<Item = String> + 's {
     let live = context.ui.is_live();
     stream::unfold(Pace::default(), move |mut pace| async move {
         loop {
             tokio::time::sleep(wait::TICK).await;
-            let told = map(session, name).await.and_then(|map| Progress::of(&map));
+            let told = map(session, name).await.and_then(|map| read(&map));
             let Some(told) = told.filter(|told| told.request.as_deref() == Some(id)) else { continue };
             let line = pace.line(&told, Timestamp::now());
             return Some((if live { line } else { told.phase }, pace));

@@ -318,7 +318,10 @@ fn row(entry: &CatalogEntry, wide: bool) -> Vec<String> {
             dash((entry.timeline > 0).then(|| entry.timeline.to_string())),
             dash(bytes(entry.size)),
             output::or_dash(Some(&entry.version)),
-            dash(entry.verified_at.map(output::instant)),
+            dash(entry.verified_at.map(|at| {
+                let damaged = if entry.verify_problem.is_some() { " DAMAGED" } else { "" };
+                format!("{}{damaged}", output::instant(at))
+            })),
             output::or_dash(entry.request.as_deref()),
         ]);
     }

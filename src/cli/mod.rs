@@ -3,6 +3,7 @@
 mod agent;
 mod api_error;
 mod ask;
+mod backup;
 mod backup_now;
 mod backups;
 mod complete;
@@ -107,6 +108,7 @@ enum Command {
     Failover(failover::FailoverArgs),
     Restart(restart::RestartArgs),
     BackupNow(backup_now::BackupNowArgs),
+    Backup(backup::BackupArgs),
     Backups(backups::BackupsArgs),
     Restore(Box<restore::RestoreArgs>),
     Delete(delete::DeleteArgs),
@@ -296,6 +298,7 @@ async fn talk(context: &Context, command: Command) -> Result<()> {
         Command::Failover(args) => failover::run(context, args).await,
         Command::Restart(args) => restart::run(context, args).await,
         Command::BackupNow(args) => backup_now::run(context, args).await,
+        Command::Backup(args) => backup::run(context, args).await,
         Command::Backups(args) => backups::run(context, args).await,
         Command::Restore(args) => Box::pin(restore::run(context, *args)).await,
         Command::Delete(args) => delete::run(context, args).await,

@@ -94,8 +94,7 @@ pub fn check_idle(context: &Context, database: &Database, verb: Verb, doing: &st
 /// The id of what is under way and in the way of that verb, and what it is.
 fn under_way(database: &Database, verb: Verb, now: jiff::Timestamp) -> Option<(String, String)> {
     let operations = operations(database);
-    let backup = Verb::Backup.to_string();
-    let excludes = |kind: &str| verb == Verb::Backup || kind != backup;
+    let excludes = |kind: &str| kind == verb.to_string() || !kind.parse().is_ok_and(Verb::is_aside);
     let mut running = operations.iter().filter(|operation| operation.phase.is_under_way());
     if let Some(operation) = running.find(|operation| excludes(&operation.kind)) {
         return Some((operation.id.clone(), format!("a {} is under way", operation.kind)));
@@ -296,6 +295,7 @@ pub fn phrase(verb: Verb) -> &'static str {
         Verb::Failover => "fail over",
         Verb::Restart => "restart",
         Verb::Restore => "restore",
+        Verb::Verify => "verify a backup of",
     }
 }
 

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::cache::Key;
 use crate::api::{DatabaseStatus, Failover, reason};
-use crate::plan::{Observed, View, failed_backups};
+use crate::plan::{Observed, Task, View, failed_jobs};
 
 /// Seconds: a switchover takes about one, a proven death two or three, an unproven one the lock's whole life of twenty.
 const BUCKETS: [f64; 12] = [0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 15.0, 22.0, 30.0, 60.0, 300.0];
@@ -113,6 +113,8 @@ pub struct Sighting {
     pub waiting: BTreeMap<String, Waiting>,
     /// The uids of Jobs whose backup failed.
     pub failed_backups: BTreeSet<String>,
+    /// The same of verifications: they found damage, or nothing at all.
+    pub failed_verifications: BTreeSet<String>,
 }
 
 impl Sighting {
@@ -141,7 +143,8 @@ impl Sighting {
             primary: primary.map(|primary| primary.name.to_owned()),
             lags: lags.collect(),
             waiting: archives.collect(),
-            failed_backups: failed_backups(name, observed),
+            failed_backups: failed_jobs(Task::Backup, name, observed),
+            failed_verifications: failed_jobs(Task::Verify, name, observed),
         }
     }
 }
@@ -163,6 +166,7 @@ struct Told {
     archiving: BTreeSet<String>,
     backups: BTreeSet<String>,
     failed_backups: BTreeSet<String>,
+    failed_verifications: BTreeSet<String>,
 }
 
 /// Everything that is told.
@@ -178,6 +182,9 @@ pub struct Metrics {
     waiting_files: Family<OfMember, Gauge>,
     last_backups: Family<OfDatabase, Gauge>,
     backups: Family<OfOutcome, Counter>,
+    verified: Family<OfDatabase, Gauge>,
+    failed_verifications: Family<OfDatabase, Counter>,
+    damaged: Family<OfDatabase, Gauge>,
     told: Mutex<HashMap<Key, Told>>,
 }
 
@@ -194,6 +201,9 @@ impl Default for Metrics {
             waiting_files: Family::default(),
             last_backups: Family::default(),
             backups: Family::default(),
+            verified: Family::default(),
+            failed_verifications: Family::default(),
+            damaged: Family::default(),
             told: Mutex::default(),
         };
         let registry = &mut metrics.registry;
@@ -231,6 +241,21 @@ impl Default for Metrics {
             metrics.last_backups.clone(),
         );
         registry.register("database_backup", "Backups that ended", metrics.backups.clone());
+        registry.register(
+            "database_backup_verified_timestamp_seconds",
+            "When a backup was last restored and found to be good",
+            metrics.verified.clone(),
+        );
+        registry.register(
+            "database_backup_verify_failures",
+            "Verifications of backups that found damage, or came to no result",
+            metrics.failed_verifications.clone(),
+        );
+        registry.register(
+            "database_backup_damaged",
+            "1 while the newest backup that was verified is damaged",
+            metrics.damaged.clone(),
+        );
         metrics
     }
 }
@@ -256,6 +281,7 @@ impl Metrics {
                 counted: before.unwrap_or_default(),
                 backups: backups.unwrap_or_default(),
                 failed_backups: sighting.failed_backups.clone(),
+                failed_verifications: sighting.failed_verifications.clone(),
                 ..Told::default()
             }
         });
@@ -286,6 +312,7 @@ impl Metrics {
         self.split_brains.get_or_create(&of).set(i64::from(split));
         self.archiving(&of, told, sighting);
         self.backups(&of, told, new, sighting);
+        self.verifications(&of, told, new, sighting);
     }
 
     fn archiving(&self, of: &OfDatabase, told: &mut Told, sighting: &Sighting) {
@@ -319,6 +346,27 @@ impl Metrics {
         told.failed_backups.clone_from(&sighting.failed_backups);
     }
 
+    fn verifications(&self, of: &OfDatabase, told: &mut Told, new: &DatabaseStatus, sighting: &Sighting) {
+        let good = new.backups.iter().filter(|backup| backup.verify_problem.is_none());
+        let at = good.filter_map(|backup| backup.verified_at.as_ref()).map(|at| at.0.as_second()).max();
+        if let Some(at) = at {
+            self.verified.get_or_create(of).set(at);
+        } else {
+            self.verified.remove(of);
+        }
+        if let Some(newest) = new.backups.iter().find(|backup| backup.verified_at.is_some()) {
+            self.damaged.get_or_create(of).set(i64::from(newest.verify_problem.is_some()));
+        } else {
+            self.damaged.remove(of);
+        }
+        let failed = sighting.failed_verifications.difference(&told.failed_verifications).count();
+        if failed > 0 {
+            let failed = u64::try_from(failed).unwrap_or(u64::MAX);
+            self.failed_verifications.get_or_create(of).inc_by(failed);
+        }
+        told.failed_verifications.clone_from(&sighting.failed_verifications);
+    }
+
     fn failover(&self, of: &OfDatabase, failover: &Failover) {
         self.failovers.get_or_create(&of.reason(&failover.reason)).inc();
         if let Some(seconds) = failover.duration_seconds {
@@ -346,6 +394,9 @@ impl Metrics {
             self.waiting_files.remove(&of.member(member));
         }
         self.last_backups.remove(&of);
+        self.verified.remove(&of);
+        self.failed_verifications.remove(&of);
+        self.damaged.remove(&of);
         for outcome in OUTCOMES {
             self.backups.remove(&of.outcome(outcome));
         }
@@ -546,6 +597,43 @@ mod tests {
         let report = crate::agent::ArchiveReport { waiting: 3, oldest_waiting, last_error: None };
         observed.archives.insert("db-0".into(), report);
         assert_eq!(seen(&observed).waiting["db-0"], Waiting { files: 3, seconds: 70 });
+    }
+
+    #[test]
+    fn verifications_are_told() {
+        let metrics = Metrics::default();
+        let status = |problem: Option<&str>| {
+            let good = json!({ "id": "a", "verifiedAt": "1970-01-01T00:16:40Z" });
+            let newest = json!({ "id": "b", "verifiedAt": "1970-01-01T00:33:20Z", "verifyProblem": problem });
+            serde_json::from_value::<DatabaseStatus>(json!({ "backups": [{ "id": "c" }, newest, good] }))
+                .unwrap()
+        };
+        let seen = |failed: &[&str]| Sighting {
+            failed_verifications: failed.iter().map(|uid| (*uid).to_owned()).collect(),
+            ..Sighting::default()
+        };
+        let own = |metrics: &Metrics| {
+            let all = lines(metrics);
+            all.lines()
+                .filter(|line| line.contains("verif") || line.contains("damaged"))
+                .collect::<Vec<_>>()
+                .join("\n")
+        };
+        // What failed before this process is no news.
+        metrics.observe(&key(), None, &status(None), &seen(&["old"]));
+        insta::assert_snapshot!(own(&metrics), @r#"
+        database_backup_damaged{namespace="shop",database="orders-db"} 0
+        database_backup_verified_timestamp_seconds{namespace="shop",database="orders-db"} 2000
+        "#);
+        metrics.observe(&key(), None, &status(Some("no")), &seen(&["old", "new"]));
+        metrics.observe(&key(), None, &status(Some("no")), &seen(&["old", "new"]));
+        insta::assert_snapshot!(own(&metrics), @r#"
+        database_backup_damaged{namespace="shop",database="orders-db"} 1
+        database_backup_verified_timestamp_seconds{namespace="shop",database="orders-db"} 1000
+        database_backup_verify_failures_total{namespace="shop",database="orders-db"} 1
+        "#);
+        metrics.forget(&key());
+        assert_eq!(lines(&metrics), "");
     }
 
     #[test]

@@ -43,7 +43,7 @@ use std::time::Duration;
 pub use access::rules;
 pub use action::{Action, Apply, Ask, AskOutcome, Asked, Event, Release, SecretPlan};
 pub use assess::{Assessment, Candidate, Loss, Move, Primary, Refusal, Unfit, assess, size};
-pub use backup::failed_backups;
+pub use backup::{Task, failed_jobs};
 pub use compare::{APPLIED, covers};
 pub use death::{ended, is_down};
 pub use object::{

@@ -29,9 +29,10 @@ pub enum Owner {
 /// found by label.
 pub fn required(cx: &Context<'_>, members: i32) -> Vec<(Kind, String)> {
     let mut all = needed(cx.names.0, members);
-    if super::backup::enabled(cx).is_some() {
+    if let Some(wanted) = super::backup::enabled(cx) {
         all.push((Kind::ConfigMap, cx.names.backups()));
         all.push((Kind::CronJob, cx.names.backup_schedule()));
+        all.extend(wanted.verify.map(|_| (Kind::CronJob, cx.names.verify_schedule())));
     }
     all
 }

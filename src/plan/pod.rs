@@ -16,7 +16,8 @@ const DATA_MOUNT: &str = "/var/lib/postgresql/data";
 /// PostgreSQL insists on a directory of its own with mode 0700, which the mount itself is not.
 const PGDATA: &str = "/var/lib/postgresql/data/pgdata";
 const CONFIG_MOUNT: &str = "/etc/patroni";
-const SOCKET_MOUNT: &str = "/run/postgresql";
+/// Where sockets are.
+pub const SOCKET_MOUNT: &str = "/run/postgresql";
 /// Where what is passing may lie.
 pub const TMP_MOUNT: &str = "/tmp";
 /// The postgres user of the image.

@@ -35,10 +35,10 @@ fn under_way(operation: &Operation) -> bool {
     operation.phase.is_under_way()
 }
 
-/// While it is under way, nothing else may be done. A backup takes long, disturbs nobody, and must not keep anybody from
-/// moving a role.
+/// While it is under way, nothing else may be done. A backup, or its verification, takes long, disturbs nobody, and must not
+/// keep anybody from moving a role.
 fn excludes(operation: &Operation) -> bool {
-    under_way(operation) && operation.kind != Verb::Backup.to_string()
+    under_way(operation) && !operation.kind.parse().is_ok_and(Verb::is_aside)
 }
 
 /// Answers what is new, and goes on with what is under way.
@@ -70,8 +70,11 @@ pub fn plan(turn: &Turn<'_, '_>) -> Answers {
     let mut fresh = 0;
     for found in found.iter().take(KEPT.saturating_sub(active)) {
         if operations.iter().all(|operation| operation.id != id(found)) {
-            let backup = matches!(&found.2, Ok((Verb::Backup, _)));
-            let busy = operations.iter().find(|other| excludes(other) || backup && under_way(other)).cloned();
+            let same = |other: &Operation| {
+                let asked = found.2.as_ref().ok().map(|(verb, _)| verb).filter(|verb| verb.is_aside());
+                under_way(other) && asked.is_some_and(|verb| other.kind == verb.to_string())
+            };
+            let busy = operations.iter().find(|other| excludes(other) || same(other)).cloned();
             let step = answer(turn, found, busy.as_ref());
             take(step.ask);
             operations.insert(fresh, step.operation);
@@ -122,7 +125,7 @@ fn answer(turn: &Turn<'_, '_>, found: &Found, busy: Option<&Operation>) -> Step 
         Err(error) => error.to_string(),
         Ok((verb, request)) => match request.check(*verb, turn.cx.uid, turn.now) {
             Err(error) => error.to_string(),
-            Ok(()) if matches!(verb, Verb::Backup | Verb::Failover | Verb::Restart) => {
+            Ok(()) if matches!(verb, Verb::Backup | Verb::Failover | Verb::Restart | Verb::Verify) => {
                 return begin(turn, operation, *verb, request, busy);
             }
             Ok(()) => format!("{verb} is not available in this version of dbctl"),
@@ -164,8 +167,9 @@ pub fn complete(old: Option<&DatabaseStatus>, new: &mut DatabaseStatus) {
 pub fn events(old: Option<&DatabaseStatus>, new: &DatabaseStatus) -> Vec<Event> {
     let before = old.map(|status| status.operations.as_slice()).unwrap_or_default();
     let fresh = |operation: &&Operation| {
-        // That one was completed is told of the backup itself, whoever asked for it.
-        let told = operation.kind == Verb::Backup.to_string() && operation.phase == OperationPhase::Succeeded;
+        // That one was completed, or found to be good, is told of the backup itself, whoever asked for it.
+        let aside = operation.kind.parse().is_ok_and(Verb::is_aside);
+        let told = aside && operation.phase == OperationPhase::Succeeded;
         !told && !under_way(operation) && before.iter().all(|old| old.id != operation.id || under_way(old))
     };
     new.operations.iter().filter(fresh).map(event).collect()
@@ -177,6 +181,7 @@ fn event(operation: &Operation) -> Event {
         "backup" => "Backup",
         "failover" => "Failover",
         "restart" => "Restart",
+        "verify" => "Verification",
         _ => "Request",
     };
     let message = format!("{kind} request {id}: {}", message.as_deref().unwrap_or_default());

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::list::{self, Archive, Found};
 use super::record::Record;
-use super::verified::{Verified, verified};
+use super::verified::Verified;
 use crate::api::{Catalog, CatalogEntry};
 use crate::backup::chain::{Chain, newest};
 use crate::backup::store::{Store, StoreError};
@@ -25,12 +25,8 @@ pub async fn catalog(store: &Store, at: Timestamp) -> Result<Catalog, StoreError
     }
     backups.retain(|found| found.good().is_some());
     backups.sort_by_key(|found| std::cmp::Reverse(found.committed));
-    let mut entries = Vec::new();
-    for found in &backups {
-        if let Some(record) = found.good() {
-            entries.push(entry(record, verified(store, found).await?.as_ref()));
-        }
-    }
+    let good = backups.iter().filter_map(|found| Some((found.good()?, found.verified.as_ref())));
+    let entries: Vec<CatalogEntry> = good.map(|(record, verified)| entry(record, verified)).collect();
     let earliest = entries.iter().map(|entry| entry.stopped_at).min();
     Ok(Catalog { at: Some(at), backups: entries, earliest, latest })
 }

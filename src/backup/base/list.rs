@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use super::record::{BackupId, COMMIT, FORMAT, Record};
+use super::verified::{VERIFIED, Verified};
 use crate::backup::layout::{Epoch, StoredWal};
 use crate::backup::store::{Object, Store, StoreError, name};
 use crate::backup::timeline::{History, Tree};
@@ -34,6 +35,8 @@ pub struct Found {
     pub touched: Timestamp,
     /// When somebody last said that it is being restored, by the store's clock.
     pub restoring: Option<Timestamp>,
+    /// What was found when it was last restored and checked; `None` where nobody did, or it cannot be understood.
+    pub verified: Option<Verified>,
     /// It is marked as one that goes.
     pub deleted: bool,
     /// All of its objects.
@@ -44,6 +47,11 @@ impl Found {
     /// Its record, if it can be restored.
     pub fn good(&self) -> Option<&Record> {
         self.record.as_ref().filter(|_| !self.deleted)
+    }
+
+    /// Somebody restored it, and found it damaged.
+    pub fn is_damaged(&self) -> bool {
+        self.verified.as_ref().is_some_and(|verified| verified.damage().is_some())
     }
 }
 
@@ -109,8 +117,13 @@ async fn look(store: &Store, epoch: Epoch, id: BackupId, objects: Vec<Object>) -
             Some(Err(problem)) => (None, Some(problem)),
         },
     };
+    let verified = match named(VERIFIED) {
+        Some(object) => store.get(&object.key).await?.and_then(|bytes| serde_json::from_slice(&bytes).ok()),
+        None => None,
+    };
     Ok(Found {
         epoch,
+        verified,
         record,
         problem,
         committed: commit.map(|object| object.modified),

@@ -24,4 +24,4 @@ pub use list::{Archive, DELETED, Found, RESTORING, archive, backups, epochs};
 pub use prune::{PruneError, Pruned, prune};
 pub use record::{BackupId, BackupIdError, COMMIT, FORMAT, Part, Record, StoredArchive, TablespaceRecord};
 pub use take::{Source, Step, TakeError, take};
-pub use verified::{Outcome, VERIFIED, Verified, verified};
+pub use verified::{Outcome, VERIFIED, Verified};

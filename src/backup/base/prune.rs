@@ -95,6 +95,7 @@ fn candidate(found: &Found, now: Timestamp) -> Candidate {
         stop: good.map(|record| record.stop_lsn),
         committed: good.and(found.committed),
         pinned: found.restoring.is_some_and(|at| age(at) < RESTORE),
+        damaged: found.is_damaged(),
         running: found.record.is_none() && !found.deleted && age(found.touched) < ABANDONED,
     }
 }

@@ -125,6 +125,7 @@ fn what_nobody_takes_any_more_is_a_leftover() {
         committed: None,
         touched: began,
         restoring: None,
+        verified: None,
         deleted: false,
         objects: vec![],
     };

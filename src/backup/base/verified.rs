@@ -4,8 +4,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::list::Found;
-use crate::backup::store::{Store, StoreError, name};
+use crate::backup::store::{Store, StoreError};
 
 /// Name of the object, in the backup's directory.
 pub const VERIFIED: &str = "verified.json";
@@ -54,16 +53,4 @@ impl Verified {
         let text = serde_json::to_string(self).unwrap_or_default();
         store.put(&format!("{directory}/{VERIFIED}"), Bytes::from(format!("{text}\n"))).await
     }
-}
-
-/// What was last found of that backup; `None` where nobody looked, or it cannot be understood.
-///
-/// # Errors
-/// Where the store cannot be read.
-pub async fn verified(store: &Store, found: &Found) -> Result<Option<Verified>, StoreError> {
-    let Some(object) = found.objects.iter().find(|object| name(&object.key) == VERIFIED) else {
-        return Ok(None);
-    };
-    let bytes = store.get(&object.key).await?;
-    Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
 }

@@ -194,6 +194,7 @@ fn backups_line(database: &Database, status: &DatabaseStatus, now: jiff::Timesta
         None if on => parts.push("none yet".to_owned()),
         None => {}
     }
+    parts.extend(verified(status, now));
     let kind = ConditionType::BackupsHealthy.to_string();
     let condition = status.conditions.iter().find(|condition| condition.type_ == kind);
     let fails = condition.is_some_and(|condition| condition.reason == reason::ARCHIVING_FAILING);
@@ -210,6 +211,19 @@ fn backups_line(database: &Database, status: &DatabaseStatus, now: jiff::Timesta
         parts.push("WAL is archived".to_owned());
     }
     parts.join("; ")
+}
+
+/// What was found of the newest backup that was looked at.
+fn verified(status: &DatabaseStatus, now: jiff::Timestamp) -> Option<String> {
+    let mut all = status.backups.iter().enumerate();
+    let (number, backup, at) =
+        all.find_map(|(n, backup)| Some((n, backup, backup.verified_at.as_ref()?.0)))?;
+    let which = match number {
+        0 => "it".to_owned(),
+        _ => format!("the one of {} ago", output::age(backup.finished_at.as_ref()?.0, now)),
+    };
+    let found = if backup.verify_problem.is_some() { "DAMAGED" } else { "good" };
+    Some(format!("{which} was found to be {found} {} ago", output::age(at, now)))
 }
 
 fn recent_events(page: &mut String, all: &[Event], now: jiff::Timestamp) {

@@ -7,9 +7,9 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use super::{RunState, Wanted, catalog, enabled, is_paused, runs};
+use super::{RunState, Task, Wanted, catalog, enabled, is_paused, runs};
 use crate::agent::ArchiveReport;
-use crate::api::{CatalogEntry, ConditionType, DatabaseStatus, Verdict, reason};
+use crate::api::{Catalog, CatalogEntry, ConditionType, DatabaseStatus, Verdict, reason};
 use crate::plan::context::Context;
 use crate::plan::text::{list, text};
 use crate::plan::view::Member;
@@ -54,12 +54,15 @@ pub fn verdict(cx: &Context<'_>, now: Timestamp) -> Verdict {
     let catalog = catalog(cx).unwrap_or_default();
     let newest = catalog.newest();
     archiving_fails(cx, now)
+        .or_else(|| damaged(cx, &catalog))
         .or_else(|| last_failed(cx, newest))
         .or_else(|| newest.is_none().then(|| none_yet(cx, &wanted, now)))
         .or_else(|| overdue(cx, &wanted, newest?, now))
         .unwrap_or_else(|| {
             let ended = newest.map(|entry| time(entry.stopped_at)).unwrap_or_default();
-            Verdict::yes(reason::BACKUPS_CURRENT, format!("the last backup ended at {ended}"))
+            let unverified = unverified(cx, &catalog).map(|(_, words)| format!("; {words}"));
+            let message = format!("the last backup ended at {ended}{}", unverified.unwrap_or_default());
+            Verdict::yes(reason::BACKUPS_CURRENT, message)
         })
 }
 
@@ -116,8 +119,49 @@ fn lacks_credentials(cx: &Context<'_>, name: &str) -> bool {
     cx.view.member(name).is_some_and(|member| !has(member))
 }
 
+/// The newest backup of those that were looked at is damaged: it stays so until one that is as new is found to be good.
+fn damaged(cx: &Context<'_>, catalog: &Catalog) -> Option<Verdict> {
+    let name = cx.names.0;
+    let (entry, at) = catalog.backups.iter().find_map(|entry| Some((entry, entry.verified_at?)))?;
+    let problem = entry.verify_problem.as_ref()?;
+    let good =
+        catalog.backups.iter().find(|other| other.verified_at.is_some() && other.verify_problem.is_none());
+    let good = good.map_or_else(
+        || "none is known to be good".to_owned(),
+        |good| format!("the newest that is known to be good is {}", good.id),
+    );
+    let next = if catalog.newest() == Some(entry) {
+        format!(
+            "take another with `dbctl backup-now {name}`, and have it looked at with `dbctl backup verify {name}`"
+        )
+    } else {
+        format!("have the newest looked at with `dbctl backup verify {name}`")
+    };
+    let message = format!(
+        "backup {} is damaged, as was found at {}: failed to {problem}; {good}; {next}",
+        entry.id,
+        time(at)
+    );
+    Some(Verdict::no(reason::BACKUP_DAMAGED, message))
+}
+
+/// The last verification came to no result: its Job, and why.
+fn unverified(cx: &Context<'_>, catalog: &Catalog) -> Option<(String, String)> {
+    let runs = runs(cx, Task::Verify);
+    let (run, at) = runs.iter().filter_map(|run| Some((run, run.failed_at()?))).max_by_key(|(_, at)| *at)?;
+    let later = runs.iter().any(|run| matches!(run.state, RunState::Complete(ended) if ended >= at));
+    let known = |entry: &CatalogEntry| {
+        entry.verified_at.is_some_and(|found| run.made.is_some_and(|made| found >= made))
+    };
+    if later || catalog.backups.iter().any(known) {
+        return None;
+    }
+    let words = format!("the verification of Job {} failed at {}: {}", run.name, time(at), run.words(cx));
+    Some((run.name.to_owned(), words))
+}
+
 fn last_failed(cx: &Context<'_>, newest: Option<&CatalogEntry>) -> Option<Verdict> {
-    let runs = runs(cx);
+    let runs = runs(cx, Task::Backup);
     let (run, at) = runs.iter().filter_map(|run| Some((run, run.failed_at()?))).max_by_key(|(_, at)| *at)?;
     let later = |run: &super::Run<'_>| matches!(run.state, RunState::Complete(ended) if ended >= at);
     if newest.is_some_and(|entry| entry.stopped_at >= at) || runs.iter().any(later) {
@@ -152,7 +196,7 @@ fn none_yet(cx: &Context<'_>, wanted: &Wanted<'_>, now: Timestamp) -> Verdict {
 /// One period after the last one was begun, and a little, there is no other. One that is being taken has as long again, and
 /// no longer: it may hang.
 fn overdue(cx: &Context<'_>, wanted: &Wanted<'_>, newest: &CatalogEntry, now: Timestamp) -> Option<Verdict> {
-    let runs = runs(cx);
+    let runs = runs(cx, Task::Backup);
     let mut running = runs.iter().filter(|run| run.state == RunState::Active);
     let made = running.clone().filter_map(|run| run.made).max();
     if now.duration_since(due(wanted, made.max(Some(newest.started_at))?)?) <= SLACK {
@@ -196,9 +240,44 @@ pub fn events(cx: &Context<'_>, new: &DatabaseStatus, now: Timestamp) -> Vec<Eve
         if is(reason::BACKUP_FAILED) && retold && !told {
             events.push(Event::warning(reason::BACKUP_FAILED, after.message.clone()));
         }
+        if is(reason::BACKUP_DAMAGED) && retold {
+            events.push(Event::warning(reason::BACKUP_DAMAGED, after.message.clone()));
+        }
+        events.extend(verification_failed(cx, before, after));
     }
     events.extend(completed(cx, now));
+    events.extend(verified(cx, now));
     events
+}
+
+/// One of the schedule that came to no result, said for the first time. Whoever asked for one was told already.
+fn verification_failed(cx: &Context<'_>, before: Option<&Condition>, after: &Condition) -> Option<Event> {
+    let (job, words) = unverified(cx, &catalog(cx)?)?;
+    let name = format!("Job {job} ");
+    let fresh = after.message.contains(&name) && before.is_none_or(|before| !before.message.contains(&name));
+    let operations = cx.database.status.as_ref().map(|old| old.operations.as_slice()).unwrap_or_default();
+    let asked = operations.iter().any(|operation| cx.names.verify_job(&operation.id) == job);
+    (fresh && !asked).then(|| Event::warning("VerificationFailed", words))
+}
+
+/// A backup that is found to be good for the first time, or again.
+fn verified(cx: &Context<'_>, now: Timestamp) -> Option<Event> {
+    let catalog = catalog(cx)?;
+    let good = catalog.backups.iter().filter(|entry| entry.verify_problem.is_none());
+    let (at, entry) = good.filter_map(|entry| Some((entry.verified_at?, entry))).max_by_key(|(at, _)| *at)?;
+    let known = |old: &crate::api::StoredBackup| {
+        old.id == entry.id
+            && old.verify_problem.is_none()
+            && old.verified_at.as_ref().is_some_and(|known| known.0 == at)
+    };
+    let old = cx.database.status.as_ref().is_some_and(|old| old.backups.iter().any(known));
+    let news = !old && now.duration_since(at) < NEWS;
+    news.then(|| Event::normal("BackupVerified", verified_summary(entry)))
+}
+
+/// What was found of a good one, in one line.
+pub fn verified_summary(entry: &CatalogEntry) -> String {
+    format!("backup {} is good: it was restored, and nothing is wrong with its tables and indexes", entry.id)
 }
 
 /// A backup that is listed for the first time.

@@ -1,8 +1,9 @@
-//! The Job that takes one backup. It needs no volume of data: it asks a member for all of it.
+//! The Job that takes one backup, and the one that verifies it. The former needs no volume: it asks a member for all data. The
+//! latter asks nobody, and has one that goes with its pod.
 
 use serde_json::{Map, Value, json};
 
-use super::Wanted;
+use super::{Task, Wanted};
 use crate::plan::context::Context;
 use crate::plan::{members, notes, pod};
 
@@ -14,9 +15,9 @@ const CREDENTIALS_MOUNT: &str = "/etc/dbctl/backup";
 const CREDENTIALS_MODE: i32 = 0o440;
 /// Seconds for which the Job of a request is kept after its end.
 const KEPT_SECONDS: i32 = 86_400;
-/// A backup that streams needs little, whatever the database's size.
+/// A backup that streams needs little, whatever the database's size; to verify one, PostgreSQL runs.
 const CPU: &str = "100m";
-const MEMORY: &str = "128Mi";
+const MEMORY: [&str; 2] = ["128Mi", "512Mi"];
 /// What of the members' environment a backup needs too.
 const SHARED: [&str; 9] = [
     "POD_NAME",
@@ -29,6 +30,11 @@ const SHARED: [&str; 9] = [
     "PATRONI_RESTAPI_USERNAME",
     "PATRONI_RESTAPI_PASSWORD",
 ];
+/// The same of a verification: it speaks with no member, and has none of their passwords.
+const SHARED_TO_VERIFY: [&str; 5] =
+    ["POD_NAME", "POD_NAMESPACE", "TMPDIR", "SOCKET_DIRECTORY", "POSTGRES_MAJOR"];
+/// Where a verification has its volume.
+const SCRATCH_MOUNT: &str = "/scratch";
 
 /// The volume with the credentials, in the pods of members and of backups; `None` where the pod's own identity is used.
 /// Whether backups are on does not matter, so that to turn them on needs no new pods.
@@ -48,29 +54,44 @@ pub fn credentials_variable() -> Value {
     json!({ "name": "BACKUP_CREDENTIALS", "value": CREDENTIALS_MOUNT })
 }
 
-/// The spec of a Job that takes one backup, and begins again that often where it fails.
-pub fn spec(cx: &Context<'_>, wanted: &Wanted<'_>, request: Option<&str>, retries: i32) -> Value {
+/// What a Job of the schedule is like.
+pub fn scheduled(cx: &Context<'_>, wanted: &Wanted<'_>, task: Task) -> Value {
+    spec(cx, task, task.retries(), words(cx, wanted, task))
+}
+
+/// That of the Job of a request. Whoever asked hears of a failure at once, and the Job goes by itself.
+pub fn requested(
+    cx: &Context<'_>,
+    wanted: &Wanted<'_>,
+    task: Task,
+    request: &str,
+    backup: Option<&str>,
+) -> Value {
+    let mut words = words(cx, wanted, task);
+    words.extend(["--request".to_owned(), request.to_owned()]);
+    words.extend(backup.iter().flat_map(|backup| ["--backup".to_owned(), (*backup).to_owned()]));
+    let mut spec = spec(cx, task, 0, words);
+    spec["ttlSecondsAfterFinished"] = json!(KEPT_SECONDS);
+    spec
+}
+
+/// The spec of a Job that begins again that often where it fails.
+fn spec(cx: &Context<'_>, task: Task, retries: i32, words: Vec<String>) -> Value {
     let disrupted = json!({ "type": "DisruptionTarget", "status": "True" });
     json!({
         "backoffLimit": retries,
         // A drained node is no failure of the backup's.
         "podFailurePolicy": { "rules": [{ "action": "Ignore", "onPodConditions": [disrupted] }] },
         "template": {
-            "metadata": { "labels": cx.names.backup_labels() },
-            "spec": pod_spec(cx, wanted, request),
+            "metadata": { "labels": task.labels(&cx.names) },
+            "spec": pod_spec(cx, task, words),
         },
     })
 }
 
-/// That of the Job of a request. Whoever asked hears of a failure at once, and the Job goes by itself.
-pub fn requested(cx: &Context<'_>, wanted: &Wanted<'_>, request: &str) -> Value {
-    let mut spec = spec(cx, wanted, Some(request), 0);
-    spec["ttlSecondsAfterFinished"] = json!(KEPT_SECONDS);
-    spec
-}
-
-fn pod_spec(cx: &Context<'_>, wanted: &Wanted<'_>, request: Option<&str>) -> Value {
-    let mut volumes = vec![json!({ "name": "tmp", "emptyDir": {} })];
+fn pod_spec(cx: &Context<'_>, task: Task, words: Vec<String>) -> Value {
+    let mut volumes: Vec<Value> =
+        places(task).iter().map(|(name, _)| json!({ "name": name, "emptyDir": {} })).collect();
     volumes.extend(credentials(cx));
     let mut spec: Map<String, Value> = pod::placement(cx);
     let rest = json!({
@@ -79,7 +100,7 @@ fn pod_spec(cx: &Context<'_>, wanted: &Wanted<'_>, request: Option<&str>) -> Val
         "enableServiceLinks": false,
         "restartPolicy": "Never",
         "securityContext": pod::security(),
-        "containers": [container(cx, wanted, request)],
+        "containers": [container(cx, task, words)],
         "volumes": volumes,
     });
     if let Value::Object(rest) = rest {
@@ -88,20 +109,41 @@ fn pod_spec(cx: &Context<'_>, wanted: &Wanted<'_>, request: Option<&str>) -> Val
     Value::Object(spec)
 }
 
-fn container(cx: &Context<'_>, wanted: &Wanted<'_>, request: Option<&str>) -> Value {
-    let version = members::version(cx);
-    let own = credentials(cx).is_some();
-    let shared = |variable: &Value| SHARED.iter().any(|name| variable["name"] == *name);
-    let mut environment: Vec<Value> = pod::environment(cx, version).into_iter().filter(shared).collect();
-    environment.extend(own.then(credentials_variable));
-    let mut mounts = vec![json!({ "name": "tmp", "mountPath": pod::TMP_MOUNT })];
-    mounts.extend(own.then(credentials_mount));
+/// The volumes that live as long as the pod, and where they are mounted.
+fn places(task: Task) -> &'static [(&'static str, &'static str)] {
+    match task {
+        Task::Backup => &[("tmp", pod::TMP_MOUNT)],
+        Task::Verify => &[("tmp", pod::TMP_MOUNT), ("run", pod::SOCKET_MOUNT), ("scratch", SCRATCH_MOUNT)],
+    }
+}
+
+fn environment(cx: &Context<'_>, task: Task) -> Vec<Value> {
+    let (names, scratch) = match task {
+        Task::Backup => (SHARED.as_slice(), None),
+        Task::Verify => (
+            SHARED_TO_VERIFY.as_slice(),
+            Some(json!({ "name": "SCRATCH_DIRECTORY", "value": SCRATCH_MOUNT })),
+        ),
+    };
+    let shared = |variable: &Value| names.iter().any(|name| variable["name"] == *name);
+    let all = pod::environment(cx, members::version(cx)).into_iter().filter(shared);
+    all.chain(scratch).chain(credentials(cx).map(|_| credentials_variable())).collect()
+}
+
+fn container(cx: &Context<'_>, task: Task, words: Vec<String>) -> Value {
+    let mut mounts: Vec<Value> =
+        places(task).iter().map(|(name, path)| json!({ "name": name, "mountPath": path })).collect();
+    mounts.extend(credentials(cx).map(|_| credentials_mount()));
+    let [little, more] = MEMORY;
+    let memory = if task == Task::Verify { more } else { little };
+    // Kubernetes puts the environment in place of `$(NAME)`, and a `$` in place of two.
+    let command: Vec<String> = words.into_iter().map(|word| word.replace('$', "$$")).collect();
     json!({
-        "name": "backup",
-        "image": pod::image(cx, version),
-        "command": command(cx, wanted, request),
-        "env": environment,
-        "resources": { "requests": { "cpu": CPU, "memory": MEMORY } },
+        "name": task.verb().to_string(),
+        "image": pod::image(cx, members::version(cx)),
+        "command": command,
+        "env": environment(cx, task),
+        "resources": { "requests": { "cpu": CPU, "memory": memory } },
         "securityContext": pod::container_security(),
         // Why it failed is the last line of its log.
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -109,11 +151,12 @@ fn container(cx: &Context<'_>, wanted: &Wanted<'_>, request: Option<&str>) -> Va
     })
 }
 
-fn command(cx: &Context<'_>, wanted: &Wanted<'_>, request: Option<&str>) -> Vec<String> {
+/// The command, as the agent reads it.
+fn words(cx: &Context<'_>, wanted: &Wanted<'_>, task: Task) -> Vec<String> {
+    let verb = task.verb().to_string();
+    let mut words = vec!["dbctl", "agent", &verb, "--to", wanted.destination];
+    words.extend(["--archive", notes::archive(cx), "--database", cx.names.0]);
     let keep = wanted.keep.to_string();
-    let mut words = vec!["dbctl", "agent", "backup", "--to", wanted.destination];
-    words.extend(["--archive", notes::archive(cx), "--database", cx.names.0, "--keep", &keep]);
-    words.extend(request.iter().flat_map(|request| ["--request", *request]));
-    // Kubernetes puts the environment in place of `$(NAME)`, and a `$` in place of two.
-    words.into_iter().map(|word| word.replace('$', "$$")).collect()
+    words.extend((task == Task::Backup).then_some(["--keep", &keep]).into_iter().flatten());
+    words.into_iter().map(str::to_owned).collect()
 }

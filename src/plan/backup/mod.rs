@@ -1,28 +1,28 @@
-//! Backups: the schedule, what is known of them, and the Jobs that take them. The bytes are the Jobs' own business.
+//! Backups: the schedules, what is known of them, and the Jobs that take and verify them. The bytes are the Jobs' own business.
 
 mod health;
 mod job;
 mod runs;
+mod task;
 #[cfg(test)]
 mod tests;
 
 use serde_json::json;
 
-pub use health::{events, summary, verdict};
+pub use health::{events, summary, verdict, verified_summary};
 pub use job::{CREDENTIALS, credentials, credentials_mount, credentials_variable};
-pub use runs::{Run, RunState, failed_backups, runs};
+pub use runs::{Run, RunState, failed_jobs, runs};
+pub use task::Task;
 
 use super::context::Context;
 use super::notes::{self, ARCHIVE};
 use super::object::uid_of;
 use super::ownership::{Owner, owner};
 use super::{Action, Kind};
-use crate::api::{Catalog, PAUSED, Verb, requests};
+use crate::api::{Catalog, PAUSED, requests};
 
 /// How late a backup of the schedule may still be begun, in seconds: the cluster may have been down when it was due.
 const STARTING_DEADLINE_SECONDS: i64 = 3600;
-/// How often a backup of the schedule is begun again that failed.
-const SCHEDULED_RETRIES: i32 = 2;
 /// Jobs of the schedule that are kept to be looked at, of those that went well and of those that did not.
 const KEPT_JOBS: i32 = 3;
 /// Where the spec names no time zone.
@@ -39,6 +39,8 @@ pub struct Wanted<'a> {
     pub zone: &'a str,
     /// How many are kept.
     pub keep: i32,
+    /// When the newest is verified, if that is wanted.
+    pub verify: Option<&'a str>,
 }
 
 /// What the spec asks for; `None` where backups are off.
@@ -49,6 +51,7 @@ pub fn enabled<'a>(cx: &Context<'a>) -> Option<Wanted<'a>> {
         schedule: backup.schedule.as_deref()?,
         zone: backup.time_zone.as_deref().unwrap_or(UTC),
         keep: backup.retention,
+        verify: backup.verify.as_deref(),
     })
 }
 
@@ -63,18 +66,29 @@ pub fn catalog(cx: &Context<'_>) -> Option<Catalog> {
     Catalog::of(cx.observed.get(Kind::ConfigMap, &cx.names.backups())?)
 }
 
-/// The ConfigMap and the CronJob; without backups, the end of the CronJob.
+/// The ConfigMap and the CronJobs; without what they are for, the end of the latter.
 pub fn plan(cx: &Context<'_>) -> Vec<Action> {
-    let Some(wanted) = enabled(cx) else { return unscheduled(cx).into_iter().collect() };
+    let wanted = enabled(cx);
     let mut actions = Vec::new();
     let name = cx.names.backups();
-    if cx.observed.get(Kind::ConfigMap, &name).is_none() {
+    if wanted.is_some() && cx.observed.get(Kind::ConfigMap, &name).is_none() {
         let mut map = cx.retained(Kind::ConfigMap, &name);
         map["metadata"]["annotations"] = json!({ ARCHIVE: notes::archive(cx) });
         actions.push(Action::Create(Kind::ConfigMap, map));
     }
+    for task in Task::ALL {
+        let cron = wanted.as_ref().and_then(|wanted| Some((wanted, task.cron(wanted)?)));
+        actions.extend(match cron {
+            Some((wanted, cron)) => scheduled(cx, wanted, task, cron),
+            None => unscheduled(cx, task),
+        });
+    }
+    actions
+}
+
+fn scheduled(cx: &Context<'_>, wanted: &Wanted<'_>, task: Task, cron: &str) -> Option<Action> {
     let rest = json!({ "spec": {
-        "schedule": wanted.schedule,
+        "schedule": cron,
         "timeZone": wanted.zone,
         "suspend": is_paused(cx),
         "concurrencyPolicy": "Forbid",
@@ -82,27 +96,31 @@ pub fn plan(cx: &Context<'_>) -> Vec<Action> {
         "successfulJobsHistoryLimit": KEPT_JOBS,
         "failedJobsHistoryLimit": KEPT_JOBS,
         "jobTemplate": {
-            "metadata": { "labels": cx.names.backup_labels() },
-            "spec": job::spec(cx, &wanted, None, SCHEDULED_RETRIES),
+            "metadata": { "labels": task.labels(&cx.names) },
+            "spec": job::scheduled(cx, wanted, task),
         },
     } });
-    let body = cx.owned(Kind::CronJob, &cx.names.backup_schedule(), rest);
-    actions.extend(cx.apply_action(Kind::CronJob, body));
-    actions
+    cx.apply_action(Kind::CronJob, cx.owned(Kind::CronJob, &task.schedule(&cx.names), rest))
 }
 
-fn unscheduled(cx: &Context<'_>) -> Option<Action> {
-    let name = cx.names.backup_schedule();
+fn unscheduled(cx: &Context<'_>, task: Task) -> Option<Action> {
+    let name = task.schedule(&cx.names);
     let live = cx.observed.get(Kind::CronJob, &name)?;
     let ours = matches!(owner(cx, Kind::CronJob, live), Owner::Ours | Owner::Orphaned);
     ours.then(|| Action::Delete { kind: Kind::CronJob, uid: uid_of(live).map(str::to_owned), name })
 }
 
-/// The Job that a request asks for, made once: its name is the request's.
-pub fn requested(cx: &Context<'_>, wanted: &Wanted<'_>, request: &str) -> Action {
-    let rest = json!({ "spec": job::requested(cx, wanted, request) });
-    let mut body = cx.owned(Kind::Job, &cx.names.backup_job(request), rest);
-    body["metadata"]["labels"] = json!(cx.names.backup_labels());
+/// The Job that a request asks for, made once: its name is the request's. `backup` is the one that it is about.
+pub fn requested(
+    cx: &Context<'_>,
+    wanted: &Wanted<'_>,
+    task: Task,
+    request: &str,
+    backup: Option<&str>,
+) -> Action {
+    let rest = json!({ "spec": job::requested(cx, wanted, task, request, backup) });
+    let mut body = cx.owned(Kind::Job, &task.job(&cx.names, request), rest);
+    body["metadata"]["labels"] = json!(task.labels(&cx.names));
     Action::Create(Kind::Job, body)
 }
 
@@ -110,13 +128,13 @@ pub fn requested(cx: &Context<'_>, wanted: &Wanted<'_>, request: &str) -> Action
 pub fn requested_jobs(cx: &Context<'_>) -> Vec<String> {
     let operations =
         cx.database.status.as_ref().map(|status| status.operations.as_slice()).unwrap_or_default();
-    let verb = Verb::Backup.to_string();
-    let running =
-        operations.iter().filter(|operation| operation.kind == verb && operation.phase.is_under_way());
+    let of = |verb: &str| Task::ALL.into_iter().find(|task| task.verb().to_string() == verb);
+    let running = operations.iter().filter(|operation| operation.phase.is_under_way());
+    let running = running.filter_map(|operation| Some((of(&operation.kind)?, operation.id.clone())));
     let annotations = cx.database.metadata.annotations.as_ref();
     let asked =
         annotations.map(requests).unwrap_or_default().into_iter().filter_map(|(.., parsed)| parsed.ok());
-    let asked = asked.filter(|(verb, _)| *verb == Verb::Backup).map(|(_, request)| request.id.to_string());
-    let asked = asked.filter(|id| operations.iter().all(|operation| operation.id != *id));
-    running.map(|operation| operation.id.clone()).chain(asked).map(|id| cx.names.backup_job(&id)).collect()
+    let asked = asked.filter_map(|(verb, request)| Some((of(&verb.to_string())?, request.id.to_string())));
+    let asked = asked.filter(|(_, id)| operations.iter().all(|operation| operation.id != *id));
+    running.chain(asked).map(|(task, id)| task.job(&cx.names, &id)).collect()
 }

@@ -1,11 +1,12 @@
-//! The Jobs that take backups, as they stand.
+//! The Jobs that take and verify backups, as they stand.
 
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::api::{BACKUP_NAME, LABEL_DATABASE};
+use super::Task;
+use crate::api::LABEL_DATABASE;
 use crate::plan::context::Context;
 use crate::plan::object::{label, name_of, owners, uid_of};
 use crate::plan::text::{at, list, text};
@@ -25,6 +26,7 @@ pub struct Run<'a> {
     pub state: RunState,
     /// When it was made.
     pub made: Option<Timestamp>,
+    task: Task,
     job: &'a Value,
 }
 
@@ -39,25 +41,26 @@ pub enum RunState {
     Failed(Timestamp),
 }
 
-/// The Jobs of this Database's backups, of requests and of the schedule.
-pub fn runs<'a>(cx: &Context<'a>) -> Vec<Run<'a>> {
-    let own = |job: &&Value| label(job, "app.kubernetes.io/name") == Some(BACKUP_NAME) && is_ours(cx, job);
-    cx.observed.all(Kind::Job).filter(own).map(Run::of).collect()
+/// The Jobs of this Database's backups, or of their verifications, of requests and of the schedule.
+pub fn runs<'a>(cx: &Context<'a>, task: Task) -> Vec<Run<'a>> {
+    let own =
+        |job: &&Value| label(job, "app.kubernetes.io/name") == Some(task.label()) && is_ours(cx, task, job);
+    cx.observed.all(Kind::Job).filter(own).map(|job| Run::of(job, task)).collect()
 }
 
-/// The uids of the Jobs of that Database's backups that failed.
-pub fn failed_backups(database: &str, observed: &Observed) -> BTreeSet<String> {
+/// The uids of that Database's Jobs of that kind that failed.
+pub fn failed_jobs(task: Task, database: &str, observed: &Observed) -> BTreeSet<String> {
     let own = |job: &&Value| {
-        label(job, "app.kubernetes.io/name") == Some(BACKUP_NAME)
+        label(job, "app.kubernetes.io/name") == Some(task.label())
             && label(job, LABEL_DATABASE) == Some(database)
     };
-    let failed = observed.all(Kind::Job).filter(own).map(Run::of).filter(|run| run.failed_at().is_some());
-    failed.map(|run| run.uid.to_owned()).collect()
+    let all = observed.all(Kind::Job).filter(own).map(|job| Run::of(job, task));
+    all.filter(|run| run.failed_at().is_some()).map(|run| run.uid.to_owned()).collect()
 }
 
 /// A request's Job is the Database's, one of the schedule is the CronJob's.
-fn is_ours(cx: &Context<'_>, job: &Value) -> bool {
-    let schedule = cx.names.backup_schedule();
+fn is_ours(cx: &Context<'_>, task: Task, job: &Value) -> bool {
+    let schedule = task.schedule(&cx.names);
     owners(job).iter().any(|owner| match owner["kind"].as_str() {
         Some("Database") => owner["uid"] == cx.uid,
         Some("CronJob") => owner["name"] == schedule.as_str(),
@@ -67,7 +70,7 @@ fn is_ours(cx: &Context<'_>, job: &Value) -> bool {
 
 impl<'a> Run<'a> {
     /// Reads a Job.
-    fn of(job: &'a Value) -> Self {
+    fn of(job: &'a Value, task: Task) -> Self {
         let holds = |kind: &str| {
             list(job, "/status/conditions")
                 .iter()
@@ -83,7 +86,7 @@ impl<'a> Run<'a> {
             (None, None) => RunState::Active,
         };
         let made = text(job, "/metadata/creationTimestamp").and_then(|made| made.parse().ok());
-        Self { name: name_of(job), uid: uid_of(job).unwrap_or_default(), state, made, job }
+        Self { name: name_of(job), uid: uid_of(job).unwrap_or_default(), state, made, task, job }
     }
 
     /// When it failed.
@@ -117,7 +120,7 @@ impl<'a> Run<'a> {
                 format!("pod {name} does not run yet ({reason}: {message})")
             }
             (_, Some((reason, None))) => format!("pod {name} does not run yet ({reason})"),
-            (_, None) => format!("pod {name} takes the backup"),
+            (_, None) => format!("pod {name} {}", self.task.story()),
         }
     }
 

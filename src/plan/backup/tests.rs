@@ -597,3 +597,127 @@ fn the_status_lists_what_there_is() {
     assert_eq!(world.plan().status.backups.len(), 2);
     assert_eq!(name_of(world.get(Kind::ConfigMap, "db-config")), "db-config");
 }
+
+// Verifications -----------------------------------------------------------------------------------
+
+const VERIFY: &str = "db-verify";
+
+#[test]
+fn verifications_have_a_schedule_of_their_own() {
+    let mut world = World::settled(on(
+        json!({ "verify": "0 5 * * 0", "timeZone": "Europe/Berlin", "credentialsSecret": "keys" }),
+    ));
+    assert_eq!(world.plan().actions, vec![]);
+    let mut rest = world.get(Kind::CronJob, VERIFY)["spec"].clone();
+    let pod = &mut rest["jobTemplate"]["spec"]["template"]["spec"];
+    let env = list(pod, "/containers/0/env").iter();
+    let names: Vec<&str> = env.map(|variable| text(variable, "/name").unwrap()).collect();
+    // No password of a member's is there: it speaks with none.
+    insta::assert_snapshot!(names.join(" "), @"POD_NAME POD_NAMESPACE TMPDIR SOCKET_DIRECTORY POSTGRES_MAJOR SCRATCH_DIRECTORY BACKUP_CREDENTIALS");
+    let backups = world.get(Kind::CronJob, CRON)["spec"].clone();
+    let container = pod["containers"][0].clone();
+    insta::assert_snapshot!(serde_json::to_string(&container["command"]).unwrap(), @r#"["dbctl","agent","verify","--to","s3://b/p","--archive","uid-1","--database","db"]"#);
+    let mounts: Vec<&str> =
+        list(&container, "/volumeMounts").iter().filter_map(|mount| text(mount, "/mountPath")).collect();
+    assert_eq!(mounts, ["/tmp", "/run/postgresql", "/scratch", "/etc/dbctl/backup"]);
+    for volume in list(pod, "/volumes").iter().filter(|volume| volume["name"] != "backup-credentials") {
+        assert_eq!(volume["emptyDir"], json!({}), "{volume}");
+    }
+    let own =
+        |spec: &Value| ["schedule", "timeZone", "suspend", "concurrencyPolicy"].map(|key| spec[key].clone());
+    assert_eq!(own(&rest), [json!("0 5 * * 0"), json!("Europe/Berlin"), json!(false), json!("Forbid")]);
+    assert_eq!(own(&backups)[0], "0 3 * * *");
+    // It rests with the other, and goes when it is not wanted any more.
+    let paused = [("db.example.com/paused".to_owned(), "true".to_owned())];
+    world.database.as_mut().unwrap().metadata.annotations = Some(paused.into());
+    world.settle();
+    assert_eq!(world.get(Kind::CronJob, VERIFY)["spec"]["suspend"], true);
+    world.edit(json!({ "backup": { "verify": null } }));
+    world.settle();
+    assert!(!has(&world, Kind::CronJob, VERIFY) && has(&world, Kind::CronJob, CRON));
+    world.edit(json!({ "backup": { "verify": "@weekly" } }));
+    world.settle();
+    assert!(has(&world, Kind::CronJob, VERIFY));
+    world.edit(json!({ "backup": { "enabled": false } }));
+    world.settle();
+    assert!(!has(&world, Kind::CronJob, VERIFY) && !has(&world, Kind::CronJob, CRON));
+}
+
+/// What was found of each backup, the newest first: nothing, that it is good, or what is wrong with it.
+fn found(world: &mut World, all: &[Option<Option<&str>>]) {
+    let entry = |(number, found): (usize, &Option<Option<&str>>)| {
+        let at = ten() - SignedDuration::from_hours(7 + 24 * i64::try_from(number).unwrap());
+        let mut entry = json!({ "id": format!("b-{number}"), "startedAt": at, "stoppedAt": at });
+        if let Some(problem) = found {
+            entry["verifiedAt"] = json!(ten());
+            entry["verifyProblem"] = json!(problem);
+        }
+        entry
+    };
+    let entries: Vec<Value> = all.iter().enumerate().map(entry).collect();
+    let text = json!({ "backups": entries }).to_string();
+    world.change(Kind::ConfigMap, "db-backups", json!({ "data": { CATALOG_KEY: text } }));
+}
+
+#[test]
+fn a_damaged_backup_is_told_of_until_one_as_new_is_good() {
+    let (good, bad, unknown) = (Some(None), Some(Some("check x: torn")), None);
+    for (all, reason) in [
+        (vec![good, unknown], reason::BACKUPS_CURRENT),
+        (vec![bad, good], reason::BACKUP_DAMAGED),
+        // A newer one that nobody has looked at does not mend it, and an older one that is good neither.
+        (vec![unknown, bad, good], reason::BACKUP_DAMAGED),
+        (vec![good, bad], reason::BACKUPS_CURRENT),
+        (vec![unknown, good, bad], reason::BACKUPS_CURRENT),
+        (vec![unknown, unknown], reason::BACKUPS_CURRENT),
+    ] {
+        let mut world = healthy();
+        found(&mut world, &all);
+        assert_eq!(says(&world).1, reason, "{all:?}");
+    }
+    let mut world = healthy();
+    found(&mut world, &[bad, good]);
+    insta::assert_snapshot!(says(&world).2, @"backup b-0 is damaged, as was found at 2026-11-22 10:00:00 UTC: failed to check x: torn; the newest that is known to be good is b-1; take another with `dbctl backup-now db`, and have it looked at with `dbctl backup verify db`");
+    found(&mut world, &[unknown, bad]);
+    insta::assert_snapshot!(says(&world).2, @"backup b-1 is damaged, as was found at 2026-11-22 10:00:00 UTC: failed to check x: torn; none is known to be good; have the newest looked at with `dbctl backup verify db`");
+    assert_eq!(world.plan().status.backups[1].verify_problem.as_deref(), Some("check x: torn"));
+}
+
+#[test]
+fn what_verifications_find_is_told_once() {
+    let mut world = healthy();
+    let told = |world: &mut World| -> Vec<String> {
+        world.pass(usize::MAX);
+        world.pass(usize::MAX);
+        world.events.drain(..).map(|event| format!("{} {}", event.reason, event.warning)).collect()
+    };
+    let (good, bad) = (Some(None), Some(Some("check x: torn")));
+    found(&mut world, &[None]);
+    told(&mut world);
+    found(&mut world, &[bad]);
+    assert_eq!(told(&mut world), ["BackupDamaged true"]);
+    found(&mut world, &[good]);
+    assert_eq!(told(&mut world), ["BackupVerified false"]);
+    // One that came to no result says nothing of the backup, and is told of all the same.
+    world.now = ten() + SignedDuration::from_mins(1);
+    verification(
+        &mut world,
+        "db-verify-29",
+        "error: failed to restore backup b-0 to check it: /scratch has 1 B free\n",
+    );
+    assert_eq!(told(&mut world), ["VerificationFailed true"]);
+    let (status, reason, message) = says(&world);
+    assert_eq!((status.as_str(), reason.as_str()), ("True", reason::BACKUPS_CURRENT));
+    assert!(
+        message.ends_with("failed to restore backup b-0 to check it: /scratch has 1 B free"),
+        "{message}"
+    );
+}
+
+/// A Job of the schedule that failed.
+fn verification(world: &mut World, name: &str, words: &str) {
+    job(world, name, Some(("Failed", "2026-11-22T10:05:00Z")), Some(words));
+    let labels = json!(Names("db").verify_labels());
+    let owner = json!([{ "kind": "CronJob", "name": VERIFY, "uid": "v" }]);
+    world.change(Kind::Job, name, json!({ "metadata": { "labels": labels, "ownerReferences": owner } }));
+}

@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::super::backup::{self, Run, RunState};
+use super::super::backup::{self, Run, RunState, Task};
 use super::super::requests::Step;
 use super::{Turn, failed, rejected, succeeded, waits};
 use crate::api::{Operation, OperationPhase};
@@ -26,7 +26,7 @@ pub fn begin(turn: &Turn<'_, '_>, operation: Operation) -> Step {
     }
     // Its own may have been made by a pass that could not write the status.
     let own = cx.names.backup_job(&operation.id);
-    let others = backup::runs(cx).into_iter().filter(|run| run.name != own);
+    let others = backup::runs(cx, Task::Backup).into_iter().filter(|run| run.name != own);
     let running = others.into_iter().find(|run| run.state == RunState::Active);
     if let Some(run) = running {
         let message = format!(
@@ -50,7 +50,7 @@ pub fn go_on(turn: &Turn<'_, '_>, operation: Operation) -> Step {
     if cx.observed.get(Kind::Job, &name).is_none() {
         return without_job(turn, operation, &name);
     }
-    let Some(run) = backup::runs(cx).into_iter().find(|run| run.name == name) else {
+    let Some(run) = backup::runs(cx, Task::Backup).into_iter().find(|run| run.name == name) else {
         let message = format!("Job {name:?} exists and does not belong to this Database: it is not touched");
         return failed(turn, operation, message);
     };
@@ -80,7 +80,7 @@ fn without_job(turn: &Turn<'_, '_>, operation: Operation, name: &str) -> Step {
     let late = turn.since(operation.started_at.as_ref()) >= LIMIT;
     match backup::enabled(turn.cx) {
         Some(wanted) if operation.step_started_at.is_none() && !late => {
-            let job = backup::requested(turn.cx, &wanted, &operation.id);
+            let job = backup::requested(turn.cx, &wanted, Task::Backup, &operation.id, None);
             Step { ask: Some(job), ..waits(operation, format!("Job {name} is made")) }
         }
         None if operation.step_started_at.is_none() => {

@@ -1,4 +1,4 @@
-//! Backups, failovers and restarts that were asked for. Each goes on, pass by pass, from what the status says of it and from what
+//! Backups, their verifications, failovers and restarts that were asked for. Each goes on, pass by pass, from what the status says of it and from what
 //! is there: a controller that starts anew asks Patroni at most once more for the same thing, which does no harm.
 
 mod backup;
@@ -6,6 +6,7 @@ mod failover;
 mod restart;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -69,6 +70,9 @@ pub fn begin(
         Verb::Backup => {
             request.arguments(verb).map(|BackupArguments {}| backup::begin(turn, operation.clone()))
         }
+        Verb::Verify => {
+            request.arguments(verb).map(|arguments| verify::begin(turn, operation.clone(), &arguments))
+        }
         Verb::Restart => {
             request.arguments(verb).map(|arguments| restart::begin(turn, operation.clone(), &arguments))
         }
@@ -90,6 +94,7 @@ pub fn go_on(turn: &Turn<'_, '_>, operation: &Operation, request: Option<&Reques
         }
         "backup" => backup::go_on(turn, operation),
         "restart" => restart::go_on(turn, operation),
+        "verify" => verify::go_on(turn, operation),
         // Another version began it.
         _ => failed(turn, operation, "this version of dbctl does not know how to go on with it".to_owned()),
     }

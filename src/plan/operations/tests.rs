@@ -845,3 +845,140 @@ fn a_job_that_somebody_deleted_is_not_made_again() {
     assert_eq!(phase, OperationPhase::Failed);
     assert!(message.contains("does not belong to this Database"), "{message}");
 }
+
+// Verifications -----------------------------------------------------------------------------------
+
+/// What is in the destination: two backups, the newer of which was found to be like this just now.
+fn found(world: &mut World, problem: Option<Option<&str>>) {
+    let entry = |id: &str| json!({ "id": id, "startedAt": "1970-01-10T00:00:00Z", "stoppedAt": "1970-01-10T00:00:04Z" });
+    let mut newest = entry("b-2");
+    if let Some(problem) = problem {
+        newest["verifiedAt"] = json!(world.now);
+        newest["verifyProblem"] = json!(problem);
+    }
+    let text = json!({ "backups": [newest, entry("b-1")] }).to_string();
+    world.change(Kind::ConfigMap, "db-backups", json!({ "data": { "catalog.json": text } }));
+}
+
+#[test]
+fn a_verification_is_one_job_about_one_backup() {
+    for (asked, about) in [(json!({}), "b-2"), (json!({ "backup": "b-1" }), "b-1")] {
+        let mut world = backed_up();
+        found(&mut world, None);
+        let id = request(&mut world, "verify", asked);
+        world.settle();
+        let name = format!("db-verify-{}", id[16..].to_lowercase());
+        assert_eq!(said(&world, &id), (OperationPhase::Running, format!("Job {name} has no pod yet")));
+        assert_eq!(jobs(&world).join(" "), name);
+        let command = &world.get(Kind::Job, &name)["spec"]["template"]["spec"]["containers"][0]["command"];
+        let words: Vec<&str> = command.as_array().unwrap().iter().filter_map(|word| word.as_str()).collect();
+        assert_eq!(
+            words.join(" "),
+            format!(
+                "dbctl agent verify --to s3://b/p --archive uid-1 --database db --request {id} --backup {about}"
+            )
+        );
+    }
+}
+
+#[test]
+fn what_a_verification_found_is_its_end() {
+    for (kind, problem, phase, message) in [
+        ("Complete", None, OperationPhase::Succeeded, "backup b-2 is good: it was restored"),
+        (
+            "Complete",
+            Some("check x: torn"),
+            OperationPhase::Failed,
+            "backup b-2 is damaged: failed to check x: torn",
+        ),
+        ("Failed", Some("check x: torn"), OperationPhase::Failed, "BackoffLimitExceeded"),
+    ] {
+        let mut world = backed_up();
+        found(&mut world, None);
+        let id = request(&mut world, "verify", json!({}));
+        world.settle();
+        let name = end(&mut world, kind);
+        world.pass(usize::MAX);
+        if kind == "Complete" {
+            assert_eq!(
+                said(&world, &id).0,
+                OperationPhase::Running,
+                "the catalog is told of by another watch"
+            );
+        }
+        found(&mut world, Some(problem));
+        world.settle();
+        let (ended, words) = said(&world, &id);
+        assert_eq!((ended, words.contains(message)), (phase, true), "{words}");
+        assert_eq!(events(&world, "VerificationSucceeded"), 0);
+        assert_eq!(events(&world, "VerificationFailed"), usize::from(phase == OperationPhase::Failed));
+        assert_eq!(events(&world, "BackupVerified"), usize::from(problem.is_none()));
+        assert_eq!(events(&world, "BackupDamaged"), usize::from(problem.is_some()));
+        world.observed.remove(Kind::Job, &name);
+        world.settle();
+        assert_eq!((jobs(&world).len(), said(&world, &id).0), (0, phase));
+    }
+}
+
+#[test]
+fn verifications_are_refused_with_the_reason() {
+    type Break = fn(&mut World);
+    let cases: [(Break, Value, &str); 5] = [
+        (|w| w.edit(json!({ "backup": { "enabled": false } })), json!({}), "backups of db are off"),
+        (
+            |w| drop(w.observed.remove(Kind::ConfigMap, "db-backups")),
+            json!({}),
+            "there is no good backup of db yet",
+        ),
+        (|_| {}, json!({ "backup": "b-9" }), "b-9 is no good backup of db"),
+        (
+            |w| {
+                let owner = json!({ "kind": "CronJob", "name": "db-verify", "uid": "c" });
+                let labels = crate::api::Names("db").verify_labels();
+                let metadata = json!({ "name": "db-verify-29", "uid": "j", "labels": labels, "ownerReferences": [owner] });
+                w.observed.insert(Kind::Job, json!({ "metadata": metadata }));
+            },
+            json!({}),
+            "another verification runs",
+        ),
+        (
+            |w| {
+                request(w, "verify", json!({}));
+                w.pass(usize::MAX);
+            },
+            json!({}),
+            "verify request",
+        ),
+    ];
+    for (breaks, asked, why) in cases {
+        let mut world = backed_up();
+        found(&mut world, None);
+        breaks(&mut world);
+        let before = jobs(&world);
+        let id = request(&mut world, "verify", asked);
+        world.pass(usize::MAX);
+        let (phase, message) = said(&world, &id);
+        assert_eq!((phase, message.contains(why)), (OperationPhase::Rejected, true), "{why}: {message}");
+        assert_eq!(jobs(&world), before, "{why}");
+    }
+}
+
+#[test]
+fn a_verification_is_in_nobodys_way() {
+    let mut world = backed_up();
+    found(&mut world, None);
+    // Nor does it need a primary.
+    lose_primary(&mut world);
+    let verification = request(&mut world, "verify", json!({}));
+    world.pass(usize::MAX);
+    assert_eq!(said(&world, &verification).0, OperationPhase::Running);
+    let mut world = backed_up();
+    found(&mut world, None);
+    let verification = request(&mut world, "verify", json!({}));
+    world.settle();
+    let backup = request(&mut world, "backup", json!({}));
+    let moved = request(&mut world, "failover", json!({}));
+    world.settle();
+    let phases = [&verification, &backup, &moved].map(|id| said(&world, id).0);
+    assert_eq!(phases, [OperationPhase::Running, OperationPhase::Running, OperationPhase::Succeeded]);
+}
