@@ -173,7 +173,7 @@ fn id_of(request: &str) -> String {
 
 /// Says how what was asked for is followed.
 pub fn tell_how_to_follow(context: &Context, name: &str, verb: Verb, id: &str) {
-    context.ui.note(format_args!("{verb} of database {name:?} is asked for (request {id})"));
+    context.ui.note(format_args!("{} of database {name:?} is asked for (request {id})", noun(verb)));
     context.ui.note(format_args!("follow it with {} status {name} --watch", context.invocation()));
 }
 
@@ -243,7 +243,7 @@ pub async fn follow_beside(
                     lines.show(last.as_ref());
                 }
                 Some(Ok(watcher::Event::Apply(_) | watcher::Event::InitApply(_) | watcher::Event::Delete(_))) => {
-                    return Err(CliError::not_found(format!("failed to follow the {} of database {name:?}: it was deleted", asked.verb)));
+                    return Err(CliError::not_found(format!("failed to follow the {} of database {name:?}: it was deleted", noun(asked.verb))));
                 }
                 Some(Ok(watcher::Event::Init | watcher::Event::InitDone)) => {}
                 Some(Err(error)) => tracing::warn!("watching database {name:?}: {error}"),
@@ -278,9 +278,10 @@ fn verdict(context: &Context, asked: &Asked<'_>, outcome: Outcome) -> Result<Out
     let message = outcome.operation.message.clone().unwrap_or_default();
     let hint = format!("see how it is: {} status {name}", context.invocation());
     match outcome.operation.phase {
-        OperationPhase::Rejected => {
-            Err(CliError::refused(format!("the {} of database {name:?} is refused: {message}", asked.verb)))
-        }
+        OperationPhase::Rejected => Err(CliError::refused(format!(
+            "the {} of database {name:?} is refused: {message}",
+            noun(asked.verb)
+        ))),
         OperationPhase::Failed => {
             Err(CliError::failed(format!("{} database {name:?}: {message}", phrase(asked.verb))).hint(hint))
         }
@@ -299,6 +300,14 @@ pub fn phrase(verb: Verb) -> &'static str {
     }
 }
 
+/// What was asked for, as a noun.
+fn noun(verb: Verb) -> String {
+    match verb {
+        Verb::Verify => "verification".to_owned(),
+        other => other.to_string(),
+    }
+}
+
 fn too_late(context: &Context, asked: &Asked<'_>, last: Option<&Outcome>) -> CliError {
     let (name, waited) = (asked.database.name_any(), humantime::format_duration(asked.timeout));
     let details = match last {
@@ -310,7 +319,7 @@ fn too_late(context: &Context, asked: &Asked<'_>, last: Option<&Outcome>) -> Cli
     };
     CliError::timed_out(format!(
         "the {} of database {name:?} has not ended after {waited}; it goes on",
-        asked.verb
+        noun(asked.verb)
     ))
     .details(details)
     .hint(format!("follow it with {} status {name} --watch", context.invocation()))

@@ -69,15 +69,20 @@ const BACKUPS: usize = 100;
 fn stored(catalog: &Catalog) -> (Vec<StoredBackup>, Option<Time>, Option<Time>) {
     let of = |entry: &crate::api::CatalogEntry| StoredBackup {
         id: entry.id.clone(),
-        started_at: Some(Time(entry.started_at)),
-        finished_at: Some(Time(entry.stopped_at)),
+        started_at: Some(second(entry.started_at)),
+        finished_at: Some(second(entry.stopped_at)),
         from: Some(entry.from.clone()).filter(|from| !from.is_empty()),
         size_bytes: i64::try_from(entry.bytes).ok(),
-        verified_at: entry.verified_at.map(Time),
+        verified_at: entry.verified_at.map(second),
         verify_problem: entry.verify_problem.clone(),
     };
-    let newest = catalog.newest().map(|entry| Time(entry.stopped_at));
-    (catalog.backups.iter().take(BACKUPS).map(of).collect(), newest, catalog.earliest.map(Time))
+    let newest = catalog.newest().map(|entry| second(entry.stopped_at));
+    (catalog.backups.iter().take(BACKUPS).map(of).collect(), newest, catalog.earliest.map(second))
+}
+
+/// The second of an instant: an object's times have no more, and what is finer would look like a change in each pass.
+fn second(at: jiff::Timestamp) -> Time {
+    Time(jiff::Timestamp::from_second(at.as_second()).unwrap_or(at))
 }
 
 /// The release that every member's pod was made for; `None` while they differ, or none of them runs: the data may be of

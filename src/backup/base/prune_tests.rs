@@ -136,3 +136,22 @@ fn what_nobody_takes_any_more_is_a_leftover() {
         assert_eq!(plan(&all, &none, &Archive::default(), now).going.len(), goes, "{problem:?} {hours}");
     }
 }
+
+#[tokio::test]
+async fn a_damaged_backup_does_not_count_as_one_that_stays() {
+    use super::super::verified::{Outcome, Verified};
+    let store = Store::in_memory();
+    let good = backup(&store, 2, true).await;
+    let damaged = backup(&store, 5, true).await;
+    wal(&store, 1..9).await;
+    let at = Timestamp::from_second(1_800_000_000).unwrap();
+    let problem = Some("x".to_owned());
+    let mut found = Verified { at, outcome: Outcome::Bad, problem, checked: vec![], duration_seconds: 0.0 };
+    found.write(&store, &damaged.directory(EPOCH)).await.unwrap();
+    assert_eq!(prune(&store, 1, false).await.unwrap().expired, [""; 0]);
+    assert_eq!(left(&store).await, (vec![good.clone(), damaged.clone()], 2));
+    // It was looked at again.
+    found = Verified { outcome: Outcome::Good, problem: None, ..found };
+    found.write(&store, &damaged.directory(EPOCH)).await.unwrap();
+    assert_eq!(prune(&store, 1, false).await.unwrap().expired, [good.to_string()]);
+}

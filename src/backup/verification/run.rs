@@ -213,8 +213,11 @@ async fn look(
         scratch: sockets.path().to_owned(),
     };
     let into = restore::Place { data: data.clone(), tablespaces: directory.path().join("tablespaces") };
+    // Where it was lying says nothing to anybody.
+    let here = format!("{}/", directory.path().display());
     if let Err(error) = restore(&source, &into, |_| Ok(())).await {
-        return if is_damage(&error) { Ok(Some(error.to_string())) } else { Err(error.into()) };
+        let words = error.to_string().replace(&here, "");
+        return if is_damage(&error) { Ok(Some(words)) } else { Err(error.into()) };
     }
     checked.extend(["hashes", "pg_verifybackup", "recovery"].map(str::to_owned));
 

@@ -268,7 +268,7 @@ fn verified(cx: &Context<'_>, now: Timestamp) -> Option<Event> {
     let known = |old: &crate::api::StoredBackup| {
         old.id == entry.id
             && old.verify_problem.is_none()
-            && old.verified_at.as_ref().is_some_and(|known| known.0 == at)
+            && old.verified_at.as_ref().is_some_and(|known| known.0.as_second() == at.as_second())
     };
     let old = cx.database.status.as_ref().is_some_and(|old| old.backups.iter().any(known));
     let news = !old && now.duration_since(at) < NEWS;

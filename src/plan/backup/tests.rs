@@ -647,9 +647,10 @@ fn verifications_have_a_schedule_of_their_own() {
 fn found(world: &mut World, all: &[Option<Option<&str>>]) {
     let entry = |(number, found): (usize, &Option<Option<&str>>)| {
         let at = ten() - SignedDuration::from_hours(7 + 24 * i64::try_from(number).unwrap());
+        let at = at + SignedDuration::from_nanos(7);
         let mut entry = json!({ "id": format!("b-{number}"), "startedAt": at, "stoppedAt": at });
         if let Some(problem) = found {
-            entry["verifiedAt"] = json!(ten());
+            entry["verifiedAt"] = json!(ten() + SignedDuration::from_nanos(7));
             entry["verifyProblem"] = json!(problem);
         }
         entry
@@ -712,6 +713,18 @@ fn what_verifications_find_is_told_once() {
         message.ends_with("failed to restore backup b-0 to check it: /scratch has 1 B free"),
         "{message}"
     );
+}
+
+/// The API server hands out times by the second.
+#[test]
+fn what_is_finer_than_a_second_is_no_change() {
+    let mut world = healthy();
+    found(&mut world, &[Some(None), Some(Some("check x: torn"))]);
+    world.settle();
+    let status = world.database.as_mut().unwrap().status.as_mut().unwrap();
+    *status = serde_json::from_value(json!(status)).unwrap();
+    let plan = world.plan();
+    assert_eq!(plan.actions, vec![]);
 }
 
 /// A Job of the schedule that failed.

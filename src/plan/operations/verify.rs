@@ -75,7 +75,8 @@ fn result(turn: &Turn<'_, '_>, operation: &Operation) -> Option<Result<String, S
     let catalog = backup::catalog(turn.cx)?;
     let entry = catalog.backups.iter().find(|entry| operation.from.as_ref() == Some(&entry.id))?;
     let at = entry.verified_at?;
-    operation.started_at.as_ref().filter(|began| at >= began.0)?;
+    // Of the status only seconds come back.
+    operation.started_at.as_ref().filter(|began| at.as_second() >= began.0.as_second())?;
     let id = &entry.id;
     Some(match &entry.verify_problem {
         None => Ok(backup::verified_summary(entry)),
