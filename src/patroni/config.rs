@@ -77,6 +77,9 @@ pub fn dynamic(spec: &DatabaseSpec, members: i32, archive: &str) -> Value {
 fn parameters(spec: &DatabaseSpec, archive: &str) -> BTreeMap<String, String> {
     // A replica that is gone must not fill the volume with the WAL that its slot keeps.
     let kept_mb = (spec.storage.size.value() / 4 / (1 << 20)).max(256);
+    // A primary that crashed and is rewound goes on from the start of a checkpoint before the fork, and its slot on the new
+    // primary begins at the fork: without this it may ask for what was removed already, and never stream again.
+    let recent_mb = kept_mb.min(RECENT_WAL_MB);
     let (archive_command, archive_timeout) = archiving(spec, archive);
     let ours = [
         // A frozen replica would hold commits for this long.
@@ -87,6 +90,7 @@ fn parameters(spec: &DatabaseSpec, archive: &str) -> BTreeMap<String, String> {
         ("max_wal_senders", "20".to_owned()),
         ("max_replication_slots", "20".to_owned()),
         ("max_slot_wal_keep_size", format!("{kept_mb}MB")),
+        ("wal_keep_size", format!("{recent_mb}MB")),
         ("password_encryption", "scram-sha-256".to_owned()),
         // The container's log is the log.
         ("logging_collector", "off".to_owned()),
@@ -103,6 +107,9 @@ fn parameters(spec: &DatabaseSpec, archive: &str) -> BTreeMap<String, String> {
     all.extend(spec.parameters.clone());
     all
 }
+
+/// The most WAL that is kept for nobody in particular, in MiB.
+const RECENT_WAL_MB: i128 = 512;
 
 /// How long a change may wait in a segment that does not fill, in seconds: so much a restore may lack at most.
 const ARCHIVE_TIMEOUT_SECONDS: u32 = 60;
@@ -291,6 +298,7 @@ mod tests {
         assert_eq!(postgresql["parameters"]["work_mem"], "8MB");
         assert_eq!(postgresql["parameters"]["max_wal_senders"], "40");
         assert_eq!(postgresql["parameters"]["max_slot_wal_keep_size"], "1024MB");
+        assert_eq!(postgresql["parameters"]["wal_keep_size"], "512MB");
         let hba: Vec<&str> =
             postgresql["pg_hba"].as_array().unwrap().iter().map(|l| l.as_str().unwrap()).collect();
         let place = |line: &str| hba.iter().position(|found| *found == line).unwrap();

@@ -29,7 +29,7 @@ pub const SIZE: SegmentSize = SegmentSize::DEFAULT;
 
 /// Makes it.
 pub fn create(sandbox: &Sandbox, replicas: &str, destination: &str, more: &[&str]) {
-    let args = ["create", NAME, "--replicas", replicas, "--storage", "1Gi", "--wait"];
+    let args = ["create", NAME, "--replicas", replicas, "--storage", "4Gi", "--wait"];
     let backups = ["--backup-destination", destination, "--backup-schedule", SCHEDULE];
     sandbox.run(&[&args[..], &backups, more].concat()).ok();
 }

@@ -51,6 +51,7 @@ fn configuration(name: &str) -> Value {
                         "max_wal_senders": "20",
                         "max_replication_slots": "20",
                         "max_slot_wal_keep_size": "256MB",
+                        "wal_keep_size": "256MB",
                         "password_encryption": "scram-sha-256",
                         "logging_collector": "off",
                     },
