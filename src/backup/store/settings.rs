@@ -20,6 +20,11 @@ use super::error::StoreError;
 pub const CREDENTIALS: &str = "BACKUP_CREDENTIALS";
 /// A file of the Secret with the certificates that the store's own are signed by, in PEM.
 const AUTHORITIES: &str = "ca.crt";
+/// The link in the directory of a mounted Secret to that of the version which holds. A kubelet replaces the link, and then
+/// removes what it led to before.
+const VERSION: &str = "..data";
+/// How often a Secret is read again that is replaced while it is read.
+const TRIES: usize = 5;
 /// The region of stores that have none, which the signature names nevertheless.
 const REGION: &str = "us-east-1";
 
@@ -80,18 +85,39 @@ impl Settings {
     fn read(&self) -> std::io::Result<BTreeMap<String, String>> {
         let mut all = self.environment.clone();
         if let Some(directory) = self.directory.as_ref().filter(|directory| directory.exists()) {
-            for entry in std::fs::read_dir(directory)? {
-                let entry = entry?;
-                // A mounted Secret has its versions in directories that begin with two dots.
-                let name = entry.file_name().into_string().unwrap_or_default();
-                if !name.starts_with('.') && entry.path().is_file() {
-                    all.insert(name, std::fs::read_to_string(entry.path())?.trim().to_owned());
-                }
-            }
+            all.extend(files(directory)?);
         }
         all.extend(self.secret.clone());
         Ok(all)
     }
+}
+
+/// The names of files and what they hold, all of one version of a mounted Secret: an id never comes with another's secret.
+fn files(directory: &Path) -> std::io::Result<BTreeMap<String, String>> {
+    let mut tries = 1..TRIES;
+    loop {
+        // A plain directory has no versions.
+        let version = std::fs::read_link(directory.join(VERSION)).ok();
+        let place = version.as_ref().map_or(directory.to_owned(), |version| directory.join(version));
+        let files = files_of(&place);
+        // What was replaced in the meantime may have been half gone.
+        let holds = std::fs::read_link(directory.join(VERSION)).ok() == version;
+        if holds || tries.next().is_none() {
+            return files;
+        }
+    }
+}
+
+fn files_of(directory: &Path) -> std::io::Result<BTreeMap<String, String>> {
+    let mut files = BTreeMap::new();
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        let name = entry.file_name().into_string().unwrap_or_default();
+        if !name.starts_with('.') && entry.path().is_file() {
+            files.insert(name, std::fs::read_to_string(entry.path())?.trim().to_owned());
+        }
+    }
+    Ok(files)
 }
 
 /// The store of a destination, and the prefix of its keys.
@@ -231,5 +257,63 @@ impl CredentialProvider for Rotating {
             secret_key: need("AWS_SECRET_ACCESS_KEY", take("AWS_SECRET_ACCESS_KEY"))?,
             token: take("AWS_SESSION_TOKEN"),
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    /// Replaces what a Secret holds, as a kubelet does.
+    fn replace(volume: &Path, number: u32) {
+        let fresh = volume.join(format!("..{number}"));
+        std::fs::create_dir(&fresh).unwrap();
+        for name in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"] {
+            std::fs::write(fresh.join(name), format!("{number}\n")).unwrap();
+        }
+        let former = std::fs::read_link(volume.join(VERSION));
+        symlink(fresh.file_name().unwrap(), volume.join("..data_tmp")).unwrap();
+        std::fs::rename(volume.join("..data_tmp"), volume.join(VERSION)).unwrap();
+        if let Ok(former) = former {
+            std::fs::remove_dir_all(volume.join(former)).unwrap();
+        }
+    }
+
+    #[test]
+    fn credentials_are_of_one_version() {
+        let volume = tempfile::tempdir().unwrap();
+        replace(volume.path(), 0);
+        for name in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"] {
+            symlink(Path::new(VERSION).join(name), volume.path().join(name)).unwrap();
+        }
+        let settings = Settings::of_directory(volume.path());
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for number in 1..200 {
+                    replace(volume.path(), number);
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                done.store(true, Ordering::Relaxed);
+            });
+            while !done.load(Ordering::Relaxed) {
+                let values = settings.read().unwrap();
+                assert_eq!(values.len(), 2);
+                assert_eq!(values["AWS_ACCESS_KEY_ID"], values["AWS_SECRET_ACCESS_KEY"]);
+            }
+        });
+    }
+
+    #[test]
+    fn a_plain_directory_will_do() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("AWS_REGION"), " eu-west-1\n").unwrap();
+        std::fs::write(directory.path().join(".hidden"), "x").unwrap();
+        std::fs::create_dir(directory.path().join("sub")).unwrap();
+        let values = Settings::of_directory(directory.path()).read().unwrap();
+        assert_eq!(values, BTreeMap::from([("AWS_REGION".to_owned(), "eu-west-1".to_owned())]));
     }
 }

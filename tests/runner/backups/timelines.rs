@@ -28,12 +28,17 @@ fn archiving_goes_on_for_long() {
     through(rounds.unwrap_or(20));
 }
 
-/// Fills a few segments a second, whoever is the primary, until it is told to stop.
+/// How long the writer rests after each of its inserts.
+const REST: Duration = Duration::from_millis(200);
+
+/// Fills a segment every few seconds, whoever is the primary, until it is told to stop. Not more: a member that is killed
+/// again and again is held back for up to minutes, and must find its WAL on the primary then.
 fn write(sandbox: &Sandbox, stop: &AtomicBool) {
-    let sql = "insert into t select n, repeat(md5(random()::text), 8) from generate_series(1, 10000) n";
+    let sql = "insert into t select n, repeat(md5(random()::text), 8) from generate_series(1, 4000) n";
     while !stop.load(Ordering::Relaxed) {
         // While there is no primary it fails; what was acknowledged is counted in the end.
         sandbox.run(&["connect", NAME, "--", "-XAtqc", sql]);
+        std::thread::sleep(REST);
     }
 }
 
