@@ -15,11 +15,13 @@ use serde_json::json;
 
 use super::Stops;
 use super::cluster::{
-    Contents, NAME, archived_up_to_now, as_superuser, back_up, backups_are, create, data_directories, waiting,
+    Contents, NAME, SIZE, archived_up_to_now, as_superuser, back_up, backups_are, create, data_directories,
+    waiting,
 };
 use super::wal::Place;
 use crate::external::runtime;
-use crate::stores::{FaultProxy, Key, Moto, REGION};
+use crate::journeys::ready_with;
+use crate::stores::{FaultProxy, Key, Moto, REGION, S3sFs};
 use crate::support::{Sandbox, dbctl, eventually};
 
 /// The Secret of the destination's credentials.
@@ -178,4 +180,28 @@ fn archiving_catches_up_when_credentials_that_ended_are_renewed() {
     assert_eq!(rows, format!("{acknowledged}|{acknowledged}"));
     let second = back_up(&sandbox);
     assert_eq!(Contents::of(&place).good(), [&first, &second].map(|entry| entry["id"].as_str().unwrap()));
+}
+
+/// Its last WAL cannot be archived when a primary is shut down, and nobody waits for that.
+#[test]
+fn a_store_that_hangs_does_not_keep_the_primarys_role_from_moving() {
+    let server = S3sFs::start();
+    let proxy = FaultProxy::before(server.address());
+    let sandbox = Sandbox::own();
+    sandbox.start();
+    put_secret(&sandbox, &proxy.url(), &server.key());
+    create(&sandbox, "2", "s3://backups/h", &["--backup-credentials", SECRET]);
+    sandbox.sql(NAME, "create table t (n bigint)");
+    proxy.black_hole();
+    as_superuser(&sandbox, "insert into t values (1); select pg_switch_wal()");
+    let moved = sandbox.run(&["failover", NAME, "--yes", "--wait"]).ok();
+    eprintln!("{}", moved.stderr);
+    assert_eq!(sandbox.sql(NAME, "insert into t values (2); select count(*) from t"), "2");
+    proxy.restore();
+    let place = Place::s3(&server.url(), &server.key(), "h");
+    ready_with(&sandbox, NAME, 2);
+    let last = archived_up_to_now(&sandbox, &place);
+    let contents = Contents::of(&place);
+    let first = contents.archive.segments.keys().next().unwrap().start(SIZE).unwrap();
+    assert_eq!((contents.gaps(first, last), contents.conflicts()), (vec![], vec![]));
 }
