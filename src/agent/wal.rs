@@ -80,7 +80,7 @@ pub(super) fn database(var: impl Fn(&str) -> Option<String>) -> String {
 }
 
 async fn bounded_push(to: &str, owner: &Owner, path: &Path) -> Result<Pushed, WalError> {
-    let store = Store::open(&to.parse()?, &Settings::of_process(), Patience::SHORT)?;
+    let store = Store::open(&to.parse()?, &Settings::of_process(), Patience::SENDING)?;
     match tokio::time::timeout(PUSH_LIMIT, push(&store, owner, Path::new("."), path)).await {
         Ok(result) => Ok(result?),
         Err(_) => {

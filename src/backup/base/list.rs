@@ -62,6 +62,8 @@ pub struct Archive {
     pub tree: Tree,
     /// The timelines that have a history there.
     pub histories: BTreeSet<u32>,
+    /// The timelines whose history cannot be understood, and why.
+    pub unreadable: BTreeMap<u32, String>,
     /// Whole segments, and the objects that hold them: more than one is a conflict.
     pub segments: BTreeMap<Segment, Vec<Object>>,
     /// What else lies there: unfilled segments and labels, by their segment.
@@ -111,7 +113,7 @@ async fn look(store: &Store, epoch: Epoch, id: BackupId, objects: Vec<Object>) -
     let (record, problem) = match commit {
         None => (None, None),
         // Between the listing and now it may have been deleted.
-        Some(object) => match store.get(&object.key).await?.map(|bytes| parse(&bytes, &id)) {
+        Some(object) => match store.get(&object.key).await?.map(|bytes| parse(&bytes, epoch, &id)) {
             None => (None, None),
             Some(Ok(record)) => (Some(record), None),
             Some(Err(problem)) => (None, Some(problem)),
@@ -135,13 +137,16 @@ async fn look(store: &Store, epoch: Epoch, id: BackupId, objects: Vec<Object>) -
     })
 }
 
-fn parse(bytes: &[u8], id: &BackupId) -> Result<Record, String> {
+fn parse(bytes: &[u8], epoch: Epoch, id: &BackupId) -> Result<Record, String> {
     let record: Record = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     if record.format != FORMAT {
         return Err(format!("it is of format {}, and this release knows {FORMAT}", record.format));
     }
     if record.id != *id {
         return Err(format!("it is the record of {}", record.id));
+    }
+    if record.epoch() != Some(epoch) || record.wal_segment_size().is_none() {
+        return Err("it is another cluster's, or damaged".to_owned());
     }
     Ok(record)
 }
@@ -160,8 +165,9 @@ pub async fn archive(store: &Store, epoch: Epoch) -> Result<Archive, StoreError>
         };
         let text = store.get(&object.key).await?.unwrap_or_default();
         // One that cannot be read tells nothing; what hangs on it counts as reachable.
-        if let Ok(history) = History::parse(timeline, &String::from_utf8_lossy(&text)) {
-            histories.push((timeline, history));
+        match History::parse(timeline, &String::from_utf8_lossy(&text)) {
+            Ok(history) => histories.push((timeline, history)),
+            Err(problem) => drop(archive.unreadable.insert(timeline, problem.to_string())),
         }
     }
     archive.histories = histories.iter().map(|(timeline, _)| *timeline).collect();

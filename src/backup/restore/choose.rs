@@ -69,6 +69,16 @@ pub enum ChooseError {
     /// There is no backup.
     #[error("find a backup in {0}: there is no complete one")]
     Empty(String),
+    /// There are only such as cannot be read.
+    #[error("find a backup in {destination}: the record of {id} cannot be read: {problem}")]
+    Unreadable {
+        /// Where.
+        destination: String,
+        /// The newest.
+        id: BackupId,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// Not of that name.
     #[error("find backup {id} in {destination}: there are {there}")]
     Unknown {
@@ -78,6 +88,17 @@ pub enum ChooseError {
         destination: String,
         /// The backups that there are.
         there: String,
+    },
+    /// Only such as somebody restored and found damaged.
+    #[error(
+        "find a whole backup in {destination}: those that are there were found damaged when they were verified ({damaged}); to try \
+         one all the same, name it"
+    )]
+    Damaged {
+        /// Where.
+        destination: String,
+        /// Their names.
+        damaged: String,
     },
     /// Of other major versions.
     #[error(
@@ -134,33 +155,8 @@ pub enum ChooseError {
 /// # Errors
 /// Where there is none, or the WAL does not reach the target.
 pub fn choose(contents: &Contents, wish: &Wish) -> Result<Choice, ChooseError> {
-    let destination = || contents.destination.clone();
-    let mut all: Vec<(&Stored, &Record)> = contents
-        .epochs
-        .values()
-        .flat_map(|stored| stored.backups.iter().map(move |record| (stored, record)))
-        .collect();
-    all.sort_by_key(|(_, record)| record.stopped_at);
-    if all.is_empty() {
-        return Err(ChooseError::Empty(destination()));
-    }
-    if let Some(id) = &wish.backup {
-        let there = all.iter().map(|(_, record)| record.id.to_string()).collect::<Vec<_>>().join(", ");
-        all.retain(|(_, record)| record.id == *id);
-        if all.is_empty() {
-            return Err(ChooseError::Unknown { id: id.clone(), destination: destination(), there });
-        }
-    }
-    let major = |record: &Record| record.epoch().map(|epoch| epoch.major);
-    if let Some(wanted) = wish.major {
-        let mut found: Vec<u32> = all.iter().filter_map(|(_, record)| major(record)).collect();
-        found.dedup();
-        all.retain(|(_, record)| major(record) == Some(wanted));
-        if all.is_empty() {
-            let found = found.iter().map(u32::to_string).collect::<Vec<_>>().join(" and ");
-            return Err(ChooseError::Major { wanted, found, destination: destination() });
-        }
-    }
+    let mut all = named(contents, wish)?;
+    of_major(&mut all, contents, wish)?;
     let mut refused = Vec::new();
     for (stored, record) in all.iter().rev() {
         match fits(stored, record, &wish.target) {
@@ -178,14 +174,67 @@ pub fn choose(contents: &Contents, wish: &Wish) -> Result<Choice, ChooseError> {
             Err(outside(contents, &all, wish))
         }
         Some(why) => Err(why.clone()),
+        None => Err(ChooseError::Empty(contents.destination.clone())),
+    }
+}
+
+/// A backup, and the part of the archive that it belongs to.
+type Candidate<'c> = (&'c Stored, &'c Record);
+
+fn ids(all: &[Candidate<'_>]) -> String {
+    all.iter().map(|(_, record)| record.id.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// The backup that is named, or else all that nobody has found damaged; the oldest first.
+fn named<'c>(contents: &'c Contents, wish: &Wish) -> Result<Vec<Candidate<'c>>, ChooseError> {
+    let destination = || contents.destination.clone();
+    let own = |stored: &'c Stored| stored.backups.iter().map(move |record| (stored, record));
+    let mut all: Vec<Candidate<'c>> = contents.epochs.values().flat_map(own).collect();
+    all.sort_by_key(|(_, record)| record.stopped_at);
+    let there = ids(&all);
+    if let Some(id) = &wish.backup {
+        if let Some(problem) = contents.unreadable.get(id) {
+            let (target, problem) =
+                (wish.target.to_string(), format!("its record cannot be read: {problem}"));
+            return Err(ChooseError::Unfit { target, id: id.clone(), problem });
+        }
+        all.retain(|(_, record)| record.id == *id);
+        if all.is_empty() && !there.is_empty() {
+            return Err(ChooseError::Unknown { id: id.clone(), destination: destination(), there });
+        }
+    } else {
+        all.retain(|(stored, record)| !stored.damaged.contains(&record.id));
+    }
+    match contents.unreadable.last_key_value() {
+        _ if !all.is_empty() => Ok(all),
+        _ if !there.is_empty() => Err(ChooseError::Damaged { destination: destination(), damaged: there }),
+        Some((id, problem)) => Err(ChooseError::Unreadable {
+            destination: destination(),
+            id: id.clone(),
+            problem: problem.clone(),
+        }),
         None => Err(ChooseError::Empty(destination())),
     }
+}
+
+/// Leaves those of the major version that is asked for.
+fn of_major(all: &mut Vec<Candidate<'_>>, contents: &Contents, wish: &Wish) -> Result<(), ChooseError> {
+    let major = |record: &Record| record.epoch().map(|epoch| epoch.major);
+    let Some(wanted) = wish.major else { return Ok(()) };
+    let mut found: Vec<u32> = all.iter().filter_map(|(_, record)| major(record)).collect();
+    found.dedup();
+    all.retain(|(_, record)| major(record) == Some(wanted));
+    if !all.is_empty() {
+        return Ok(());
+    }
+    let found = found.iter().map(u32::to_string).collect::<Vec<_>>().join(" and ");
+    Err(ChooseError::Major { wanted, found, destination: contents.destination.clone() })
 }
 
 const EARLIER: &str = "it was complete only later";
 const LATER: &str = "the archive ends earlier";
 
-fn outside(contents: &Contents, all: &[(&Stored, &Record)], wish: &Wish) -> ChooseError {
+fn outside(contents: &Contents, all: &[Candidate<'_>], wish: &Wish) -> ChooseError {
     let text = |at: Option<Timestamp>| at.map_or_else(|| "?".to_owned(), |at| at.to_string());
     let newest = all.last().map(|(stored, record)| follow(stored, record));
     ChooseError::Outside {

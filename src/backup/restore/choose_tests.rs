@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::backup::base::{Part, StoredArchive};
@@ -47,12 +47,17 @@ fn contents() -> Contents {
         .map(|n: u32| (Segment::of(1, u64::from(n) * MIB, SegmentSize::SMALLEST), at(i64::from(n) + 1)));
     let stored = Stored {
         backups,
+        damaged: BTreeSet::new(),
         tree: Tree::default(),
         timelines: BTreeSet::from([1]),
         segments: segments.collect(),
     };
     let epoch = Epoch { major: 16, system_identifier: SYSTEM };
-    Contents { destination: "s3://b/x".to_owned(), epochs: [(epoch, stored)].into() }
+    Contents {
+        destination: "s3://b/x".to_owned(),
+        epochs: [(epoch, stored)].into(),
+        unreadable: BTreeMap::new(),
+    }
 }
 
 fn stored(contents: &mut Contents) -> &mut Stored {
@@ -71,6 +76,41 @@ fn chosen(contents: &Contents, target: Target) -> Result<i64, String> {
 
 fn half_past(hour: i64) -> Target {
     Target::Time(at(hour) + jiff::SignedDuration::from_mins(30))
+}
+
+#[test]
+fn what_was_found_damaged_is_taken_only_by_its_name() {
+    let mut contents = contents();
+    let ids: Vec<BackupId> = stored(&mut contents).backups.iter().map(|record| record.id.clone()).collect();
+    stored(&mut contents).damaged.insert(ids[2].clone());
+    assert_eq!(chosen(&contents, Target::End), Ok(12));
+    let named = Wish { backup: Some(ids[2].clone()), ..wish(Target::End) };
+    assert_eq!(choose(&contents, &named).unwrap().record.id, ids[2]);
+    stored(&mut contents).damaged.extend(ids);
+    let words = chosen(&contents, Target::End).unwrap_err();
+    assert!(words.contains("found damaged when they were verified"), "{words}");
+}
+
+#[test]
+fn an_unreadable_record_keeps_nobody_from_the_others() {
+    let mut contents = contents();
+    let id = stored(&mut contents).backups.pop().unwrap().id;
+    contents.unreadable.insert(id.clone(), "it is of format 9".to_owned());
+    assert_eq!(chosen(&contents, Target::End), Ok(12));
+    let named = Wish { backup: Some(id.clone()), ..wish(Target::End) };
+    let words = choose(&contents, &named).unwrap_err().to_string();
+    assert_eq!(
+        words,
+        format!(
+            "restore the end of the archive with backup {id}: its record cannot be read: it is of format 9"
+        )
+    );
+    stored(&mut contents).backups.clear();
+    let words = chosen(&contents, Target::End).unwrap_err();
+    assert_eq!(
+        words,
+        format!("find a backup in s3://b/x: the record of {id} cannot be read: it is of format 9")
+    );
 }
 
 #[test]

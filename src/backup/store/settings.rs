@@ -51,6 +51,8 @@ pub struct Patience {
 impl Patience {
     /// PostgreSQL waits for the answer: what fails is soon tried again.
     pub const SHORT: Self = Self { request: Duration::from_secs(15), all: Duration::from_secs(20) };
+    /// The same, for what is sent: a whole segment of 16 MiB passes over a link of half a megabyte in a second.
+    pub const SENDING: Self = Self { request: Duration::from_secs(40), all: Duration::from_secs(45) };
     /// Nobody waits, and what is given up is lost work.
     pub const LONG: Self = Self { request: Duration::from_secs(120), all: Duration::from_secs(300) };
 }

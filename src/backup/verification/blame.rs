@@ -32,9 +32,7 @@ pub(super) fn is_machines(words: &str) -> bool {
 /// Whether a restore that failed like this fails because of what is stored.
 pub(super) fn is_damage(error: &RestoreError) -> bool {
     match error {
-        RestoreError::Find(FindError::History(_) | FindError::Record { .. }) | RestoreError::Choose(_) => {
-            true
-        }
+        RestoreError::Find(FindError::History { .. }) | RestoreError::Choose(_) => true,
         RestoreError::Unpack(UnpackError::Damaged { .. }) => true,
         // The system's errors have a number, and those of who unpacks have none.
         RestoreError::Unpack(UnpackError::Unpack { source, .. }) => {
