@@ -9,14 +9,16 @@ use tokio_util::sync::CancellationToken;
 use super::Context;
 use super::error::{CliError, Result, failed};
 use super::session::Session;
-use crate::controller::{self, ControllerConfig};
+use crate::controller::{self, ControllerConfig, LeaseConfig, Terms};
+use crate::install::{ACCOUNT, NAMESPACE};
 
 /// The image that members run where nothing else is said.
 pub const DEFAULT_IMAGE: &str = "dbctl/postgres:{version}";
 
 /// Run the controller of a cluster
 ///
-/// It makes and keeps what Databases ask for. In a cluster it runs as a Deployment; the sandbox runs it by itself.
+/// It makes and keeps what Databases ask for. In a cluster it runs as a Deployment; the sandbox runs it by itself. Of several,
+/// the one that holds the Lease works, and the others wait for it.
 #[derive(Debug, Args)]
 pub struct ControllerArgs {
     /// Image of the members; {version} stands for the PostgreSQL release
@@ -26,6 +28,33 @@ pub struct ControllerArgs {
     /// Serve metrics to Prometheus at http://ADDRESS/metrics, for example 0.0.0.0:8080 in a pod [default: nowhere]
     #[arg(long, value_name = "ADDRESS")]
     metrics_address: Option<SocketAddr>,
+
+    /// Namespace of the Lease by which one of several controllers works [default: that of the pod, else dbctl-system]
+    #[arg(long, value_name = "NAMESPACE", conflicts_with = "no_leader_election")]
+    lease_namespace: Option<String>,
+
+    /// Work at once, without a Lease: only where no other controller can run
+    #[arg(long)]
+    no_leader_election: bool,
+}
+
+impl ControllerArgs {
+    /// The Lease: one for each scope, since controllers of different namespaces do not get in each other's way.
+    fn lease(&self, watched: Option<&str>) -> Result<Option<LeaseConfig>> {
+        if self.no_leader_election {
+            return Ok(None);
+        }
+        let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let namespace = self.lease_namespace.clone().or_else(|| set("POD_NAMESPACE"));
+        let name = watched.map_or_else(|| ACCOUNT.to_owned(), |watched| format!("{ACCOUNT}-{watched}"));
+        let identity = controller::identity(&set("POD_NAME").unwrap_or_else(|| "dbctl".to_owned()));
+        Ok(Some(LeaseConfig {
+            namespace: namespace.unwrap_or_else(|| NAMESPACE.to_owned()),
+            name,
+            identity: identity.map_err(|error| CliError::failed(format!("failed to {error}")))?,
+            terms: Terms::default(),
+        }))
+    }
 }
 
 /// Runs the command until it is told to stop.
@@ -48,6 +77,7 @@ pub async fn run(context: &Context, args: ControllerArgs) -> Result<()> {
     let stop = CancellationToken::new();
     stop_on_signal(&stop)?;
     let config = ControllerConfig {
+        lease: args.lease(context.global.namespace.as_deref())?,
         namespace: context.global.namespace.clone(),
         image: args.image,
         metrics: args.metrics_address,

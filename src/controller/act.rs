@@ -48,6 +48,9 @@ pub enum ActError {
     /// The internal Secret lacks a password.
     #[error("read Secret {0}: it lacks {1}")]
     NoPassword(String, &'static str),
+    /// The time in which this controller may act is over, or it does not know better.
+    #[error("act: this controller does not hold its Lease any more")]
+    NotLeader,
     /// No password could be made.
     #[error(transparent)]
     NoRandomness(#[from] NoRandomness),

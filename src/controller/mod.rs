@@ -6,6 +6,7 @@ mod asks;
 mod backoff;
 mod cache;
 mod known;
+mod lease;
 mod metrics;
 mod nodes;
 mod noise;
@@ -19,4 +20,5 @@ mod silence;
 #[cfg(test)]
 mod tests;
 
+pub use lease::{LeaseConfig, LeaseError, Terms, identity};
 pub use run::{ControllerConfig, ControllerError, run};

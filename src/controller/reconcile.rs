@@ -16,6 +16,7 @@ use super::asks::{Asking, Asks};
 use super::backoff::Backoff;
 use super::cache::{Cache, Key};
 use super::known::Known;
+use super::lease::Claim;
 use super::metrics::{Metrics, Sighting};
 use super::nodes::Nodes;
 use super::observe::observe;
@@ -67,6 +68,8 @@ pub struct Shared {
     pub passes: UnboundedSender<Key>,
     /// What Prometheus is told.
     pub metrics: Arc<Metrics>,
+    /// Until when this controller may act.
+    pub claim: Claim,
 }
 
 /// Looks at one Database and does what is to be done.
@@ -120,6 +123,9 @@ async fn carry_out(
         };
         if failed.as_ref().is_some_and(|error| !tells || error.is_conflict()) {
             continue;
+        }
+        if !shared.claim.holds() {
+            return Err(ActError::NotLeader);
         }
         tracing::debug!(namespace = %key.0, database = %key.1, ?action, "acting");
         match actor.act(action).await {

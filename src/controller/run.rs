@@ -22,6 +22,7 @@ use super::asks::Asks;
 use super::backoff::Backoff;
 use super::cache::{Cache, Key, keep};
 use super::known::Known;
+use super::lease::{Claim, LeaseConfig, LeaseError, Tenure};
 use super::metrics::{self, Metrics};
 use super::nodes;
 use super::reconcile::{Guarded, Shared, after_error, reconcile};
@@ -49,11 +50,13 @@ pub struct ControllerConfig {
     pub image: String,
     /// Where Prometheus may ask; nowhere without it.
     pub metrics: Option<SocketAddr>,
+    /// Which of several controllers works; without it, this one does.
+    pub lease: Option<LeaseConfig>,
 }
 
 impl Default for ControllerConfig {
     fn default() -> Self {
-        Self { namespace: None, image: Settings::default().image, metrics: None }
+        Self { namespace: None, image: Settings::default().image, metrics: None, lease: None }
     }
 }
 
@@ -77,6 +80,9 @@ pub enum ControllerError {
         /// Why not.
         source: std::io::Error,
     },
+    /// Another controller works, or may.
+    #[error(transparent)]
+    Lease(#[from] LeaseError),
     /// Every watch ended, which none does by itself.
     #[error("keep its watches open")]
     WatchesEnded,
@@ -96,6 +102,7 @@ pub async fn run(
     let reporter =
         Reporter { controller: FIELD_MANAGER.to_owned(), instance: std::env::var("POD_NAME").ok() };
     let (passes, due) = unbounded();
+    let mut tenure = config.lease.map(|lease| Tenure::begin(client.clone(), lease));
     let shared = Arc::new(Shared {
         client: client.clone(),
         cache: Arc::default(),
@@ -110,6 +117,7 @@ pub async fn run(
         nodes: Arc::default(),
         passes: passes.clone(),
         metrics: Arc::default(),
+        claim: tenure.as_ref().map_or_else(Claim::always, Tenure::claim),
     });
     let served = serve_metrics(shared.metrics.clone(), config.metrics, stop.clone()).await?;
     let (mut watches, mut complete) = watches(&client, config.namespace.as_deref(), &shared.cache, &passes);
@@ -133,6 +141,8 @@ pub async fn run(
     let suspicious = stale_locks(shared.cache.clone());
     let related = stream::select(due, suspicious)
         .map(|(namespace, name): Key| ObjectRef::new(&name).within(&namespace));
+    // One that waits for the Lease keeps its caches warm meanwhile.
+    complete.extend(tenure.as_ref().map(Tenure::held));
     // Before the first lists are complete, everything would have to be looked up by name.
     let queue = stream::once(join_all(complete.into_iter().map(completed)))
         .filter_map(|_| ready(None))
@@ -148,10 +158,24 @@ pub async fn run(
         controller::Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE),
     );
     let work = passes.for_each(|_| ready(()));
-    tokio::select! {
+    let ended = tokio::select! {
         () = work => Ok(()),
         error = served => Err(error),
+        error = lost(tenure.as_mut()) => Err(error.into()),
         () = join_all(watches).map(drop) => Err(ControllerError::WatchesEnded),
+    };
+    // Whatever the end was, nothing acts any more.
+    if let Some(tenure) = tenure {
+        tenure.give_back().await;
+    }
+    ended
+}
+
+/// Ends with the tenure, if there is one to end.
+async fn lost(tenure: Option<&mut Tenure>) -> LeaseError {
+    match tenure {
+        Some(tenure) => tenure.lost().await,
+        None => pending().await,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The controller against the sandbox's API server. Pods are played by the test.
 
 mod access;
+mod lease;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::act::Actor;
 use super::resource::{namespaced, plain};
-use super::{ControllerConfig, run};
+use super::{ControllerConfig, LeaseConfig, Terms, run};
 use crate::api::{Database, crd};
 use crate::install::{ACCOUNT, NAMESPACE, Scope, apply, rbac};
 use crate::plan::{APPLIED, Action, Kind, Observed, Settings, name_of, needed, plan};
@@ -44,6 +45,19 @@ struct Cluster {
     api: Running,
     controller: tokio::task::JoinHandle<Result<(), super::ControllerError>>,
     _state: tempfile::TempDir,
+}
+
+/// A controller that is one of several, none of which has much patience.
+fn elected(identity: &str) -> ControllerConfig {
+    let millis = std::time::Duration::from_millis;
+    let terms = Terms { lease: millis(3000), give_up: millis(2000), renew: millis(500), retry: millis(300) };
+    let lease = LeaseConfig {
+        namespace: NAMESPACE.to_owned(),
+        name: ACCOUNT.to_owned(),
+        identity: identity.to_owned(),
+        terms,
+    };
+    ControllerConfig { lease: Some(lease), ..ControllerConfig::default() }
 }
 
 impl Cluster {
@@ -77,7 +91,7 @@ impl Cluster {
         let token = Self::install(&client, role).await;
         let own = token_config(&format!("http://{}", api.address), &token).await;
         let own = Client::try_from(own).unwrap();
-        let controller = tokio::spawn(run(own, ControllerConfig::default(), stop.clone()));
+        let controller = tokio::spawn(run(own, elected("first"), stop.clone()));
         Self { client, stop, api, controller, _state: state }
     }
 

@@ -77,6 +77,9 @@ pub const RULES: &[Rule] = &[
     rule("events.k8s.io", "events", &["create", "patch"]),
 ];
 
+/// What it may do with Leases, in its own namespace only: by one, a single controller of several works.
+pub const LEASES: Rule = rule("coordination.k8s.io", "leases", &["get", "create", "update"]);
+
 /// Which Databases the controller works for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope<'a> {
@@ -86,41 +89,57 @@ pub enum Scope<'a> {
     Namespace(&'a str),
 }
 
-/// The controller's ServiceAccount, its role, and the binding of the two. Nothing of a cluster's own scope is needed, so
-/// a Role for one namespace has the same rules.
+/// The controller's ServiceAccount, its roles, and their bindings. Nothing of a cluster's own scope is needed, so a Role for
+/// one namespace has the same rules.
 pub fn rbac(namespace: &str, scope: Scope<'_>) -> Vec<Value> {
-    let metadata = |namespace: Option<&str>| {
-        let mut metadata = json!({ "name": ACCOUNT, "labels": labels() });
-        if let Some(namespace) = namespace {
-            metadata["namespace"] = json!(namespace);
-        }
-        metadata
-    };
     let (prefix, place) = match scope {
         Scope::Cluster => ("Cluster", None),
         Scope::Namespace(place) => ("", Some(place)),
     };
-    let role = format!("{prefix}Role");
-    let group = "rbac.authorization.k8s.io";
-    vec![
-        json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata(Some(namespace)) }),
-        json!({ "apiVersion": format!("{group}/v1"), "kind": role, "metadata": metadata(place), "rules": rules(scope) }),
+    let account = json!({
+        "apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata(ACCOUNT, Some(namespace)),
+    });
+    let mut all = vec![account];
+    all.extend(granted(prefix, metadata(ACCOUNT, place), rules(scope), namespace));
+    all.extend(granted("", metadata(LEADER, Some(namespace)), vec![written(&LEASES)], namespace));
+    all
+}
+
+/// Name of the Role for the Lease and of its binding.
+const LEADER: &str = "dbctl-controller-lease";
+
+fn metadata(name: &str, namespace: Option<&str>) -> Value {
+    let mut metadata = json!({ "name": name, "labels": labels() });
+    if let Some(namespace) = namespace {
+        metadata["namespace"] = json!(namespace);
+    }
+    metadata
+}
+
+/// A role, and its binding to the controller's account.
+fn granted(prefix: &str, metadata: Value, rules: Vec<Value>, account_namespace: &str) -> [Value; 2] {
+    let (group, role) = ("rbac.authorization.k8s.io", format!("{prefix}Role"));
+    let name = metadata["name"].clone();
+    [
+        json!({ "apiVersion": format!("{group}/v1"), "kind": role, "metadata": metadata, "rules": rules }),
         json!({
             "apiVersion": format!("{group}/v1"),
             "kind": format!("{role}Binding"),
-            "metadata": metadata(place),
-            "roleRef": { "apiGroup": group, "kind": role, "name": ACCOUNT },
-            "subjects": [{ "kind": "ServiceAccount", "name": ACCOUNT, "namespace": namespace }],
+            "metadata": metadata,
+            "roleRef": { "apiGroup": group, "kind": role, "name": name },
+            "subjects": [{ "kind": "ServiceAccount", "name": ACCOUNT, "namespace": account_namespace }],
         }),
     ]
 }
 
+fn written(rule: &Rule) -> Value {
+    json!({ "apiGroups": [rule.group], "resources": [rule.resource], "verbs": rule.verbs })
+}
+
 fn rules(scope: Scope<'_>) -> Vec<Value> {
-    let rule =
-        |rule: &Rule| json!({ "apiGroups": [rule.group], "resources": [rule.resource], "verbs": rule.verbs });
     // A Role grants nothing of the whole cluster's.
     let held = |rule: &&Rule| scope == Scope::Cluster || rule.resource != "nodes";
-    RULES.iter().filter(held).map(rule).collect()
+    RULES.iter().filter(held).map(written).collect()
 }
 
 fn labels() -> Value {
@@ -149,6 +168,8 @@ pub fn rbac_yaml(namespace: &str, scope: Scope<'_>) -> Result<String, serde_yaml
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::api::Names;
 
@@ -173,7 +194,14 @@ mod tests {
     fn a_role_without_any_one_of_its_verbs_is_too_small() {
         let all: Vec<(String, &str)> =
             RULES.iter().flat_map(|rule| rule.verbs.iter().map(|verb| (rule.qualified(), *verb))).collect();
-        let needs: Vec<&str> = NEEDS.lines().chain(GRANTED).collect();
+        let lease = |need: &&str| need.ends_with(&LEASES.qualified());
+        let leases: Vec<String> =
+            LEASES.verbs.iter().map(|verb| format!("{verb} {}", LEASES.qualified())).collect();
+        assert_eq!(
+            BTreeSet::from_iter(NEEDS.lines().filter(lease)),
+            leases.iter().map(String::as_str).collect()
+        );
+        let needs: Vec<&str> = NEEDS.lines().filter(|need| !lease(need)).chain(GRANTED).collect();
         for need in &needs {
             assert!(covered(&all, need), "the role lacks {need}");
         }
@@ -218,11 +246,23 @@ mod tests {
         };
         assert_eq!(
             kinds(Scope::Cluster),
-            [r#""ServiceAccount" "ops""#, r#""ClusterRole" null"#, r#""ClusterRoleBinding" null"#]
+            [
+                r#""ServiceAccount" "ops""#,
+                r#""ClusterRole" null"#,
+                r#""ClusterRoleBinding" null"#,
+                r#""Role" "ops""#,
+                r#""RoleBinding" "ops""#
+            ]
         );
         assert_eq!(
             kinds(Scope::Namespace("shop")),
-            [r#""ServiceAccount" "ops""#, r#""Role" "shop""#, r#""RoleBinding" "shop""#]
+            [
+                r#""ServiceAccount" "ops""#,
+                r#""Role" "shop""#,
+                r#""RoleBinding" "shop""#,
+                r#""Role" "ops""#,
+                r#""RoleBinding" "ops""#
+            ]
         );
     }
 }

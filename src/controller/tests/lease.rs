@@ -1,0 +1,70 @@
+//! One controller of several works.
+
+use k8s_openapi::api::coordination::v1::Lease;
+
+use super::*;
+
+async fn holder(cluster: &Cluster) -> Option<String> {
+    let leases: Api<Lease> = Api::namespaced(cluster.client.clone(), NAMESPACE);
+    leases.get_opt(ACCOUNT).await.unwrap()?.spec?.holder_identity
+}
+
+async fn held_by(cluster: &Cluster, who: &str) {
+    eventually("the Lease changes hands", || async { holder(cluster).await.as_deref() == Some(who) }).await;
+}
+
+#[tokio::test]
+async fn another_takes_over_from_one_that_stops_and_from_one_that_hangs() {
+    let mut cluster = Cluster::start(lax_definition()).await;
+    held_by(&cluster, "first").await;
+    let token = |stop: &CancellationToken| stop.child_token();
+    let second = token(&cluster.stop);
+    let waiting = tokio::spawn(run(cluster.client.clone(), elected("second"), second.clone()));
+    cluster.create_database("db", json!({})).await;
+    eventually("the first works", || cluster.has(Kind::StatefulSet, "db")).await;
+    assert_eq!(holder(&cluster).await.as_deref(), Some("first"));
+
+    // Nothing of it is heard any more: its Lease has to end by itself.
+    cluster.controller.abort();
+    held_by(&cluster, "second").await;
+    cluster.create_database("other", json!({})).await;
+    eventually("the second works", || cluster.has(Kind::StatefulSet, "other")).await;
+
+    // One that is told to stop gives it back, and what it did is done by then.
+    let third = tokio::spawn(run(cluster.client.clone(), elected("third"), token(&cluster.stop)));
+    second.cancel();
+    waiting.await.unwrap().unwrap();
+    held_by(&cluster, "third").await;
+    cluster.controller = third;
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn one_that_loses_the_lease_ends() {
+    let cluster = Cluster::start(lax_definition()).await;
+    held_by(&cluster, "first").await;
+    let leases: Api<Lease> = Api::namespaced(cluster.client.clone(), NAMESPACE);
+    let taken = Patch::Merge(json!({ "spec": { "holderIdentity": "somebody" } }));
+    leases.patch(ACCOUNT, &PatchParams::default(), &taken).await.unwrap();
+    let Cluster { controller, stop, api, .. } = cluster;
+    let ended = controller.await.unwrap();
+    assert!(matches!(ended, Err(crate::controller::ControllerError::Lease(_))), "{ended:?}");
+    stop.cancel();
+    api.finished().await.unwrap();
+}
+
+#[tokio::test]
+async fn without_the_right_to_hold_it_a_controller_says_so() {
+    let role: Vec<_> = rbac(NAMESPACE, Scope::Cluster)
+        .into_iter()
+        .filter(|object| !object["metadata"]["name"].as_str().unwrap_or_default().ends_with("-lease"))
+        .collect();
+    let Cluster { controller, stop, api, .. } = Cluster::start_with(lax_definition(), &role).await;
+    let ended = controller.await.unwrap().unwrap_err().to_string();
+    assert!(
+        ended.starts_with("take Lease dbctl-system/dbctl-controller: ") && ended.contains("forbidden"),
+        "{ended}"
+    );
+    stop.cancel();
+    api.finished().await.unwrap();
+}
