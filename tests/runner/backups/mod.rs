@@ -3,10 +3,12 @@
 mod bucket;
 mod cluster;
 mod fetch;
+mod kills;
 mod local;
 mod push;
 mod retention;
 mod timelines;
+mod times;
 mod wal;
 
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -9,14 +9,14 @@
 
 mod alone;
 mod chance;
-mod check;
-mod clients;
-mod cluster;
+pub mod check;
+pub mod clients;
+pub mod cluster;
 mod faults;
 mod gaps;
 mod history;
 mod report;
-mod round;
+pub mod round;
 mod session;
 
 use std::path::Path;
@@ -117,7 +117,7 @@ fn judge(verdict: &Verdict, synchronous: bool) {
 }
 
 /// A number from the environment.
-fn number<T: std::str::FromStr>(name: &str, default: T) -> T {
+pub fn number<T: std::str::FromStr>(name: &str, default: T) -> T {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
