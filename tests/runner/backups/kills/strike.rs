@@ -67,7 +67,7 @@ pub fn steps(seed: u64) -> impl Iterator<Item = Step> {
         });
         Step {
             kind: kind.unwrap_or(Kind::Backup),
-            after: Duration::from_millis(random.u64(0..6000)),
+            after: Duration::from_millis(random.u64(0..2500)),
             time: Duration::from_millis(random.u64(0..2500)),
             which: random.usize(..),
         }
