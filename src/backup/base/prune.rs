@@ -148,3 +148,7 @@ async fn carry_out(store: &Store, epoch: Epoch, work: &Work<'_>) -> Result<(), S
 #[cfg(test)]
 #[path = "prune_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "prune_lives.rs"]
+mod lives;

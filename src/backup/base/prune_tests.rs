@@ -4,8 +4,8 @@ use crate::backup::layout::{ContentHash, StoredWal};
 use crate::backup::server::Point;
 use crate::backup::wal::Segment;
 
-const EPOCH: Epoch = Epoch { major: 16, system_identifier: 7 };
-const SIZE: SegmentSize = SegmentSize::DEFAULT;
+pub(super) const EPOCH: Epoch = Epoch { major: 16, system_identifier: 7 };
+pub(super) const SIZE: SegmentSize = SegmentSize::DEFAULT;
 
 /// A backup that begins in that segment of timeline 1 and ends in the next one; `commit` is written or not.
 async fn backup(store: &Store, number: u64, commit: bool) -> BackupId {
@@ -16,6 +16,15 @@ async fn backup(store: &Store, number: u64, commit: bool) -> BackupId {
     for name in ["started.json", "base.0000.tar.zst", "backup_manifest"] {
         store.put(&format!("{directory}/{name}"), "x".into()).await.unwrap();
     }
+    if commit {
+        commit_until(store, &id, start.position + SIZE.bytes()).await;
+    }
+    id
+}
+
+/// Writes the record of a backup that ends there.
+pub(super) async fn commit_until(store: &Store, id: &BackupId, stop: u64) {
+    let (start, began) = (id.start().unwrap(), id.began().unwrap());
     let record = Record {
         format: FORMAT,
         id: id.clone(),
@@ -28,19 +37,16 @@ async fn backup(store: &Store, number: u64, commit: bool) -> BackupId {
         version: "16.15".to_owned(),
         system_identifier: EPOCH.system_identifier,
         segment_size: SIZE.bytes(),
-        timeline: 1,
+        timeline: start.timeline,
         start_lsn: start.position,
-        stop_lsn: start.position + SIZE.bytes(),
+        stop_lsn: stop,
         size: 1,
         bytes: 1,
         archives: vec![],
         manifest: Part { name: "backup_manifest".to_owned(), bytes: 1, sha256: String::new() },
     };
-    if commit {
-        let text = serde_json::to_vec(&record).unwrap();
-        store.put(&format!("{directory}/{COMMIT}"), text.into()).await.unwrap();
-    }
-    id
+    let text = serde_json::to_vec(&record).unwrap();
+    store.put(&format!("{}/{COMMIT}", id.directory(EPOCH)), text.into()).await.unwrap();
 }
 
 async fn wal(store: &Store, numbers: std::ops::Range<u64>) {

@@ -17,11 +17,11 @@ use crate::stores::{Action, FaultProxy, Rule, S3sFs};
 use crate::support::{Sandbox, eventually};
 
 /// The pods of backups that run.
-pub fn running(sandbox: &Sandbox, name: &str) -> Vec<String> {
+fn running(sandbox: &Sandbox) -> Vec<String> {
     runtime().block_on(async {
         let pods: Api<Pod> = Api::default_namespaced(sandbox.client().await);
         let listed =
-            pods.list(&ListParams::default().labels(&format!("app.kubernetes.io/name={name}"))).await;
+            pods.list(&ListParams::default().labels(&format!("app.kubernetes.io/name={BACKUP_NAME}"))).await;
         let runs =
             |pod: &Pod| pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running");
         listed.unwrap().into_iter().filter(runs).map(|pod| pod.name_any()).collect()
@@ -78,7 +78,7 @@ fn the_newest_stay_with_their_wal_and_a_killed_one_is_none() {
             Err(format!("{:?}", asked.last()))
         }
     });
-    let pods = running(&sandbox, BACKUP_NAME);
+    let pods = running(&sandbox);
     assert_eq!(pods.len(), 1, "{pods:?}");
     sandbox.run(&["sandbox", "fault", "pod", &pods[0], "--kill"]).ok();
     let told = backups_are(&sandbox, "False", "BackupFailed");

@@ -36,6 +36,9 @@ const SWITCH: Duration = Duration::from_secs(2);
 /// How often a member may have been restarted when the next one dies: Kubernetes holds back the second restart.
 const RESTARTS: i32 = 1;
 
+/// Rows of a table that makes backups last a while.
+const FILLING: usize = 500_000;
+
 /// A step, and what came of it.
 struct Round {
     step: Step,
@@ -56,7 +59,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn start(members: usize, retention: usize) -> Self {
+    fn start(members: usize, retention: usize, filling: usize) -> Self {
         let server = S3sFs::start();
         let proxy = FaultProxy::before(server.address());
         let sandbox = Sandbox::own();
@@ -65,6 +68,8 @@ impl Bench {
         let retention = retention.to_string();
         let more = ["--backup-credentials", "bucket", "--backup-retention", &retention];
         create(&sandbox, &members.to_string(), "s3://backups/k", &more);
+        let filling = format!("from generate_series(1, {filling})");
+        sandbox.sql(NAME, &format!("create table filling as select md5(random()::text), random() {filling}"));
         sandbox.sql(NAME, "create table t (n bigint)");
         let runtime = runtime();
         let cluster = runtime.block_on(async {
@@ -140,9 +145,9 @@ async fn end_segments(cluster: Arc<Cluster>, password: String) {
     }
 }
 
-/// Goes through the steps, and looks at what is there then.
-fn prove(members: usize, retention: usize, steps: impl Iterator<Item = Step>) {
-    let bench = Bench::start(members, retention);
+/// Goes through the steps, with a table of so many rows beside those that are written, and looks at what is there then.
+fn prove(members: usize, retention: usize, filling: usize, steps: impl Iterator<Item = Step>) {
+    let bench = Bench::start(members, retention, filling);
     let mut rounds = Vec::new();
     for (number, step) in (1..).zip(steps) {
         let round = bench.round(step);
@@ -186,7 +191,7 @@ fn what_is_listed_is_good_and_nothing_is_missing_whoever_is_killed() {
         step(Kind::Push, 0, 500),
         step(Kind::Primary, 2000, 0),
     ];
-    prove(2, 2, chosen.into_iter());
+    prove(2, 2, 1, chosen.into_iter());
 }
 
 /// `KILLS=50 SEED=1 cargo test --test runner -- --ignored --nocapture many_random_kills`; the seed is printed.
@@ -195,5 +200,5 @@ fn what_is_listed_is_good_and_nothing_is_missing_whoever_is_killed() {
 fn many_random_kills_leave_only_good_backups() {
     let (kills, seed) = (number("KILLS", 50), number("SEED", fastrand::u64(..)));
     println!("KILLS={kills} SEED={seed}");
-    prove(3, 8, steps(seed).take(kills));
+    prove(3, 8, FILLING, steps(seed).take(kills));
 }

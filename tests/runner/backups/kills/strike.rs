@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use dbctl::api::BACKUP_NAME;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::backups::retention::running;
 use crate::proof::cluster::Cluster;
 use crate::stores::{Action, FaultProxy, Rule};
 use crate::support::{Sandbox, eventually};
@@ -96,14 +94,12 @@ pub fn strike(sandbox: &Sandbox, cluster: &Cluster, proxy: &FaultProxy, step: St
     let (primary, replicas) = cluster.roles().expect("it was whole");
     match step.kind {
         Kind::Backup => eventually("a backup was killed", || {
-            if running(sandbox, BACKUP_NAME).is_empty() {
-                // What is under way already is said no to, and killed.
-                sandbox.run(&["backup-now", &cluster.name]);
+            let found = processes(sandbox, "agent backup");
+            if found.is_empty() {
+                // Refused where one is on its way.
+                let answer = sandbox.run(&["backup-now", &cluster.name]);
+                return Err(answer.transcript());
             }
-            let found = eventually("it is taken", || match processes(sandbox, "agent backup") {
-                found if found.is_empty() => Err("nobody".to_owned()),
-                found => Ok(found),
-            });
             std::thread::sleep(step.time);
             let struck = found.iter().filter(|id| kill(**id)).count();
             if struck > 0 { Ok("the process of a backup".to_owned()) } else { Err("it was done".to_owned()) }
