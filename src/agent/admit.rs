@@ -1,14 +1,18 @@
-//! What stands before Patroni: that the database may write where its backups go, and that nothing of a restore that was cut
-//! short is taken for data.
+//! What stands before Patroni: that the volume's data is what it should be after a restore in place, that nothing of a
+//! restore that was cut short is taken for data, and that the database may write where its backups go.
 
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::Value;
+use ulid::Ulid;
 
+use super::aside::follow;
 use super::member::Member;
 use super::restoring::{Note, clear};
 use super::store::StoreError as ApiError;
 use super::wal::database;
+use crate::api::{Mark, Stage};
 use crate::backup::claim::{self, ClaimError, Owner};
 use crate::backup::store::{DestinationError, Patience, Settings, Store, StoreError};
 use crate::patroni::DynamicConfig;
@@ -23,12 +27,25 @@ pub(super) struct Archive {
     id: String,
 }
 
-impl Archive {
+/// What the template says to the agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Told {
+    /// Where backups go.
+    archive: Option<Archive>,
+    /// The id of the restore in place that the template is written after.
+    restore: Option<Ulid>,
+}
+
+impl Told {
     /// Takes it from the configuration, which is Patroni's then.
-    pub(super) fn take(config: &mut Value) -> Option<Self> {
-        let own = config.as_object_mut()?.remove(OWN)?;
+    pub(super) fn take(config: &mut Value) -> Self {
+        let Some(own) = config.as_object_mut().and_then(|config| config.remove(OWN)) else {
+            return Self::default();
+        };
         let text = |key: &str| own.pointer(key)?.as_str().map(str::to_owned);
-        Some(Self { to: text("/archive/to")?, id: text("/archive/id")? })
+        let archive = || Some(Archive { to: text("/archive/to")?, id: text("/archive/id")? });
+        let restore = text("/restore").and_then(|id| Ulid::from_string(&id).ok());
+        Self { archive: archive(), restore }
     }
 }
 
@@ -38,6 +55,20 @@ pub enum AdmitError {
     /// The volume.
     #[error("remove what is left of a restore: {0}")]
     Volume(#[from] std::io::Error),
+    /// The volume, where data is to be moved.
+    #[error("make room for the data of restore {id}, and nothing is started on what is there: {source}")]
+    Aside {
+        /// The restore in place.
+        id: Ulid,
+        /// What came of it.
+        source: std::io::Error,
+    },
+    /// What stands beside the data cannot be read.
+    #[error("read the note of the last restore in place, without which nothing is started: {0}")]
+    Mark(#[from] serde_json::Error),
+    /// The configuration is another restore's.
+    #[error("start before this pod's configuration is that of restore {0}")]
+    Outdated(Ulid),
     /// The Kubernetes API.
     #[error("start a restore anew: {0}")]
     Api(#[from] ApiError),
@@ -52,12 +83,74 @@ pub enum AdmitError {
     Store(#[from] StoreError),
 }
 
-/// Makes sure of both.
+/// How often it is looked whether members may start.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long a configuration that is behind is waited for: it reaches a pod that is there only with its next container.
+const BEHIND: Duration = Duration::from_secs(3);
+
+/// Whether Patroni may be started beside that mark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Clearance {
+    /// It may.
+    Free,
+    /// All members are to be stopped.
+    Held,
+    /// The pod's configuration says nothing of that restore yet.
+    Behind,
+}
+
+/// A pod of an older template reads the same mark as one of the newest, so none of them starts on data that was replaced.
+fn clearance(mark: &Mark, told: &Told) -> Clearance {
+    match mark.stage {
+        Stage::Stopping | Stage::Stopped => Clearance::Held,
+        Stage::Restoring | Stage::Done if told.restore == Some(mark.id) => Clearance::Free,
+        Stage::Restoring | Stage::Done => Clearance::Behind,
+    }
+}
+
+/// Waits until members may start. Without the Kubernetes API nobody knows, and Patroni would wait for it as well.
+async fn last_restore(member: &Member, told: &Told) -> Result<Option<Mark>, AdmitError> {
+    let mut said = false;
+    loop {
+        match member.store.read("config").await.map(|map| Mark::of(&map)) {
+            Ok(mark) => match mark? {
+                None => return Ok(None),
+                Some(mark) => match clearance(&mark, told) {
+                    Clearance::Free => return Ok(Some(mark)),
+                    Clearance::Behind => {
+                        tokio::time::sleep(BEHIND).await;
+                        return Err(AdmitError::Outdated(mark.id));
+                    }
+                    Clearance::Held if !said => {
+                        tracing::info!("waiting: restore {} has all members stop first", mark.id);
+                        said = true;
+                    }
+                    Clearance::Held => {}
+                },
+            },
+            Err(error) if !said => {
+                tracing::warn!("waiting until it is known of which restore the data should be: {error}");
+                said = true;
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Makes sure of all of it.
 ///
 /// # Errors
 /// Where Patroni must not be started.
-pub(super) async fn admit(member: &Member, archive: Option<&Archive>) -> Result<(), AdmitError> {
+pub(super) async fn admit(member: &Member, told: &Told) -> Result<(), AdmitError> {
     let data = &member.environment.data;
+    if let Some(mark) = last_restore(member, told).await? {
+        let (id, data) = (mark.id, data.clone());
+        let done = tokio::task::spawn_blocking(move || follow(&data, &mark)).await;
+        let done = done.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+        done.map_err(|source| AdmitError::Aside { id, source })?;
+    }
+    let archive = told.archive.as_ref();
     if Note::read(data)?.is_some() {
         tracing::warn!("a restore into {} was cut short; what is left of it goes", data.display());
         clear(data)?;
@@ -86,9 +179,30 @@ mod tests {
     #[test]
     fn patroni_does_not_see_what_is_not_its_own() {
         let mut config = json!({ "scope": "db", "dbctl": { "archive": { "to": "s3://b/x", "id": "u-1" } } });
-        let expected = Archive { to: "s3://b/x".to_owned(), id: "u-1".to_owned() };
-        assert_eq!(Archive::take(&mut config), Some(expected));
+        let archive = Some(Archive { to: "s3://b/x".to_owned(), id: "u-1".to_owned() });
+        assert_eq!(Told::take(&mut config), Told { archive, restore: None });
         assert_eq!(config, json!({ "scope": "db" }));
-        assert_eq!(Archive::take(&mut config), None);
+        assert_eq!(Told::take(&mut config), Told::default());
+        let id = Ulid::from_parts(5, 5);
+        let mut config = json!({ "dbctl": { "restore": id.to_string() } });
+        assert_eq!(Told::take(&mut config).restore, Some(id));
+    }
+
+    #[test]
+    fn nobody_starts_while_members_stop_or_with_an_older_configuration() {
+        let (id, older) = (Ulid::from_parts(5, 5), Ulid::from_parts(4, 4));
+        let told = |restore: Option<Ulid>| Told { archive: None, restore };
+        for (stage, current, other) in [
+            ("Stopping", Clearance::Held, Clearance::Held),
+            ("Stopped", Clearance::Held, Clearance::Held),
+            ("Restoring", Clearance::Free, Clearance::Behind),
+            ("Done", Clearance::Free, Clearance::Behind),
+        ] {
+            let mark: Mark = serde_json::from_value(json!({ "id": id, "old": id, "stage": stage })).unwrap();
+            assert_eq!(clearance(&mark, &told(Some(id))), current, "{stage}");
+            for behind in [None, Some(older)] {
+                assert_eq!(clearance(&mark, &told(behind)), other, "{stage}");
+            }
+        }
     }
 }

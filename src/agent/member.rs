@@ -1,6 +1,7 @@
 //! What the agent's tasks share: who this member is, and what is known of it.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use rustix::time::{ClockId, clock_gettime};
 use serde_json::Value;
 
 use super::AgentError;
+use super::attic::Attic;
 use super::children::Children;
 use super::render::Environment;
 use super::store::Store;
@@ -26,6 +28,8 @@ pub struct Member {
     pub store: Store,
     /// The processes below.
     pub children: Children,
+    /// Data of before restores in place.
+    pub attic: Arc<Attic>,
     /// The container was told to end.
     ending: AtomicBool,
     /// PostgreSQL's first process is there.
@@ -45,6 +49,7 @@ impl Member {
             patroni: Client::new().map_err(|error| AgentError::Client(error.to_string()))?,
             store: Store::new(&environment.namespace, scope),
             children: Children::default(),
+            attic: Arc::default(),
             ending: AtomicBool::new(false),
             running: AtomicBool::new(false),
             environment,

@@ -6,7 +6,8 @@
 //! - `handover` says when a primary that was shut down in order may give up the leader lock, and `release` does it;
 //! - `watchdog` says when a primary must end because its Patroni no longer lives, and `guard` sees to that;
 //! - `report` is what it tells the controller about itself;
-//! - `admit` is what stands before Patroni, `restore` makes the data of a restored database, and `restoring` is its note.
+//! - `admit` is what stands before Patroni, `restore` makes the data of a restored database, and `restoring` is its note;
+//! - `aside` moves data aside that a restore in place replaces, and `attic` removes it once it is told to.
 //!
 //! PostgreSQL itself runs `wal` for each file of WAL that goes to the archive or comes from there.
 //!
@@ -14,6 +15,8 @@
 
 mod admit;
 mod archive;
+mod aside;
+mod attic;
 mod backup;
 mod bootstrap;
 mod children;

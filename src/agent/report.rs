@@ -3,6 +3,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::api::{Kept, Recovered};
+
 /// Where it listens; the container's port `agent`.
 pub const AGENT_PORT: u16 = 8009;
 
@@ -21,6 +23,12 @@ pub struct AgentReport {
     /// The last time in this pod's life that the watchdog ended the container.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fenced: Option<Fenced>,
+    /// What is kept of before restores in place; absent where the agent does not know of them, or cannot read the volume.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept: Option<Vec<Kept>>,
+    /// How the data was restored in place, on the member that did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recovered: Option<Recovered>,
 }
 
 /// PostgreSQL's first process.
@@ -90,7 +98,7 @@ mod tests {
             postmaster: PostmasterState::Running,
             disk: Some(Disk { size: 10, free: 4 }),
             archive: Some(ArchiveReport { waiting: 2, ..ArchiveReport::default() }),
-            fenced: None,
+            ..AgentReport::default()
         };
         let said = serde_json::to_value(&report).unwrap();
         let archive = json!({ "waiting": 2, "oldestWaiting": null, "lastError": null });

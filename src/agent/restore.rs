@@ -7,8 +7,10 @@ use std::path::PathBuf;
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::aside::Beside;
 use super::restoring::{Note, Reason, clear, place};
 use super::store::Store as Objects;
+use crate::api::Recovered;
 use crate::backup::base::{BackupId, BackupIdError};
 use crate::backup::restore::{Choice, RestoreError, Source, Target, Wish, restore};
 use crate::backup::store::{Destination, DestinationError, Patience, Settings, Store, StoreError};
@@ -133,6 +135,12 @@ async fn run(with: &Bootstrap, before: Option<&Note>, note: &mut Note) -> Result
     };
     let restored = restore(&source, &place(&with.data), chosen).await?;
     tracing::info!("restored {}; the database begins on timeline {}", with.target, restored.timeline);
+    let recovered = Recovered {
+        backup: restored.choice.record.id.to_string(),
+        timeline: restored.timeline,
+        last: restored.last,
+    };
+    Beside { recovered: Some(recovered), ..Beside::read(&with.data)? }.write(&with.data)?;
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use rustix::process::{Pid, Signal, getpid, kill_process, set_child_subreaper};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::admit::admit;
+use super::attic;
 use super::children::{Ended, code};
 use super::guard;
 use super::member::Member;
@@ -15,7 +16,7 @@ use super::postmaster::Postmaster;
 use super::release::{Outcome, after_end, checkpoint};
 use super::restoring::Note;
 use super::serve;
-use super::start::{AgentError, Prepared, prepare};
+use super::start::{AgentError, Prepared, prepare, private_directory};
 use super::watchdog::Reason;
 
 /// Prepares the pod's directories, runs Patroni, and ends when it does, with its exit code.
@@ -44,8 +45,15 @@ enum End {
 }
 
 async fn reside(prepared: Prepared) -> Result<ExitCode, AgentError> {
-    let Prepared { config, member, archive } = prepared;
-    admit(&member, archive.as_ref()).await?;
+    let Prepared { config, member, told } = prepared;
+    // The first process of a container ends by no signal that it does not listen for.
+    let mut end = signal(SignalKind::terminate()).map_err(AgentError::Runtime)?;
+    tokio::select! {
+        admitted = admit(&member, &told) => admitted?,
+        _ = end.recv() => return Ok(ExitCode::SUCCESS),
+    }
+    // It may have been moved aside.
+    private_directory(&member.environment.data)?;
     let member = Arc::new(member);
     let listener = serve::listen(&member.environment).await.map_err(AgentError::Listen)?;
     // As the first process of a container it inherits orphans anyway.
@@ -61,6 +69,7 @@ async fn reside(prepared: Prepared) -> Result<ExitCode, AgentError> {
             }
         }
     });
+    tokio::spawn(attic::keep(Arc::clone(&member)));
     let end = tokio::select! {
         code = patroni_ends(ended) => End::Patroni(code),
         () = signals.pass_on(patroni, &member) => End::Patroni(0),

@@ -11,9 +11,11 @@ use axum::{Json, Router, routing::get};
 use tokio::net::TcpListener;
 
 use super::archive;
+use super::aside::Beside;
 use super::member::Member;
 use super::render::Environment;
 use super::report::{AGENT_PORT, AgentReport, ArchiveReport, Disk, Fenced, PostmasterState};
+use crate::api::{Kept, Recovered};
 
 /// How old what is known of the volume may be: it fills slowly, and it may be far away.
 const KEPT: Duration = Duration::from_secs(5);
@@ -32,6 +34,8 @@ pub async fn listen(environment: &Environment) -> io::Result<TcpListener> {
 struct Volume {
     disk: Option<Disk>,
     archive: Option<ArchiveReport>,
+    kept: Option<Vec<Kept>>,
+    recovered: Option<Recovered>,
 }
 
 /// What is said, and what is kept for it.
@@ -51,12 +55,14 @@ pub async fn serve(listener: TcpListener, member: Arc<Member>) -> io::Result<()>
 
 async fn report(State(own): State<Arc<Own>>) -> Json<AgentReport> {
     let running = own.member.is_running();
-    let Volume { disk, archive } = own.volume().await;
+    let Volume { disk, archive, kept, recovered } = own.volume().await;
     Json(AgentReport {
         postmaster: if running { PostmasterState::Running } else { PostmasterState::Stopped },
         disk,
         archive,
         fenced: own.fenced.clone(),
+        kept,
+        recovered,
     })
 }
 
@@ -71,9 +77,12 @@ impl Own {
         let environment = &self.member.environment;
         let (data, sockets) = (environment.data.clone(), environment.sockets.clone());
         // A volume over a network may let its caller wait for ever.
+        let attic = Arc::clone(&self.member.attic);
         let asked = tokio::task::spawn_blocking(move || Volume {
             disk: room(&data),
             archive: archive::report(&data, &sockets),
+            kept: Some(attic.list(&data)),
+            recovered: Beside::read(&data).ok().and_then(|beside| beside.recovered),
         });
         let volume = match tokio::time::timeout(Duration::from_millis(500), asked).await {
             Ok(Ok(volume)) => volume,

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use super::admit::{AdmitError, Archive};
+use super::admit::{AdmitError, Told};
 use super::member::Member;
 use super::render::{Environment, RenderError, render};
 use super::report::AGENT_PORT;
@@ -60,7 +60,7 @@ pub enum AgentError {
 pub(super) struct Prepared {
     pub config: PathBuf,
     pub member: Member,
-    pub archive: Option<Archive>,
+    pub told: Told,
 }
 
 /// Readies the directories and writes the configuration.
@@ -73,14 +73,14 @@ pub(super) fn prepare() -> Result<Prepared, AgentError> {
     private_directory(&environment.sockets)?;
     let template = fs::read_to_string(&environment.template).map_err(on("read", &environment.template))?;
     let mut config = render(&template, &environment)?;
-    let archive = Archive::take(&mut config);
+    let told = Told::take(&mut config);
     let path = environment.sockets.join("patroni.yml");
     write_private(&path, &format!("{config:#}\n"))?;
     let variable = |name| std::env::var(name).ok();
     let credentials = variable("PATRONI_RESTAPI_USERNAME")
         .zip(variable("PATRONI_RESTAPI_PASSWORD"))
         .map(|(username, password)| Credentials { username, password });
-    Ok(Prepared { config: path, member: Member::new(environment, &config, credentials)?, archive })
+    Ok(Prepared { config: path, member: Member::new(environment, &config, credentials)?, told })
 }
 
 fn on(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> AgentError {
@@ -90,7 +90,7 @@ fn on(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> AgentError 
 
 /// Makes the directory with mode 0700, or sets that on one that is ours. A mount that belongs to somebody else stays as
 /// Kubernetes made it.
-fn private_directory(path: &Path) -> Result<(), AgentError> {
+pub(super) fn private_directory(path: &Path) -> Result<(), AgentError> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(on("make", path))?;
     let found = fs::metadata(path).map_err(on("read", path))?;
     if found.uid() == rustix::process::geteuid().as_raw() && found.permissions().mode() & 0o777 != 0o700 {

@@ -9,6 +9,7 @@ mod hba;
 mod names;
 mod quantity;
 mod request;
+mod restored;
 mod status;
 mod version;
 
@@ -26,11 +27,12 @@ pub use names::{
 };
 pub use quantity::{Quantity, QuantityError};
 pub use request::{
-    BackupArguments, FailoverArguments, Found, Request, RequestError, RestartArguments, Verb,
-    VerifyArguments, requests,
+    BackupArguments, FailoverArguments, Found, Request, RequestError, RestartArguments, RestoreArguments,
+    Verb, VerifyArguments, requests,
 };
+pub use restored::{DISCARD, Kept, Mark, REPLACED, RESTORED, Recovered, Stage, discarded};
 pub use status::{
-    DatabaseStatus, Failover, Instance, Operation, OperationPhase, Outage, Phase, StoredBackup,
+    DatabaseStatus, Failover, Instance, KeptData, Operation, OperationPhase, Outage, Phase, StoredBackup,
     UpgradeProgress,
 };
 pub use version::{PgVersion, VersionError};

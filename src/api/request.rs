@@ -116,6 +116,33 @@ pub struct RestartArguments {
     pub member: Option<String>,
 }
 
+/// What a request for a restore in place asks for: new data, or the old data back, or the end of what is kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub struct RestoreArguments {
+    /// The base backup to begin with; the newest that fits without.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backup: Option<String>,
+    /// Everything that was committed by then: RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_time: Option<String>,
+    /// Up to that WAL position.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_lsn: Option<String>,
+    /// Up to that restore point.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_name: Option<String>,
+    /// The old data is removed before the new is made, for volumes without room for both.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub without_old: bool,
+    /// Put the old data back, in place of a restore that did not come to its end.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub undo: bool,
+    /// Remove kept data: the ids of the restores that moved it aside.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub discard: Vec<Ulid>,
+}
+
 /// Why a request is not taken up.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {

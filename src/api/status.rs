@@ -145,6 +145,20 @@ pub struct Instance {
     /// The node that it is on takes no further pods: it is about to be drained.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub node_cordoned: bool,
+    /// What it keeps of before a restore in place.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<KeptData>,
+}
+
+/// Data from before a restore in place, beside a member's own.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KeptData {
+    /// The request that moved it aside.
+    pub id: String,
+    /// What it takes, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size_bytes: Option<i64>,
 }
 
 /// A base backup.

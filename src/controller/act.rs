@@ -10,6 +10,7 @@ use kube::{Client, Resource, ResourceExt};
 use serde_json::{Value, json};
 
 use super::asks::Asking;
+use super::mark;
 use super::random::{self, NoRandomness};
 use super::resource::{namespaced, plain};
 use super::retry;
@@ -68,7 +69,7 @@ impl ActError {
     }
 }
 
-fn on(doing: impl Into<String>) -> impl FnOnce(kube::Error) -> ActError {
+pub(super) fn on(doing: impl Into<String>) -> impl FnOnce(kube::Error) -> ActError {
     let doing = doing.into();
     move |source| match source {
         kube::Error::Api(status) if status.is_conflict() || status.is_already_exists() => {
@@ -138,6 +139,9 @@ impl<'a> Actor<'a> {
             }
             Action::StripRole { pod, version } => self.strip_role(pod, version.as_deref()).await?,
             Action::ReleaseLock(release) => self.release_lock(release).await?,
+            Action::Mark(marking) => {
+                mark::write(self.client, &self.namespace, &self.name, marking).await?;
+            }
             Action::PatchStatus(status) => self.patch_status(status).await?,
             Action::PublishEvent(event) => self.publish(event).await,
         }

@@ -7,6 +7,7 @@ mod backoff;
 mod cache;
 mod known;
 mod lease;
+mod mark;
 mod metrics;
 mod nodes;
 mod noise;

@@ -112,6 +112,8 @@ async fn ask_members(patroni: &patroni::Client, silence: &Silence, key: &Key, ob
     for (name, report) in reports {
         let room = report.disk.map(|disk| Room { size: disk.size, free: disk.free });
         observed.rooms.extend(room.map(|room| (name.clone(), room)));
+        observed.kept.extend(report.kept.map(|kept| (name.clone(), kept)));
+        observed.recovered.extend(report.recovered.map(|how| (name.clone(), how)));
         observed.archives.extend(report.archive.map(|archive| (name, archive)));
     }
     for (name, answer) in answers {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::Kind;
+use super::inplace::Marking;
 use crate::api::DatabaseStatus;
 
 /// One write. They are carried out in order; where one fails, those after it wait for the next pass, but the status is
@@ -53,6 +54,8 @@ pub enum Action {
     },
     /// Release the lock of a holder that is proven dead, if it is still the lock that was seen.
     ReleaseLock(Release),
+    /// Write a step of a restore in place beside the data.
+    Mark(Marking),
     /// Write the status.
     PatchStatus(Box<DatabaseStatus>),
     /// Tell the user.

@@ -97,6 +97,9 @@ fn no_holder(cx: &Context<'_>) -> Verdict {
     if let Some(unsafe_) = no_safe_candidate(cx) {
         return unsafe_;
     }
+    if let Some(restoring) = super::inplace::under_way(cx).and(super::restore::verdict(cx)) {
+        return restoring;
+    }
     let message = if cx.view.initialized() {
         "no member holds the leader lock: Patroni elects one as soon as a fit member runs"
     } else {
@@ -256,7 +259,7 @@ fn ready(cx: &Context<'_>, scale: &Scale, writable: &Verdict) -> Verdict {
 }
 
 /// The first thing that a member lacks.
-fn members_ready(cx: &Context<'_>) -> Option<Verdict> {
+pub fn members_ready(cx: &Context<'_>) -> Option<Verdict> {
     let replicas = cx.spec().replicas;
     let missing: Vec<String> = (0..replicas)
         .map(|ordinal| cx.names.member(ordinal))

@@ -29,6 +29,7 @@ pub fn plan(cx: &Context<'_>) -> Vec<Action> {
     let (version, members) = (super::members::version(cx), super::scale::members(cx));
     let mut file = template(cx.names.0, cx.spec(), version, members, notes::archive(cx));
     super::restore::fill(cx, &mut file);
+    super::inplace::fill(cx, &mut file);
     // JSON is YAML that no reader of YAML 1.1 takes for something else: there, a bare `on` or `12:30` is no text.
     let text = format!("{file:#}\n");
     let rest = json!({ "data": { CONFIG_KEY: text } });

@@ -38,6 +38,8 @@ pub fn plan(cx: &Context<'_>, scale: &Scale) -> Option<Action> {
     } });
     let mut apply = cx.apply(Kind::StatefulSet, cx.owned(Kind::StatefulSet, &name, rest))?;
     let shrinks = cx.view.stateful_replicas().is_some_and(|live| live > scale.replicas);
+    // To stop all of them takes nobody's role.
+    let shrinks = shrinks && super::inplace::under_way(cx).is_none();
     apply.leader_below =
         (shrinks && (cx.view.config.initialize.is_some() || cx.view.initialized())).then_some(scale.replicas);
     Some(Action::Apply(apply))

@@ -17,6 +17,7 @@ mod death;
 mod delete;
 mod disruption;
 mod fencing;
+mod inplace;
 mod members;
 mod notes;
 mod object;
@@ -46,6 +47,7 @@ pub use assess::{Assessment, Candidate, Loss, Move, Primary, Refusal, Unfit, ass
 pub use backup::{Task, failed_jobs};
 pub use compare::{APPLIED, covers};
 pub use death::{ended, is_down};
+pub use inplace::{Marking, With};
 pub use object::{
     Kind, LockAge, NodeState, OUT_OF_SERVICE, Observed, Room, SourceDatabase, label, name_of, terminating,
     uid_of,
@@ -123,7 +125,10 @@ pub fn plan(database: &Database, observed: &Observed, settings: &Settings, now: 
     events.extend(requests::events(database.status.as_ref(), &status));
     events.extend(status::events(&cx, &status, blocked.as_ref()));
     events.extend(backup::events(&cx, &status, now));
-    let settled = actions.is_empty() && !busy && status.conditions.iter().all(settled);
+    let settled = actions.is_empty()
+        && !busy
+        && inplace::under_way(&cx).is_none()
+        && status.conditions.iter().all(settled);
     if !gone && database.status.as_ref() != Some(&status) {
         actions.push(Action::PatchStatus(Box::new(status.clone())));
         actions.extend(events.into_iter().map(Action::PublishEvent));
@@ -193,7 +198,7 @@ fn asks(
     if deleting || turn.blocked.is_some() {
         return (None, None);
     }
-    if answers.busy() {
+    if answers.busy() || inplace::under_way(turn.cx).is_some() {
         return (answers.ask.clone(), None);
     }
     match &scale.switchover {
@@ -215,6 +220,7 @@ fn objects(cx: &Context<'_>, scale: &scale::Scale, now: jiff::Timestamp) -> Vec<
     actions.extend(services::plan(cx));
     actions.extend(disruption::plan(cx));
     actions.extend(members::plan(cx, scale));
+    actions.extend(inplace::advance(cx));
     actions.extend(config::change(cx, now).or_else(|| config::wake(cx)));
     // Last: an API server may refuse a schedule that dbctl takes, and nothing else should wait for that.
     actions.extend(backup::plan(cx));

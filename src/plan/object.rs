@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::action::Asked;
 use super::text::{at, list, text};
 use crate::agent::ArchiveReport;
-use crate::api::Database;
+use crate::api::{Database, Kept, Recovered};
 use crate::patroni::{Answer, TTL_SECONDS};
 
 /// The kinds that a pass reads or writes.
@@ -209,6 +209,10 @@ pub struct Observed {
     pub rooms: BTreeMap<String, Room>,
     /// What members have still to archive, where it is known.
     pub archives: BTreeMap<String, ArchiveReport>,
+    /// What members keep of before restores in place; only of those whose agents know of that.
+    pub kept: BTreeMap<String, Vec<Kept>>,
+    /// How members' data was restored.
+    pub recovered: BTreeMap<String, Recovered>,
     /// Age of the leader lock.
     pub lock_age: LockAge,
     /// The uid of the pod of the lock's holder when the lock was seen to go to it; `None` where that was not seen.

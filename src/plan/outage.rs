@@ -42,6 +42,8 @@ enum Cause {
     NodeCordoned,
     /// Somebody asked for a restart.
     Restart,
+    /// Somebody asked for a restore in place.
+    Restore,
     /// Somebody asked for another primary.
     Switchover,
     /// Somebody asked for another primary, whatever is lost.
@@ -49,7 +51,7 @@ enum Cause {
 }
 
 impl Cause {
-    const ALL: [Cause; 12] = [
+    const ALL: [Cause; 13] = [
         Self::NoLeader,
         Self::PrimarySilent,
         Self::PostgresDown,
@@ -60,6 +62,7 @@ impl Cause {
         Self::Scaling,
         Self::NodeCordoned,
         Self::Restart,
+        Self::Restore,
         Self::Switchover,
         Self::ForcedFailover,
     ];
@@ -224,10 +227,12 @@ fn asked_for(cx: &Context<'_>, from: Option<&str>, operations: &[Operation]) -> 
     let asked = cx.observed.asked.as_ref().filter(|asked| moves(&asked.ask));
     let operation = operations.iter().filter(runs).find(|operation| match operation.kind.as_str() {
         "failover" => operation.from.as_deref() == from || operation.from.is_none(),
+        "restore" => true,
         "restart" => asked.is_some_and(|asked| asked.cause == operation.id),
         _ => false,
     });
     match (operation, asked) {
+        (Some(operation), _) if operation.kind == "restore" => Some(Cause::Restore),
         (Some(operation), _) if operation.kind == "restart" => Some(Cause::Restart),
         (Some(_), Some(asked)) if matches!(asked.ask, Ask::Failover { .. }) => Some(Cause::ForcedFailover),
         (Some(_), _) => Some(Cause::Switchover),

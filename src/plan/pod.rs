@@ -33,7 +33,11 @@ const HUNG_GRACE_SECONDS: i64 = 1;
 pub fn template(cx: &Context<'_>, version: PgVersion) -> Value {
     let mut labels = cx.names.labels();
     labels.insert(LABEL_VERSION.to_owned(), version.to_string());
-    json!({ "metadata": { "labels": labels }, "spec": spec(cx, version) })
+    let mut metadata = json!({ "labels": labels });
+    if let Some(annotations) = super::inplace::annotations(cx) {
+        metadata["annotations"] = annotations;
+    }
+    json!({ "metadata": metadata, "spec": spec(cx, version) })
 }
 
 fn spec(cx: &Context<'_>, version: PgVersion) -> Value {

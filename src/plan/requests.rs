@@ -125,10 +125,7 @@ fn answer(turn: &Turn<'_, '_>, found: &Found, busy: Option<&Operation>) -> Step 
         Err(error) => error.to_string(),
         Ok((verb, request)) => match request.check(*verb, turn.cx.uid, turn.now) {
             Err(error) => error.to_string(),
-            Ok(()) if matches!(verb, Verb::Backup | Verb::Failover | Verb::Restart | Verb::Verify) => {
-                return begin(turn, operation, *verb, request, busy);
-            }
-            Ok(()) => format!("{verb} is not available in this version of dbctl"),
+            Ok(()) => return begin(turn, operation, *verb, request, busy),
         },
     };
     Step { operation: ended(turn, operation, OperationPhase::Rejected, refused), ask: None }
@@ -181,6 +178,7 @@ fn event(operation: &Operation) -> Event {
         "backup" => "Backup",
         "failover" => "Failover",
         "restart" => "Restart",
+        "restore" => "Restore",
         "verify" => "Verification",
         _ => "Request",
     };

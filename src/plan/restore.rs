@@ -6,17 +6,26 @@ use super::blocked::Blocked;
 use super::context::Context;
 use super::text::{at, list, text};
 use super::view::CONTAINER;
-use super::{SourceDatabase, notes};
+use super::{SourceDatabase, inplace, notes};
 use crate::agent::{FAILED, INTERRUPTED};
-use crate::api::{Phase, RestoreFrom, Verdict, reason};
+use crate::api::{Mark, Phase, RestoreFrom, Stage, Verdict, reason};
 
-/// What is to be restored, until it is.
+/// What a new database is to be restored from, until it is.
 fn asked<'a>(cx: &Context<'a>) -> Option<&'a RestoreFrom> {
-    cx.spec().restore_from.as_ref().filter(|_| !cx.view.initialized())
+    let first = !cx.view.initialized() && cx.view.mark.is_none();
+    cx.spec().restore_from.as_ref().filter(|_| first)
+}
+
+/// What is to be restored in place, until it is. The mark has all of it: the spec may say something else by now.
+fn in_place<'c>(cx: &'c Context<'_>) -> Option<&'c Mark> {
+    inplace::under_way(cx).filter(|mark| !mark.undo)
 }
 
 /// The destination that it comes from.
-fn from<'a>(cx: &Context<'a>) -> Option<&'a str> {
+fn from<'c>(cx: &'c Context<'_>) -> Option<&'c str> {
+    if let Some(mark) = in_place(cx) {
+        return Some(&mark.from);
+    }
     let asked = asked(cx)?;
     match &cx.observed.source {
         _ if asked.destination.is_some() => asked.destination.as_deref(),
@@ -66,14 +75,21 @@ pub fn fill(cx: &Context<'_>, file: &mut Value) {
     if let Some(to) = own(cx) {
         file["dbctl"] = json!({ "archive": { "to": to, "id": notes::archive(cx) } });
     }
-    let (Some(asked), Some(from)) = (asked(cx), from(cx)) else { return };
+    let Some(from) = from(cx) else { return };
+    let [backup, time, lsn, name] = match (in_place(cx), asked(cx)) {
+        (Some(mark), _) => [&mark.backup, &mark.target_time, &mark.target_lsn, &mark.target_name],
+        (None, Some(asked)) => {
+            [&asked.backup, &asked.target_time, &asked.target_lsn, &asked.target_name]
+        }
+        (None, None) => return,
+    };
     // Patroni makes arguments of them, in that form and without a shell.
     let arguments = [
         ("from", Some(from)),
-        ("backup", asked.backup.as_deref()),
-        ("target-time", asked.target_time.as_deref()),
-        ("target-lsn", asked.target_lsn.as_deref()),
-        ("target-name", asked.target_name.as_deref()),
+        ("backup", backup.as_deref()),
+        ("target-time", time.as_deref()),
+        ("target-lsn", lsn.as_deref()),
+        ("target-name", name.as_deref()),
     ];
     let mut method: Map<String, Value> =
         arguments.into_iter().filter_map(|(name, value)| Some((name.to_owned(), json!(value?)))).collect();
@@ -83,7 +99,7 @@ pub fn fill(cx: &Context<'_>, file: &mut Value) {
 }
 
 /// The last line of a member's container that tells of a restore that ended, and whether that was for good.
-fn ended(cx: &Context<'_>) -> Option<(String, bool)> {
+pub fn ended(cx: &Context<'_>) -> Option<(String, bool)> {
     let said = |pod: &Value| {
         let container =
             list(pod, "/status/containerStatuses").iter().find(|status| status["name"] == CONTAINER)?;
@@ -100,6 +116,9 @@ fn ended(cx: &Context<'_>) -> Option<(String, bool)> {
 
 /// What `Ready` says until the data is there.
 pub fn verdict(cx: &Context<'_>) -> Option<Verdict> {
+    if let Some(verdict) = inplace_verdict(cx) {
+        return Some(verdict);
+    }
     let from = from(cx)?;
     Some(match ended(cx) {
         Some((why, true)) => Verdict::no(
@@ -116,8 +135,45 @@ pub fn verdict(cx: &Context<'_>) -> Option<Verdict> {
     })
 }
 
+/// The same of a restore in place.
+fn inplace_verdict(cx: &Context<'_>) -> Option<Verdict> {
+    let mark = inplace::under_way(cx)?;
+    let name = cx.names.0;
+    let restoring = |message: String| Some(Verdict::no(reason::RESTORING, message));
+    match (mark.stage, ended(cx)) {
+        (Stage::Stopping | Stage::Stopped, _) if mark.undo => {
+            restoring("all members stop before the old data is put back".to_owned())
+        }
+        (Stage::Stopping | Stage::Stopped, _) => {
+            restoring(format!("all members stop before the data is restored in place, to {}", mark.target()))
+        }
+        (_, Some((why, true))) => Some(Verdict::no(
+            reason::RESTORE_FAILED,
+            format!("the data cannot be restored in place as it was asked for: {why}; {}", way_out(name, mark)),
+        )),
+        (_, Some((why, false))) => {
+            restoring(format!("the data is being restored in place, to {}, again after: {why}", mark.target()))
+        }
+        (_, None) => restoring(format!("the data is being restored in place, to {}", mark.target())),
+    }
+}
+
+/// What can be done where a restore in place does not come to its end.
+pub fn way_out(name: &str, mark: &Mark) -> String {
+    let other = format!("`dbctl restore {name} --in-place` with what can be had restores that instead");
+    if mark.discard {
+        return format!("the old data was not kept; {other}");
+    }
+    format!(
+        "the old data is whole, in pgdata.before-{} on each member's volume: `dbctl restore {name} --undo` puts it back, and {other}",
+        mark.old
+    )
+}
+
 /// The phase until then.
 pub fn phase(cx: &Context<'_>) -> Option<Phase> {
-    from(cx)?;
+    if inplace::under_way(cx).is_none_or(|mark| !mark.undo) {
+        from(cx)?;
+    }
     Some(if ended(cx).is_some_and(|(_, last)| last) { Phase::Failed } else { Phase::Restoring })
 }

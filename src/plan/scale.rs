@@ -64,6 +64,9 @@ fn recorded(cx: &Context<'_>) -> Option<i32> {
 
 /// What is to be done now.
 pub fn plan(cx: &Context<'_>, assessment: &Assessment) -> Scale {
+    if let Some(replicas) = super::inplace::members(cx) {
+        return Scale::now(replicas);
+    }
     let wanted = cx.spec().replicas;
     let Some(live) = current(cx).filter(|live| *live != wanted) else { return Scale::now(wanted) };
     let wait = |reason: String| Scale { waiting: Some(reason), ..Scale::now(live) };

@@ -9,7 +9,7 @@ use super::scale::Scale;
 use super::view::Member;
 use super::{Event, backup, outage};
 use crate::api::{
-    Catalog, ConditionType, DatabaseStatus, Instance, Operation, Phase, ROLE_PRIMARY, ROLE_REPLICA,
+    Catalog, ConditionType, DatabaseStatus, Instance, KeptData, Operation, Phase, ROLE_PRIMARY, ROLE_REPLICA,
     StoredBackup, Verdict, merge_conditions, reason,
 };
 
@@ -115,7 +115,21 @@ fn instance(cx: &Context<'_>, member: &Member<'_>) -> Instance {
         timeline: member.timeline().or_else(|| last_timeline(cx, member)),
         lag_bytes: lag,
         node_cordoned: cx.on_cordoned_node(member.pod),
+        kept: kept(cx, member),
     }
+}
+
+/// What it keeps of before restores in place; what was last heard, while it says nothing.
+fn kept(cx: &Context<'_>, member: &Member<'_>) -> Vec<KeptData> {
+    let Some(kept) = cx.observed.kept.get(member.name) else {
+        let before = cx.database.status.iter().flat_map(|status| &status.instances);
+        return before
+            .filter(|instance| instance.name == member.name)
+            .flat_map(|instance| instance.kept.clone())
+            .collect();
+    };
+    let size = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+    kept.iter().map(|kept| KeptData { id: kept.id.to_string(), size_bytes: kept.bytes.map(size) }).collect()
 }
 
 /// The timeline of the data of a member that does not run. One that is cloned has none yet.

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::object::{LockAge, label, name_of, terminating};
 use super::text::{at, list, number, text};
 use super::{Kind, Observed, Room};
-use crate::api::{LABEL_DATABASE, Names};
+use crate::api::{LABEL_DATABASE, Mark, Names};
 use crate::patroni::{Answer, DynamicConfig, Lock, MemberStatus, PendingFailover, Sync};
 
 /// Label of a pod with the release it was made for.
@@ -128,6 +128,8 @@ pub struct View<'a> {
     pub config: DynamicConfig,
     /// A change of primary that Patroni was asked for and that is not done.
     pub pending: PendingFailover,
+    /// The last restore in place.
+    pub mark: Option<Mark>,
     /// The StatefulSet.
     pub stateful_set: Option<&'a Value>,
     /// Pods that the write Service leads to.
@@ -149,6 +151,8 @@ impl<'a> View<'a> {
             sync: config_map(names.sync()).map(Sync::of).unwrap_or_default(),
             config: config_map(names.dynamic_config()).map(DynamicConfig::of).unwrap_or_default(),
             pending: config_map(names.failover()).map(PendingFailover::of).unwrap_or_default(),
+            // What cannot be read blocks all else.
+            mark: config_map(names.dynamic_config()).and_then(|map| Mark::of(map).ok().flatten()),
             stateful_set: observed.get(Kind::StatefulSet, &names.main()),
             write_endpoints: write_endpoints(names, observed),
         }

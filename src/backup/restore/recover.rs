@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Child;
@@ -56,20 +57,29 @@ pub enum RecoverError {
     Stopped(String),
 }
 
+/// What a recovery came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recovered {
+    /// The timeline that the cluster is on then.
+    pub timeline: u32,
+    /// When the last transaction that was replayed was committed; `None` where none was, or PostgreSQL did not say.
+    pub last: Option<Timestamp>,
+}
+
 /// A line of PostgreSQL's log that says why it ended.
 fn is_fatal(line: &str) -> bool {
     ["FATAL:", "PANIC:"].iter().any(|level| line.starts_with(level))
 }
 
 /// Recovers the cluster in `data`, which has a `backup_label` or was in this before. `scratch` is a directory of one's own.
-/// Returns the timeline that the cluster is on then.
+/// Returns where it got to.
 ///
 /// Where the archive cannot be reached, PostgreSQL ends, since it could not tell that from the end of WAL; it is started again
 /// for as long as that lasts.
 ///
 /// # Errors
 /// Where PostgreSQL cannot recover to the target.
-pub async fn recover(data: &Path, scratch: &Path, recovery: &Recovery) -> Result<u32, RecoverError> {
+pub async fn recover(data: &Path, scratch: &Path, recovery: &Recovery) -> Result<Recovered, RecoverError> {
     let hba = scratch.join("recovery_hba.conf");
     let config = scratch.join("recovery.conf");
     let write = |path: &Path, text: &str| {
@@ -86,7 +96,7 @@ pub async fn recover(data: &Path, scratch: &Path, recovery: &Recovery) -> Result
         _ => {}
     }
     write(&data.join("recovery.signal"), "")?;
-    loop {
+    let last = loop {
         let mut arguments: Vec<OsString> = vec!["-D".into(), data.into()];
         let mut set = |name: &str, value: OsString| {
             let mut pair = OsString::from(format!("{name}="));
@@ -100,7 +110,7 @@ pub async fn recover(data: &Path, scratch: &Path, recovery: &Recovery) -> Result
             set(&name, value.into());
         }
         match attempt(data, &arguments, recovery).await? {
-            Attempt::Done => break,
+            Attempt::Done(last) => break last,
             Attempt::Unreached(words) => {
                 tracing::warn!(
                     "failed to reach the archive, and the recovery goes on once it can be: {words}"
@@ -108,7 +118,7 @@ pub async fn recover(data: &Path, scratch: &Path, recovery: &Recovery) -> Result
                 tokio::time::sleep(PAUSE).await;
             }
         }
-    }
+    };
     let after = control(data).await?;
     let refused =
         |words: &str| RecoverError::Refused { target: recovery.target.to_string(), words: words.to_owned() };
@@ -118,11 +128,12 @@ pub async fn recover(data: &Path, scratch: &Path, recovery: &Recovery) -> Result
     after
         .timeline()
         .filter(|timeline| *timeline > recovery.timeline)
+        .map(|timeline| Recovered { timeline, last })
         .ok_or_else(|| refused("it opened no timeline of its own"))
 }
 
 enum Attempt {
-    Done,
+    Done(Option<Timestamp>),
     Unreached(String),
 }
 
@@ -145,7 +156,7 @@ async fn attempt(data: &Path, arguments: &[OsString], recovery: &Recovery) -> Re
         let status = postgres.wait().await.map_err(RecoverError::Run)?;
         let _ = log.await;
         if status.success() {
-            return Ok(Attempt::Done);
+            return Ok(Attempt::Done(lines.lock().ok().and_then(|lines| last_transaction(lines.iter()))));
         }
         ended = Some(status);
     } else {
@@ -179,9 +190,7 @@ fn words<'a>(mut lines: impl Iterator<Item = &'a String> + Clone) -> Option<Stri
     {
         return Some(format!("{said}: failed to {why}"));
     }
-    let last = lines.find_map(|line| {
-        line.strip_prefix("LOG:")?.trim().strip_prefix("last completed transaction was at log time ")
-    });
+    let last = lines.find_map(|line| last_at(line));
     if said.contains("before configured recovery target was reached") {
         let last = last.map(|at| format!(", the last of it a transaction of {at}")).unwrap_or_default();
         said = format!(
@@ -189,6 +198,15 @@ fn words<'a>(mut lines: impl Iterator<Item = &'a String> + Clone) -> Option<Stri
         );
     }
     Some(said)
+}
+
+/// The time that a line of the log names as that of the last transaction.
+fn last_at(line: &str) -> Option<&str> {
+    line.strip_prefix("LOG:")?.trim().strip_prefix("last completed transaction was at log time ")
+}
+
+fn last_transaction<'a>(mut lines: impl Iterator<Item = &'a String>) -> Option<Timestamp> {
+    lines.find_map(|line| last_at(line)?.replacen(' ', "T", 1).parse().ok())
 }
 
 type Lines = std::sync::Arc<std::sync::Mutex<VecDeque<String>>>;
@@ -235,6 +253,14 @@ fn signal(postgres: &Child, signal: Signal) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_transactions_time_is_read() {
+        let at = |line: &str| last_transaction([line.to_owned()].iter());
+        let known = at("LOG:  last completed transaction was at log time 2026-11-22 03:00:00.123456+00");
+        assert_eq!(known, Some("2026-11-22T03:00:00.123456Z".parse().unwrap()));
+        assert_eq!(at("LOG:  redo done at 0/3000148"), None);
+    }
 
     #[test]
     fn a_reason_is_found_in_the_log() {

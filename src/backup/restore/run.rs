@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::choose::{Choice, ChooseError, Wish, choose};
 use super::find::{FindError, find};
-use super::recover::{RecoverError, recover};
+use super::recover::{RecoverError, Recovered, recover};
 use super::settings::{Recovery, altered, restore_command};
 use super::unpack::{Place, UnpackError, unpack};
 use super::verify::{VerifyError, verify};
@@ -51,6 +51,8 @@ pub struct Restored {
     pub choice: Choice,
     /// The timeline that the new database begins on.
     pub timeline: u32,
+    /// When the last transaction in it was committed, where any was replayed.
+    pub last: Option<Timestamp>,
 }
 
 /// Why there is no restored database.
@@ -131,20 +133,20 @@ pub async fn restore(
 ) -> Result<Restored, RestoreError> {
     let choice = choose(&find(&source.store).await?, &source.wish)?;
     chosen(&choice)?;
-    let timeline = {
+    let Recovered { timeline, last } = {
         let reading = Reading::begin(source, &choice).await;
         let steps = steps(source, place, &choice);
-        let timeline = tokio::select! {
-            timeline = steps => timeline,
+        let recovered = tokio::select! {
+            recovered = steps => recovered,
             () = reading.go_on() => Err(RestoreError::Again(String::new())),
         };
         reading.end().await;
-        timeline?
+        recovered?
     };
-    Ok(Restored { choice, timeline })
+    Ok(Restored { choice, timeline, last })
 }
 
-async fn steps(source: &Source, place: &Place, choice: &Choice) -> Result<u32, RestoreError> {
+async fn steps(source: &Source, place: &Place, choice: &Choice) -> Result<Recovered, RestoreError> {
     let record = &choice.record;
     // The record was checked when it was read.
     let epoch = record.epoch().ok_or_else(|| ChooseError::Empty(source.store.destination().to_string()))?;
@@ -187,11 +189,11 @@ async fn steps(source: &Source, place: &Place, choice: &Choice) -> Result<u32, R
         parameters: source.parameters.clone(),
     };
     tracing::info!("the backup is there and whole; replaying WAL to {}", source.wish.target);
-    let timeline = recover(&place.data, &source.scratch, &recovery).await?;
+    let recovered = recover(&place.data, &source.scratch, &recovery).await?;
     // PostgreSQL passes over all timelines that the archive knows: they are the source's too.
-    origin.timeline = timeline.saturating_sub(1);
+    origin.timeline = recovered.timeline.saturating_sub(1);
     origin.write(&place.data)?;
-    Ok(timeline)
+    Ok(recovered)
 }
 
 /// A path as a line of `tablespace_map` holds it (`read_tablespace_map`).

@@ -19,7 +19,7 @@ use super::notes::{self, ARCHIVE};
 use super::object::uid_of;
 use super::ownership::{Owner, owner};
 use super::{Action, Kind};
-use crate::api::{Catalog, PAUSED, requests};
+use crate::api::{Catalog, PAUSED, Verb, requests};
 
 /// How late a backup of the schedule may still be begun, in seconds: the cluster may have been down when it was due.
 const STARTING_DEADLINE_SECONDS: i64 = 3600;
@@ -128,7 +128,11 @@ pub fn requested(
 pub fn requested_jobs(cx: &Context<'_>) -> Vec<String> {
     let operations =
         cx.database.status.as_ref().map(|status| status.operations.as_slice()).unwrap_or_default();
-    let of = |verb: &str| Task::ALL.into_iter().find(|task| task.verb().to_string() == verb);
+    let of = |verb: &str| {
+        // A restore in place ends with a backup.
+        let restores = verb == Verb::Restore.to_string();
+        Task::ALL.into_iter().find(|task| task.verb().to_string() == verb || restores)
+    };
     let running = operations.iter().filter(|operation| operation.phase.is_under_way());
     let running = running.filter_map(|operation| Some((of(&operation.kind)?, operation.id.clone())));
     let annotations = cx.database.metadata.annotations.as_ref();

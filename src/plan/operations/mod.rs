@@ -1,9 +1,10 @@
-//! Backups, their verifications, failovers and restarts that were asked for. Each goes on, pass by pass, from what the status says of it and from what
+//! Backups, their verifications, failovers, restarts and restores in place that were asked for. Each goes on, pass by pass, from what the status says of it and from what
 //! is there: a controller that starts anew asks Patroni at most once more for the same thing, which does no harm.
 
 mod backup;
 mod failover;
 mod restart;
+mod restore;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -16,7 +17,7 @@ use super::blocked::Blocked;
 use super::conditions::writable;
 use super::context::Context;
 use super::requests::{Step, ended};
-use super::{Action, Ask, AskOutcome, Asked};
+use super::{Action, Ask, AskOutcome, Asked, inplace};
 use crate::api::{BackupArguments, Operation, OperationPhase, Request, Verb};
 
 /// What all of them decide by.
@@ -63,6 +64,9 @@ pub fn begin(
 ) -> Step {
     let started_at = Some(Time(turn.now));
     let operation = Operation { started_at, ..operation };
+    // A restore that does not come to its end is left by another one, or by the way back.
+    let stuck = verb == Verb::Restore && inplace::under_way(turn.cx).is_some();
+    let busy = busy.filter(|busy| !(stuck && busy.kind == verb.to_string()));
     if let Some(refused) = in_the_way(turn, busy) {
         return rejected(turn, operation, refused);
     }
@@ -76,7 +80,10 @@ pub fn begin(
         Verb::Restart => {
             request.arguments(verb).map(|arguments| restart::begin(turn, operation.clone(), &arguments))
         }
-        _ => request.arguments(verb).map(|arguments| failover::begin(turn, operation.clone(), &arguments)),
+        Verb::Restore => request
+            .arguments(verb)
+            .map(|arguments| restore::begin(turn, operation.clone(), request, &arguments)),
+        Verb::Failover => request.arguments(verb).map(|arguments| failover::begin(turn, operation.clone(), &arguments)),
     };
     begun.unwrap_or_else(|error| rejected(turn, operation, error.to_string()))
 }
@@ -94,6 +101,10 @@ pub fn go_on(turn: &Turn<'_, '_>, operation: &Operation, request: Option<&Reques
         }
         "backup" => backup::go_on(turn, operation),
         "restart" => restart::go_on(turn, operation),
+        "restore" => {
+            let asked = request.and_then(|request| request.arguments(Verb::Restore).ok());
+            restore::go_on(turn, operation, asked.as_ref())
+        }
         "verify" => verify::go_on(turn, operation),
         // Another version began it.
         _ => failed(turn, operation, "this version of dbctl does not know how to go on with it".to_owned()),
