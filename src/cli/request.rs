@@ -96,7 +96,9 @@ fn under_way(database: &Database, verb: Verb, now: jiff::Timestamp) -> Option<(S
     let operations = operations(database);
     let excludes = |kind: &str| kind == verb.to_string() || !kind.parse().is_ok_and(Verb::is_aside);
     let mut running = operations.iter().filter(|operation| operation.phase.is_under_way());
-    if let Some(operation) = running.find(|operation| excludes(&operation.kind)) {
+    // A restore that does not come to its end is left by another one, or by the way back: the controller knows.
+    let left = |kind: &str| verb == Verb::Restore && kind == verb.to_string();
+    if let Some(operation) = running.find(|operation| excludes(&operation.kind) && !left(&operation.kind)) {
         return Some((operation.id.clone(), format!("a {} is under way", operation.kind)));
     }
     let uid = database.metadata.uid.as_deref().unwrap_or_default();
@@ -418,6 +420,10 @@ mod tests {
             assert_eq!(busy(asked("u"), operation(phase)), Some("a restart is under way".into()), "{phase}");
         }
         assert_eq!(busy(json!({ "db.example.com/restart": "{" }), json!([])), None, "nobody will run it");
+        // One restore is the way out of another one that is stuck.
+        let stuck = database(json!({}), json!([{ "id": id, "kind": "restore", "phase": "Running" }]));
+        assert_eq!(under_way(&stuck, Verb::Restore, now), None);
+        assert!(under_way(&stuck, Verb::Failover, now).is_some());
     }
 
     #[test]

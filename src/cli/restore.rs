@@ -1,5 +1,7 @@
 //! `dbctl restore`.
 
+mod inplace;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -26,24 +28,51 @@ const STORAGE: &str = "1Gi";
 /// When backups are taken, unless it is said.
 const SCHEDULE: &str = "0 3 * * *";
 
-/// Make a new database of a backup and the WAL behind it
+/// What only a new database has.
+const NEW_ONLY: [&str; 6] = ["replicas", "version", "storage", "storage_class", "backup_to", "backup_credentials"];
+
+/// Make a new database of a backup and the WAL behind it, or put an existing one back in place
 ///
-/// The new database begins with the source's data as it was at the target, or at the end of the archive, and then goes its
+/// With --from, the new database begins with the source's data as it was at the target, or at the end of the archive, and then goes its
 /// own way: its passwords are new, and the source stays as it is. Where the source is a Database, its spec is taken over, but for
 /// where its backups go: that must be another place, which --backup-to names.
+///
+/// With --in-place, an existing database goes back to an earlier state from its own backups. All members stop, and nobody can read
+/// or write until it is over. The data of before stays beside the new on every member's volume: --undo puts it back where the restore
+/// does not come to its end, and --discard-old removes it.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   dbctl restore orders-copy --from orders-db --dry-run
   dbctl restore orders-copy --from orders-db --to-time 2026-11-22T03:00:00Z --backup-to s3://backups/orders-copy --wait
-  dbctl restore orders-db --from s3://backups/orders-db --version 18.6 --storage 50Gi")]
+  dbctl restore orders-db --from s3://backups/orders-db --version 18.6 --storage 50Gi
+  dbctl restore orders-db --in-place --to-time 2026-11-22T03:00:00Z --dry-run
+  dbctl restore orders-db --in-place --to-time 2026-11-22T03:00:00Z --wait
+  dbctl restore orders-db --discard-old")]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["from", "in_place", "undo", "discard_old"]).multiple(true)))]
 pub struct RestoreArgs {
-    /// Name of the new database
-    #[arg(value_name = "NEW")]
+    /// Name of the new database, or of the one that is put back
+    #[arg(value_name = "NAME")]
     name: String,
 
     /// The database whose backups are used, or a backup destination
     #[arg(long, value_name = "DATABASE|URL", add = complete::database())]
-    from: String,
+    from: Option<String>,
+
+    /// Put the database itself back, from its own backups
+    #[arg(long, conflicts_with_all = NEW_ONLY)]
+    in_place: bool,
+
+    /// With --in-place: remove the old data before the new is made. For volumes without room for both; there is no way back
+    #[arg(long, requires = "in_place")]
+    without_old: bool,
+
+    /// Put the old data back, after a restore in place that did not come to its end
+    #[arg(long, conflicts_with_all = ["from", "in_place", "discard_old", "backup", "to"], conflicts_with_all = NEW_ONLY)]
+    undo: bool,
+
+    /// Remove what is kept of before restores in place
+    #[arg(long, conflicts_with_all = ["from", "in_place", "backup", "to"], conflicts_with_all = NEW_ONLY)]
+    discard_old: bool,
 
     /// The base backup to begin with [default: the newest that fits]
     #[arg(long, value_name = "ID")]
@@ -83,6 +112,10 @@ pub struct RestoreArgs {
     /// Wait until every member is ready, and show what happens
     #[arg(long)]
     wait: bool,
+
+    /// Do not ask
+    #[arg(short, long)]
+    yes: bool,
 
     /// How long --wait waits
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration)]
@@ -195,15 +228,19 @@ fn build(args: &RestoreArgs, namespace: &str, source: Option<&Database>, from: &
 /// Where what is asked for cannot be had, the database is not made, or, with --wait, not ready in time.
 pub async fn run(context: &Context, args: RestoreArgs) -> Result<()> {
     let session = Session::open(context).await?;
+    let given = match &args.from {
+        Some(from) if !args.in_place => from.clone(),
+        _ => return inplace::run(context, &session, &args).await,
+    };
     let api: Api<Database> = Api::namespaced(session.client.clone(), &session.namespace);
     let doing = format!("restore database {:?}", args.name);
-    let (source, from) = if args.from.contains("://") {
-        (None, args.from.clone())
+    let (source, from) = if given.contains("://") {
+        (None, given)
     } else {
-        let source = super::scale::get(context, &session, &api, &args.from, &doing).await?;
+        let source = super::scale::get(context, &session, &api, &given, &doing).await?;
         let from = source.spec.backup.as_ref().and_then(|backup| backup.destination.clone());
         let from = from.ok_or_else(|| {
-            CliError::failed(format!("{doing}: database {:?} has no backup destination", args.from))
+            CliError::failed(format!("{doing}: database {given:?} has no backup destination"))
                 .hint("--from takes the URL of a destination, too")
         })?;
         (Some(source), from)
@@ -341,7 +378,11 @@ mod tests {
     }
 
     fn parse(args: &[&str]) -> std::result::Result<RestoreArgs, String> {
-        let line = Line::try_parse_from([&["x", "copy", "--from", "orders-db"], args].concat());
+        read(&[&["copy", "--from", "orders-db"], args].concat())
+    }
+
+    fn read(args: &[&str]) -> std::result::Result<RestoreArgs, String> {
+        let line = Line::try_parse_from([&["x"], args].concat());
         line.map(|line| line.args).map_err(|error| error.to_string())
     }
 
@@ -379,6 +420,32 @@ mod tests {
             (&json!("s3://b/copy"), &json!("5 4 * * *"))
         );
         assert_eq!((&own["replicas"], &own["storage"]["size"]), (&json!(1), &json!("60Gi")));
+    }
+
+    #[test]
+    fn what_is_put_back_is_not_made_anew() {
+        for args in [
+            &["db", "--in-place"][..],
+            &["db", "--in-place", "--from", "db", "--to-lsn", "0/1", "--backup", "20261122T030000Z-00000001-0000000002000028-abcdef"],
+            &["db", "--in-place", "--without-old"],
+            &["db", "--undo"],
+            &["db", "--discard-old", "--yes", "--wait"],
+        ] {
+            let read = read(args);
+            assert!(read.is_ok() || read.as_ref().unwrap_err().contains("as a backup's id"), "{args:?}: {read:?}");
+        }
+        for (args, said) in [
+            (&["db"][..], "required"),
+            (&["db", "--in-place", "--replicas", "3"], "cannot be used with"),
+            (&["db", "--in-place", "--backup-to", "s3://b/p"], "cannot be used with"),
+            (&["db", "--undo", "--in-place"], "cannot be used with"),
+            (&["db", "--undo", "--to-lsn", "0/1"], "cannot be used with"),
+            (&["db", "--discard-old", "--from", "x"], "cannot be used with"),
+            (&["db", "--from", "x", "--without-old"], "required"),
+        ] {
+            let error = read(args).unwrap_err();
+            assert!(error.contains(said), "{args:?}: {error}");
+        }
     }
 
     #[test]

@@ -155,7 +155,9 @@ fn phase(
     before: Option<Phase>,
 ) -> Phase {
     let is = |kind: ConditionType| verdicts.iter().any(|(of, v)| *of == kind && v.status == Some(true));
-    let first = matches!(before, None | Some(Phase::Pending | Phase::Creating | Phase::Restoring));
+    // One that is restored in place is not made for the first time.
+    let filled = before == Some(Phase::Restoring) && cx.view.mark.is_none();
+    let first = filled || matches!(before, None | Some(Phase::Pending | Phase::Creating));
     if cx.database.metadata.deletion_timestamp.is_some() {
         Phase::Deleting
     } else if let Some(blocked) = blocked {

@@ -1,6 +1,7 @@
 //! Tables and properties over whole plans.
 
 mod failover;
+mod inplace;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -41,6 +42,7 @@ fn names(actions: &[Action]) -> Vec<String> {
             Action::Ask { ask, .. } => format!("ask {ask:?}"),
             Action::StripRole { pod, .. } => format!("strip {pod}"),
             Action::ReleaseLock(release) => format!("release {}", release.holder),
+            Action::Mark(marking) => format!("mark {:?}", marking.with),
             Action::PatchStatus(_) => "status".to_owned(),
             Action::PublishEvent(event) => format!("event {}", event.reason),
             Action::AddFinalizer => "add finalizer".to_owned(),

@@ -24,6 +24,14 @@ pub struct World {
     pub now: jiff::Timestamp,
     /// The system identifier of the data in each claim, by the claim's uid.
     volumes: BTreeMap<String, String>,
+    /// Of those, what the data is: that of the restore in place of that id, or of before the first.
+    contents: BTreeMap<String, String>,
+    /// What each volume keeps besides.
+    pub aside: BTreeMap<String, String>,
+    /// The restore in place that each volume has followed.
+    followed: BTreeMap<String, String>,
+    /// The last line of a member that cannot restore.
+    pub unrestorable: Option<String>,
     serial: u64,
 }
 
@@ -48,6 +56,10 @@ impl World {
             refuses: None,
             now: jiff::Timestamp::from_second(1_000_000).unwrap(),
             volumes: BTreeMap::new(),
+            contents: BTreeMap::new(),
+            aside: BTreeMap::new(),
+            followed: BTreeMap::new(),
+            unrestorable: None,
             serial: 1,
         }
     }
@@ -193,6 +205,7 @@ impl World {
                 let free = json!({ "metadata": { "annotations": { "leader": null } } });
                 self.change(Kind::ConfigMap, "db-leader", free);
             }
+            Action::Mark(marking) => self.mark(marking),
             Action::PatchStatus(status) => database.status = Some((**status).clone()),
             Action::PublishEvent(event) => self.events.push(event.clone()),
         }
@@ -240,6 +253,79 @@ impl World {
             _ => {}
         }
         self.put(apply.kind, object);
+    }
+
+    /// As the controller writes it, after a fresh look.
+    fn mark(&mut self, marking: &Marking) {
+        assert!(marking.with == With::Nothing || self.pods().is_empty(), "somebody runs on the data");
+        let data = [("db-leader", vec!["leader", "optime", "failsafe"]), ("db-sync", vec!["leader", "sync_standby", "quorum"]), ("db-config", vec!["initialize", "history"])];
+        let annotations = |world: &Self, map: &str| world.get(Kind::ConfigMap, map)["metadata"]["annotations"].clone();
+        let mut own = json!(marking.annotations);
+        match marking.with {
+            With::Nothing | With::Gone => {}
+            With::Noted => {
+                let mut noted = json!({});
+                for (map, keys) in &data {
+                    let all = annotations(self, map);
+                    keys.iter().for_each(|key| noted[*map][*key] = all[*key].clone());
+                }
+                own[crate::api::REPLACED] = json!(noted.to_string());
+            }
+            With::Forgotten => {
+                for (map, keys) in &data {
+                    let none: serde_json::Map<_, _> = keys.iter().map(|key| ((*key).to_owned(), Value::Null)).collect();
+                    self.change(Kind::ConfigMap, map, json!({ "metadata": { "annotations": none } }));
+                }
+            }
+            With::PutBack => {
+                let noted = annotations(self, "db-config")[crate::api::REPLACED].clone();
+                let noted: Value = noted.as_str().map_or_else(|| json!({}), |text| serde_json::from_str(text).unwrap());
+                for (map, said) in noted.as_object().unwrap() {
+                    self.change(Kind::ConfigMap, map, json!({ "metadata": { "annotations": said } }));
+                }
+            }
+        }
+        self.change(Kind::ConfigMap, "db-config", json!({ "metadata": { "annotations": own } }));
+    }
+
+    /// What the agents do before Patroni starts; returns whether it may. Pods of an older template wait for ever.
+    fn admit(&mut self, pods: &[String]) -> bool {
+        let Ok(Some(mark)) = crate::api::Mark::of(self.get(Kind::ConfigMap, "db-config")) else { return true };
+        let id = mark.id.to_string();
+        let file = self.get(Kind::ConfigMap, "db-patroni")["data"][CONFIG_KEY].as_str().unwrap();
+        let file: Value = serde_json::from_str(file).unwrap();
+        if mark.stage < crate::api::Stage::Restoring || file["dbctl"]["restore"] != id.as_str() {
+            return false;
+        }
+        for pod in pods {
+            let volume = self.volume(pod);
+            if self.followed.insert(volume.clone(), id.clone()).as_deref() == Some(&id) {
+                continue;
+            }
+            let data = self.volumes.remove(&volume).zip(self.contents.remove(&volume));
+            match data {
+                Some(data) if !mark.undo => drop(self.aside.insert(volume, data.1)),
+                data if mark.undo => {
+                    let old = self.aside.remove(&volume).or(data.map(|(_, content)| content));
+                    if let Some(old) = old {
+                        self.volumes.insert(volume.clone(), "7710".to_owned());
+                        self.contents.insert(volume, old);
+                    }
+                }
+                _ => {}
+            }
+        }
+        true
+    }
+
+    fn volume(&self, pod: &str) -> String {
+        let claim = self.observed.get(Kind::PersistentVolumeClaim, &format!("data-{pod}"));
+        claim.and_then(uid_of).unwrap_or_default().to_owned()
+    }
+
+    /// What each member's data is.
+    pub fn contents(&self) -> Vec<String> {
+        self.pods().iter().map(|pod| self.contents.get(&self.volume(pod)).cloned().unwrap_or_default()).collect()
     }
 
     fn collect_garbage(&mut self) {
@@ -298,7 +384,7 @@ impl World {
         }
     }
 
-    fn stateful_set(&mut self) {
+    pub fn stateful_set(&mut self) {
         // One without an owner is a foreign one of the tests.
         let set = self.observed.get(Kind::StatefulSet, "db").filter(|set| !owners(set).is_empty()).cloned();
         let replicas = set.as_ref().and_then(|set| number(set, "/spec/replicas")).unwrap_or(0);
@@ -434,6 +520,16 @@ impl World {
                 );
             }
         }
+        if !self.admit(&pods) {
+            return;
+        }
+        if let Some(line) = &self.unrestorable
+            && text(self.get(Kind::ConfigMap, "db-config"), "/metadata/annotations/initialize").is_none()
+        {
+            let ended = json!({ "name": CONTAINER, "state": { "waiting": {} }, "lastState": { "terminated": { "message": line } } });
+            self.change(Kind::Pod, &pods[0], json!({ "status": { "containerStatuses": [ended] } }));
+            return;
+        }
         self.bootstrap(&pods);
         if self.leader().is_none() {
             self.change(
@@ -463,11 +559,11 @@ impl World {
     /// Whoever leads writes its own identity again. Where nobody leads, a member with an empty volume makes the database
     /// by the rendered file, if there is such a member: the worst that the race can come to.
     fn bootstrap(&mut self, pods: &[String]) {
-        let volume = |pod: &String| {
-            let claim = self.observed.get(Kind::PersistentVolumeClaim, &format!("data-{pod}"));
-            claim.and_then(uid_of).unwrap_or_default().to_owned()
-        };
-        let volumes: Vec<String> = pods.iter().map(volume).collect();
+        let volumes: Vec<String> = pods.iter().map(|pod| self.volume(pod)).collect();
+        let file = self.get(Kind::ConfigMap, "db-patroni")["data"][CONFIG_KEY].as_str().unwrap();
+        let file: Value = serde_json::from_str(file).unwrap();
+        let restores = file["dbctl"]["restore"].as_str().filter(|_| file["bootstrap"]["method"] == "dbctl");
+        let restores = restores.map(str::to_owned);
         let known = text(self.get(Kind::ConfigMap, "db-config"), "/metadata/annotations/initialize")
             .map(str::to_owned);
         let leads = self.leader().and_then(|leader| pods.iter().position(|pod| pod == leader));
@@ -476,15 +572,18 @@ impl World {
                 leads.or_else(|| volumes.iter().position(|volume| !self.volumes.contains_key(volume)));
             let held = self.volumes.get(&volumes[first.unwrap_or_default()]).cloned();
             held.unwrap_or_else(|| {
-                assert!(self.volumes.is_empty(), "an empty database beside data: {:?}", self.volumes);
+                let bare = self.volumes.is_empty() || restores.is_some();
+                assert!(bare, "an empty database beside data: {:?}", self.volumes);
                 "7710".to_owned()
             })
         });
+        let source = leads.and_then(|leads| self.contents.get(&volumes[leads]).cloned());
+        let source = source.or_else(|| volumes.iter().find_map(|volume| self.contents.get(volume).cloned()));
+        let source = source.or(restores).unwrap_or_else(|| "before".to_owned());
         for volume in volumes {
-            self.volumes.insert(volume, identity.clone());
+            self.volumes.insert(volume.clone(), identity.clone());
+            self.contents.entry(volume).or_insert_with(|| source.clone());
         }
-        let file = self.get(Kind::ConfigMap, "db-patroni")["data"][CONFIG_KEY].as_str().unwrap();
-        let file: Value = serde_json::from_str(file).unwrap();
         let config =
             text(self.get(Kind::ConfigMap, "db-config"), "/metadata/annotations/config").map(str::to_owned);
         let config = config.unwrap_or_else(|| file["bootstrap"]["dcs"].to_string());

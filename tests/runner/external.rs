@@ -113,11 +113,22 @@ impl External {
         external.write("kubeconfig", None);
         let token = runtime().block_on(external.install());
         external.write("controller", Some(&token));
-        let mut controller = dbctl(Path::new("/nonexistent"));
-        controller.args(["controller", "--kubeconfig"]).arg(external.files.path().join("controller"));
-        external.controller = Some(Process::start(controller, &external.log("controller")));
+        external.start_controller();
         external.start_node();
         external
+    }
+
+    pub fn start_controller(&mut self) {
+        let mut controller = dbctl(Path::new("/nonexistent"));
+        controller.args(["controller", "--kubeconfig"]).arg(self.files.path().join("controller"));
+        self.controller = Some(Process::start(controller, &self.log("controller")));
+    }
+
+    /// Between any two of its writes.
+    pub fn kill_controller(&mut self) {
+        if let Some(controller) = self.controller.take() {
+            controller.signal(rustix::process::Signal::KILL);
+        }
     }
 
     fn log(&self, name: &str) -> PathBuf {

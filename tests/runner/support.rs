@@ -203,6 +203,13 @@ impl Sandbox {
         rustix::process::kill_process(id, rustix::process::Signal::KILL).unwrap();
     }
 
+    /// Kills dbctl's controller and starts another one, where the parts are processes of their own.
+    pub fn replace_controller(&mut self) {
+        let external = self.external.as_mut().expect("a controller of its own");
+        external.kill_controller();
+        external.start_controller();
+    }
+
     /// Starts again what was killed.
     pub fn revive(&mut self) {
         // The sandbox starts by itself with the next command.

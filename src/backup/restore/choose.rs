@@ -6,8 +6,8 @@ use jiff::Timestamp;
 
 use super::find::{Contents, Stored};
 use crate::backup::base::{BackupId, Record};
-use crate::backup::chain::{Chain, Gap, newest};
-use crate::backup::wal::position_text;
+use crate::backup::chain::{Chain, Gap, is_reachable, newest, way};
+use crate::backup::wal::{Segment, SegmentSize, position_text};
 
 /// A store's clock and the database's may differ by so many seconds.
 const SKEW_SECONDS: i64 = 60;
@@ -157,6 +157,15 @@ pub enum ChooseError {
 pub fn choose(contents: &Contents, wish: &Wish) -> Result<Choice, ChooseError> {
     let mut all = named(contents, wish)?;
     of_major(&mut all, contents, wish)?;
+    if !matches!(wish.target, Target::Time(_) | Target::Immediate) {
+        // What was given up by a restore in place comes last: it is not what the database came to.
+        let current = |stored: &Stored, record: &Record| {
+            let Stored { tree, timelines, .. } = stored;
+            Some(newest(tree, timelines.iter().copied(), record.timeline, record.stop_lsn))
+                >= timelines.last().copied()
+        };
+        all.sort_by_key(|(stored, record)| (current(stored, record), record.stopped_at));
+    }
     let mut refused = Vec::new();
     for (stored, record) in all.iter().rev() {
         match fits(stored, record, &wish.target) {
@@ -236,7 +245,7 @@ const LATER: &str = "the archive ends earlier";
 
 fn outside(contents: &Contents, all: &[Candidate<'_>], wish: &Wish) -> ChooseError {
     let text = |at: Option<Timestamp>| at.map_or_else(|| "?".to_owned(), |at| at.to_string());
-    let newest = all.last().map(|(stored, record)| follow(stored, record));
+    let newest = all.last().map(|(stored, record)| follow(stored, record, &Target::End));
     ChooseError::Outside {
         destination: contents.destination.clone(),
         target: wish.target.to_string(),
@@ -245,12 +254,43 @@ fn outside(contents: &Contents, all: &[Candidate<'_>], wish: &Wish) -> ChooseErr
     }
 }
 
-/// A backup with the WAL behind it.
-fn follow(stored: &Stored, record: &Record) -> Choice {
+/// The timeline that the database was on at that instant: the newest, unless all that the archive has of it is later. Then an older one
+/// that went on beyond the point where the newer left it, which a restore in place has given up, and that still wrote by then.
+fn live(stored: &Stored, record: &Record, at: Timestamp, size: SegmentSize) -> u32 {
     let Stored { tree, timelines, segments, .. } = stored;
-    let timeline = newest(tree, timelines.iter().copied(), record.timeline, record.stop_lsn);
+    let own = |timeline: u32| segments.iter().filter(move |(segment, _)| segment.timeline == timeline);
+    let mut reachable = timelines
+        .iter()
+        .copied()
+        .filter(|to| *to >= record.timeline && is_reachable(tree, record.timeline, record.stop_lsn, *to))
+        .rev();
+    let Some(mut chosen) = reachable.next() else { return record.timeline };
+    for older in reachable {
+        if own(chosen).map(|(_, archived)| *archived).min().is_some_and(|began| began <= at) {
+            break;
+        }
+        let legs = way(tree, chosen);
+        let given_up = |segment: &Segment| {
+            let leg = legs.iter().find(|leg| Segment::of(1, leg.begin, size) <= segment.on(1));
+            leg.is_none_or(|leg| leg.timeline != segment.timeline)
+        };
+        let beyond = own(older).filter(|(segment, _)| given_up(segment)).map(|(_, archived)| *archived);
+        if beyond.max().is_some_and(|last| last >= at) {
+            chosen = older;
+        }
+    }
+    chosen
+}
+
+/// A backup with the WAL behind it.
+fn follow(stored: &Stored, record: &Record, target: &Target) -> Choice {
+    let Stored { tree, timelines, segments, .. } = stored;
     // Read from the record, it has been checked.
-    let size = record.wal_segment_size().unwrap_or(crate::backup::wal::SegmentSize::DEFAULT);
+    let size = record.wal_segment_size().unwrap_or(SegmentSize::DEFAULT);
+    let timeline = match target {
+        Target::Time(at) => live(stored, record, *at, size),
+        _ => newest(tree, timelines.iter().copied(), record.timeline, record.stop_lsn),
+    };
     let chain = Chain::follow(record.start(), timeline, tree, segments, size);
     let until = chain.last().and_then(|last| segments.get(&last)).copied();
     Choice { record: record.clone(), timeline, chain, until }
@@ -258,7 +298,7 @@ fn follow(stored: &Stored, record: &Record) -> Choice {
 
 /// Whether the target can be reached from that backup.
 fn fits(stored: &Stored, record: &Record, target: &Target) -> Result<Choice, ChooseError> {
-    let choice = follow(stored, record);
+    let choice = follow(stored, record, target);
     let unfit = |problem: &str| ChooseError::Unfit {
         target: target.to_string(),
         id: record.id.clone(),

@@ -222,3 +222,43 @@ fn the_newest_timeline_is_followed() {
     assert_eq!((choice.timeline, choice.chain.reach), (2, 41 * MIB));
     assert_eq!(choice.until, Some(at(41)));
 }
+
+/// Timeline 2 was opened at hour 32 by a restore in place to hour 15, and the backup at 22 is of what was given up.
+fn put_back() -> Contents {
+    let mut contents = contents();
+    let stored = stored(&mut contents);
+    let history = History(vec![Fork { from: 1, at: 15 * MIB + 100 }]);
+    stored.tree = Tree::new([(2, &history)]);
+    stored.timelines.insert(2);
+    let segments =
+        (15..=18).map(|n: u32| (Segment::of(2, u64::from(n) * MIB, SegmentSize::SMALLEST), at(i64::from(n) + 18)));
+    stored.segments.extend(segments);
+    contents
+}
+
+#[test]
+fn what_a_restore_in_place_gave_up_is_found_by_its_time_alone() {
+    let contents = put_back();
+    let chosen = |target: Target| {
+        let choice = choose(&contents, &Wish { backup: None, target, major: None }).unwrap();
+        (choice.record.id == contents.epochs.values().next().unwrap().backups[2].id, choice.timeline)
+    };
+    // All of it is what the database came to, though the newest backup is of what was given up.
+    assert_eq!(chosen(Target::End), (false, 2));
+    assert_eq!(chosen(Target::Name("x".to_owned())), (false, 2));
+    assert_eq!(chosen(Target::Lsn(17 * MIB)), (false, 2));
+    // By then nothing else was there than what was given up since.
+    for hour in [16, 20, 30] {
+        assert_eq!(chosen(Target::Time(at(hour))).1, 1, "{hour}");
+    }
+    assert_eq!(chosen(Target::Time(at(34))), (false, 2));
+    // A change of primary gives up nothing: before the first segment of the new timeline too, it is the way.
+    let mut contents = contents.clone();
+    let stored = stored(&mut contents);
+    stored.segments.retain(|segment, _| segment.timeline == 2 || *segment < Segment::of(1, 15 * MIB, SegmentSize::SMALLEST));
+    let late = stored.segments.keys().filter(|segment| segment.timeline == 1).max().copied().unwrap();
+    stored.segments.insert(late, at(33));
+    stored.backups.truncate(2);
+    let choice = choose(&contents, &Wish { backup: None, target: Target::Time(at(32)), major: None }).unwrap();
+    assert_eq!(choice.timeline, 2);
+}

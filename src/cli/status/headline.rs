@@ -29,6 +29,7 @@ pub fn lines(database: &Database, status: &DatabaseStatus, now: jiff::Timestamp)
     lines.extend(full(status, now));
     lines.extend(status.operations.iter().filter_map(|operation| under_way(operation, now)));
     lines.extend(cordoned(database, status));
+    lines.extend(kept(database, status));
     lines.extend(status.last_failover.as_ref().map(|last| last_failover(last, now)));
     lines
 }
@@ -115,6 +116,33 @@ fn cordoned(database: &Database, status: &DatabaseStatus) -> Option<Headline> {
     };
     (!names.is_empty())
         .then(|| line(Tone::Warning, format!("on a cordoned node: {}{moves}", names.join(", "))))
+}
+
+/// Data of before a restore in place, which takes room until somebody says that it is not needed.
+fn kept(database: &Database, status: &DatabaseStatus) -> Option<Headline> {
+    let mut ids: Vec<&str> =
+        status.instances.iter().flat_map(|instance| &instance.kept).map(|kept| kept.id.as_str()).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let sizes: Vec<String> = status
+        .instances
+        .iter()
+        .filter(|instance| !instance.kept.is_empty())
+        .map(|instance| {
+            let sizes: Option<Vec<i64>> = instance.kept.iter().map(|kept| kept.size_bytes).collect();
+            let size = sizes.map(|sizes| format!(" {}", output::bytes(sizes.into_iter().sum())));
+            format!("{}{}", instance.name, size.unwrap_or_default())
+        })
+        .collect();
+    let name = database.metadata.name.as_deref().unwrap_or_default();
+    (!ids.is_empty()).then(|| {
+        let text = format!(
+            "kept from before restore {}: {}; `dbctl restore {name} --discard-old` removes it",
+            ids.join(" and "),
+            sizes.join(", ")
+        );
+        line(Tone::Warning, text)
+    })
 }
 
 fn last_failover(last: &Failover, now: jiff::Timestamp) -> Headline {

@@ -65,6 +65,12 @@ fn paused(turn: &Turn<'_, '_>) -> Option<String> {
     })
 }
 
+/// Its data may have been written to, and its WAL archived, though no pass has seen that yet.
+fn just_over(turn: &Turn<'_, '_>, mark: &Mark) -> Option<String> {
+    let over = mark.stage == Stage::Restoring && turn.cx.view.initialized();
+    over.then(|| format!("restore {} is just coming to its end: look again in a few seconds", mark.id))
+}
+
 fn refuse_to_undo(turn: &Turn<'_, '_>) -> Option<String> {
     let Some(mark) = unfinished(turn) else {
         return Some(match &turn.cx.view.mark {
@@ -76,6 +82,9 @@ fn refuse_to_undo(turn: &Turn<'_, '_>) -> Option<String> {
             _ => "no restore in place is under way, so there is nothing to undo".to_owned(),
         });
     };
+    if let Some(over) = just_over(turn, mark) {
+        return Some(over);
+    }
     if mark.undo {
         return Some(format!("the old data is being put back already, by request {}", mark.id));
     }
@@ -106,6 +115,9 @@ fn refuse(turn: &Turn<'_, '_>, asked: &RestoreArguments) -> Option<String> {
         return Some(format!(
             "backups of {name} are off, and it is restored from its own: set spec.backup with enabled, a destination and a schedule"
         ));
+    }
+    if let Some(over) = unfinished(turn).and_then(|mark| just_over(turn, mark)) {
+        return Some(over);
     }
     if let Some(mark) = unfinished(turn).filter(|mark| mark.stage < Stage::Restoring) {
         return Some(format!("restore {} is stopping the members: ask again in a minute", mark.id));

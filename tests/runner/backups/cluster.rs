@@ -78,7 +78,8 @@ pub fn backups_are(sandbox: &Sandbox, status: &str, reason: &str) -> String {
 pub fn data_directories(sandbox: &Sandbox) -> Vec<PathBuf> {
     let volumes = std::fs::read_dir(sandbox.home().join("sandbox/volumes")).unwrap();
     let inside = volumes.flat_map(|volume| std::fs::read_dir(volume.unwrap().path()).unwrap());
-    inside.map(|entry| entry.unwrap().path()).filter(|path| path.join("PG_VERSION").exists()).collect()
+    let data = inside.map(|entry| entry.unwrap().path()).filter(|path| path.ends_with("pgdata"));
+    data.filter(|path| path.join("PG_VERSION").exists()).collect()
 }
 
 /// One value from SQL on the primary, as the superuser.

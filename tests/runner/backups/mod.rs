@@ -3,7 +3,11 @@
 mod bucket;
 mod cluster;
 mod fetch;
+<<<<<<< HEAD
 mod kills;
+=======
+mod inplace;
+>>>>>>> dd4f572 (Restore in place: command, planner tests, journey (work in progress))
 mod local;
 mod push;
 mod retention;
