@@ -197,8 +197,18 @@ mod tests {
     #[test]
     fn what_would_happen_is_said_first() {
         let database = database(json!({}), json!([]));
-        insta::assert_snapshot!(effects(&database, "shop", false), @"");
-        insta::assert_snapshot!(undo("db"), @"");
+        insta::assert_snapshot!(effects(&database, "shop", false), @r#"
+        In place of what database "db" in namespace "shop" holds:
+          stops:   3 members, all at once; nobody can read or write until the data is restored
+          lost:    from the database, all that was committed after the target; the archive keeps its WAL
+          kept:    the old data, beside the new on each member's volume, until --discard-old
+          then:    replicas are cloned from the restored member, and a backup is taken
+        "#);
+        insta::assert_snapshot!(undo("db"), @r#"
+        Back to what database "db" held before the restore in place that is under way:
+          stops:   all members; what was restored so far is removed
+          back:    the old data of each member, with all that was committed
+        "#);
     }
 
     #[test]
@@ -211,7 +221,11 @@ mod tests {
         );
         let (arguments, text) = discard(&database).unwrap();
         assert_eq!(arguments.discard, [id]);
-        insta::assert_snapshot!(text, @"");
+        insta::assert_snapshot!(text, @r#"
+        Kept of database "db", and removed for good:
+          db-0: data from before restore 000000YGJ00000000000000007, 39.3 MiB
+          db-1: data from before restore 000000YGJ00000000000000007, of a size that is being counted
+        "#);
         assert!(discard(&self::database(json!({}), json!([{ "name": "db-0" }]))).is_none());
     }
 }
