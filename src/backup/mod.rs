@@ -22,3 +22,6 @@ pub mod store;
 pub mod timeline;
 pub mod verification;
 pub mod wal;
+
+#[cfg(test)]
+mod checklist;

@@ -5,6 +5,7 @@
 mod access;
 mod agent;
 mod backups;
+mod checklist;
 mod cli;
 mod conformance;
 mod external;

@@ -2,6 +2,9 @@
 
 use std::os::unix::fs::FileExt;
 
+use dbctl::backup::base::{Source, backups, take};
+use dbctl::backup::claim::Owner;
+
 use super::*;
 
 impl Bench {
@@ -113,4 +116,40 @@ fn backups_of_postgres_16_are_verified() {
 #[test]
 fn backups_of_postgres_18_are_verified() {
     verifies("18.6");
+}
+
+/// Two at once, of the same second even: both are whole, and neither has touched the other's.
+#[test]
+fn two_backups_at_once_are_two() {
+    let bench = Bench::new("18.6");
+    bench.sql("s", "create table t as select n from generate_series(1, 100000) n");
+    bench.archive();
+    let target = || Target {
+        address: Address::Unix(bench.path("s/.s.PGSQL.5432")),
+        user: "postgres".to_owned(),
+        password: None,
+        application_name: "twice".to_owned(),
+    };
+    let source = Source { member: "src-0".to_owned(), replication: target(), primary: target() };
+    let owner = Owner { archive: "A1".to_owned(), database: "ns/src".to_owned() };
+    let (store, runtime) = (bench.store(), tokio::runtime::Runtime::new().unwrap());
+    let (one, two) = runtime.block_on(async {
+        tokio::join!(
+            take(&store, &owner, &source, None, |_| {}),
+            take(&store, &owner, &source, Some("another".to_owned()), |_| {}),
+        )
+    });
+    let both = [one.unwrap(), two.unwrap()];
+    assert_ne!(both[0].id, both[1].id);
+    let epoch = both[0].epoch().unwrap();
+    let found = runtime.block_on(backups(&store, epoch)).unwrap();
+    assert_eq!(found.iter().filter(|found| found.good().is_some()).count(), 2);
+    for record in &both {
+        let directory = bench.path("store").join(record.id.directory(epoch));
+        fs::read_dir(&directory).unwrap().for_each(|entry| bench.own(&entry.unwrap().path()));
+        bench.own(&directory);
+        let (good, said) = bench.verify(&["--backup", &record.id.to_string()]);
+        assert!(good, "{said}");
+    }
+    bench.stop("src");
 }

@@ -9,6 +9,7 @@ use super::origin::{Origin, OriginError};
 use crate::backup::claim::{self, ClaimError, Owner};
 use crate::backup::layout::{ContentHash, Epoch, StoredWal};
 use crate::backup::store::{Object, Store, StoreError, name};
+use crate::backup::timeline::History;
 use crate::backup::wal::{Cluster, Content, ContentError, NameError, Segment, SegmentSize, WalFile, check};
 
 /// Little work for most of the gain: a segment shrinks to a half or less in 30 ms.
@@ -25,6 +26,8 @@ pub enum Pushed {
     Partial,
     /// It lies in the archive of the database that this one was restored from.
     Foreign,
+    /// There is nothing to store: nobody wrote to it before its timeline was left.
+    Unwritten,
 }
 
 /// Why a file was not archived. PostgreSQL keeps it and tries again.
@@ -90,7 +93,11 @@ pub async fn push(store: &Store, owner: &Owner, data: &Path, path: &Path) -> Res
         path: data.join("global/pg_control"),
         source: io::Error::from(io::ErrorKind::InvalidData),
     })?;
-    let file = stored_as(file, &raw, epoch).map_err(|source| PushError::Content { file, source })?;
+    let file = match stored_as(file, &raw, epoch) {
+        Ok(file) => file,
+        Err(source) if is_unwritten(data, file, &raw, &source) => return Ok(Pushed::Unwritten),
+        Err(source) => return Err(PushError::Content { file, source }),
+    };
     let stored = StoredWal { file, hash: ContentHash::of(&raw) };
     let object = packed(file, raw).map_err(|source| PushError::File { path: path.to_owned(), source })?;
     store_once(store, owner, stored, epoch, object).await
@@ -101,6 +108,38 @@ fn epoch(version: &[u8], control: &[u8]) -> Option<Epoch> {
     let system_identifier = u64::from_le_bytes(control.get(..8)?.try_into().ok()?);
     let major = std::str::from_utf8(version).ok()?.trim().parse().ok()?;
     Some(Epoch { major, system_identifier })
+}
+
+/// Whether the file is one that was put aside for a segment that its timeline then never came to. PostgreSQL removes those
+/// behind the one in which the next timeline begins, and has that one archived like any other as soon as it is old
+/// (`RemoveNonParentXlogFiles`, `XLogArchiveCheckDone`): what it holds is zeros, or what an older segment held.
+///
+/// That alone could be damage: the member's own history must say that the timeline was left there or before. What was written
+/// up to that point is in the next timeline's segment.
+fn is_unwritten(data: &Path, file: WalFile, raw: &[u8], problem: &ContentError) -> bool {
+    let WalFile::Segment(segment) = file else { return false };
+    let is_old = match problem {
+        ContentError::Elsewhere { found, expected } => found < expected,
+        ContentError::Magic { .. } => raw.iter().all(|byte| *byte == 0),
+        _ => false,
+    };
+    is_old && was_left(data, segment, raw.len()).unwrap_or(false)
+}
+
+/// Whether the newest history in a data directory says that a timeline was left before the end of that segment.
+fn was_left(data: &Path, segment: Segment, bytes: usize) -> Option<bool> {
+    let size = SegmentSize::new(u64::try_from(bytes).ok()?)?;
+    let end = segment.start(size)?.checked_add(size.bytes())?;
+    let files = std::fs::read_dir(data.join("pg_wal")).ok()?.flatten();
+    let histories = files.filter_map(|entry| match entry.file_name().to_str()?.parse() {
+        Ok(WalFile::History(timeline)) => Some(timeline),
+        _ => None,
+    });
+    let newest = histories.max()?;
+    let text =
+        std::fs::read_to_string(data.join("pg_wal").join(WalFile::History(newest).to_string())).ok()?;
+    let History(forks) = History::parse(newest, &text).ok()?;
+    Some(forks.iter().any(|fork| fork.from == segment.timeline && fork.at < end))
 }
 
 /// The name that its content deserves.

@@ -223,3 +223,38 @@ async fn the_spool_holds_what_comes_next_and_nothing_else() {
     spool.fill(&bench.store, EPOCH, nth(1, 20), SIZE).await.unwrap();
     assert!(spool.take(nth(1, 21), &to).unwrap());
 }
+
+/// A file that was put aside for a segment that its timeline never came to is archived by PostgreSQL like any other.
+#[tokio::test]
+async fn what_was_never_written_before_its_timeline_was_left_is_passed_over() {
+    let bench = Bench::new();
+    // What segment 2 held, under the name of segment 5; and one that nothing was ever in.
+    let (old, empty) = (segment(nth(1, 2), EPOCH.system_identifier, true, 7), vec![0; 1 << 20]);
+    let name = nth(1, 5).to_string();
+    let is_refused = async |bytes: &[u8]| {
+        let error = bench.push(&name, bytes).await.unwrap_err();
+        assert!(matches!(error, PushError::Content { .. }), "{error}");
+    };
+    // Nobody has left the timeline; it was left behind the segment; another one was left there.
+    is_refused(&old).await;
+    is_refused(&empty).await;
+    let history = bench.pgdata().join("pg_wal/00000003.history");
+    for text in ["1\t0/600000\tx\n", "2\t0/500000\tx\n", "nonsense"] {
+        std::fs::write(&history, text).unwrap();
+        is_refused(&old).await;
+        is_refused(&empty).await;
+    }
+    for text in ["1\t0/500000\tx\n", "1\t0/5FFFFF\tx\n2\t0/800000\tx\n", "1\t0/300000\tx\n"] {
+        std::fs::write(&history, text).unwrap();
+        assert_eq!(bench.push(&name, &old).await.unwrap(), Pushed::Unwritten, "{text}");
+        assert_eq!(bench.push(&name, &empty).await.unwrap(), Pushed::Unwritten, "{text}");
+    }
+    // Neither what a later segment held nor anything else is explained by that.
+    is_refused(&segment(nth(1, 6), EPOCH.system_identifier, true, 7)).await;
+    is_refused(&segment(nth(1, 2), 5, true, 7)).await;
+    is_refused(&[1; 1 << 20]).await;
+    assert_eq!(bench.keys().await, [""; 0]);
+    // What was written is stored, wherever its timeline ended.
+    let own = segment(nth(1, 5), EPOCH.system_identifier, true, 7);
+    assert_eq!(bench.push(&name, &own).await.unwrap(), Pushed::Stored);
+}

@@ -26,6 +26,9 @@ fn position(unit: u64) -> u64 {
     unit / UNITS * SIZE.bytes() + unit % UNITS * (SIZE.bytes() / UNITS)
 }
 
+/// Backups that are taken at the same time.
+const MOST: usize = 2;
+
 /// What happens to a database.
 #[derive(Clone, Debug)]
 enum Step {
@@ -37,8 +40,8 @@ enum Step {
     Recover(prop::sample::Index, f64),
     /// A backup begins: at most so many units back, as from a replica's last restart point, but not before the last one.
     Begin(u64),
-    /// It ends, good only where no other timeline has begun meanwhile; then so many stay.
-    Finish(usize),
+    /// The first or the last of those that are under way ends, good only where no other timeline has begun meanwhile; then so many stay.
+    Finish(bool, usize),
     /// One of the good ones is found to be damaged.
     Damage(prop::sample::Index),
     /// Somebody begins to restore one of them.
@@ -52,7 +55,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => Just(Step::Failover),
         2 => (index(), 0.0..1.0_f64).prop_map(|(on, part)| Step::Recover(on, part)),
         4 => (0_u64..3).prop_map(Step::Begin),
-        7 => (1_usize..4).prop_map(Step::Finish),
+        7 => (any::<bool>(), 1_usize..4).prop_map(|(first, keep)| Step::Finish(first, keep)),
         1 => index().prop_map(Step::Damage),
         1 => index().prop_map(Step::Restore),
     ];
@@ -85,7 +88,7 @@ struct Life {
     now: usize,
     /// All whole segments that were ever archived.
     ever: Files,
-    running: Option<Base>,
+    running: Vec<Base>,
     good: Vec<Base>,
     damaged: BTreeSet<String>,
     restoring: BTreeSet<String>,
@@ -99,7 +102,7 @@ impl Life {
             lines: vec![Line { parent: None, begin: 0, end: 0 }],
             now: 0,
             ever: Files::new(),
-            running: None,
+            running: Vec::new(),
             good: Vec::new(),
             damaged: BTreeSet::new(),
             restoring: BTreeSet::new(),
@@ -203,11 +206,12 @@ impl Life {
         let base = Base { id: BackupId::new(began, point), line: self.now, start, stop: line.end };
         self.put(&base, list::STARTED).await;
         self.put(&base, "base.0000.tar.zst").await;
-        self.running = Some(base);
+        self.running.push(base);
     }
 
-    async fn finish(&mut self, keep: usize) -> Result<(), TestCaseError> {
-        let Some(mut base) = self.running.take() else { return Ok(()) };
+    async fn finish(&mut self, first: bool, keep: usize) -> Result<(), TestCaseError> {
+        let Some(last) = self.running.len().checked_sub(1) else { return Ok(()) };
+        let mut base = self.running.remove(if first { 0 } else { last });
         if base.line != self.now {
             self.store.delete_directory(&base.id.directory(EPOCH)).await.unwrap();
             return Ok(());
@@ -266,9 +270,9 @@ impl Life {
                 let to = (self.lines[on].end as f64 * part) as u64;
                 self.fork(on, to).await;
             }
-            Step::Begin(back) if self.running.is_none() => self.begin(*back).await,
+            Step::Begin(back) if self.running.len() < MOST => self.begin(*back).await,
             Step::Begin(_) => {}
-            Step::Finish(keep) => self.finish(*keep).await?,
+            Step::Finish(first, keep) => self.finish(*first, *keep).await?,
             Step::Damage(index) => {
                 let Some(base) = self.pick(index) else { return Ok(()) };
                 let at = Timestamp::from_second(self.began).unwrap();
@@ -319,7 +323,7 @@ fn a_backup_reaches_what_its_files_lead_to() {
         Step::Write(4),
         Step::Begin(0),
         Step::Write(3),
-        Step::Finish(1),
+        Step::Finish(true, 1),
         Step::Write(2),
         Step::Failover,
         Step::Write(9),

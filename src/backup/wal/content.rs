@@ -81,6 +81,16 @@ pub enum ContentError {
         /// The file's.
         found: u64,
     },
+    /// What another segment held: a file that was put aside for a later one, and that nobody wrote to, is one.
+    #[error(
+        "read the header of the segment: its first byte is at {found:X}, and by its name at {expected:X}"
+    )]
+    Elsewhere {
+        /// Where its first page says that it is.
+        found: u64,
+        /// Where it is by its name.
+        expected: u64,
+    },
     /// Damaged, or built in another way.
     #[error("read the header of the segment: {0}")]
     Header(String),
@@ -158,7 +168,7 @@ fn header(
         return wrong(format!("it is of timeline {timeline}, and its name says {}", segment.timeline));
     }
     if address != start {
-        return wrong(format!("its first byte is at {address:X}, and by its name at {start:X}"));
+        return Err(ContentError::Elsewhere { found: address, expected: start });
     }
     if u64::from(u32_at(bytes, 32)) != cluster.segment_size.bytes() {
         return wrong(format!("it is one of segments of {} bytes", u32_at(bytes, 32)));

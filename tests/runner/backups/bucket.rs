@@ -101,7 +101,7 @@ fn mounted(sandbox: &Sandbox, key: &Key, pods: usize) {
 }
 
 /// Dates what waits to be archived back, so that nobody has to wait for as long as it takes to be told of.
-fn age(sandbox: &Sandbox) {
+pub fn age(sandbox: &Sandbox) {
     let long_ago = SystemTime::now() - Duration::from_secs(120);
     for file in data_directories(sandbox).iter().flat_map(|data| waiting(data)) {
         // It may just have been archived.

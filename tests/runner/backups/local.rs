@@ -4,12 +4,14 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use dbctl::backup::layout::StoredWal;
+use dbctl::backup::layout::{ContentHash, StoredWal};
 use dbctl::backup::wal::Segment;
 use dbctl::sandbox::provision::Identity;
 use serde_json::Value;
 
-use super::cluster::{Contents, NAME, SIZE, back_up, backups_are, create, directory, names};
+use super::cluster::{
+    Contents, NAME, SIZE, archived_up_to_now, back_up, backups_are, create, directory, names,
+};
 use super::wal::{Place, postgres, run, tool};
 use crate::journeys::ready_with;
 use crate::support::{Answer, Sandbox, eventually};
@@ -59,6 +61,36 @@ fn a_backup_in_a_directory_is_complete_and_can_be_restored_by_hand() {
     }
     let epoch = store.path().join(contents.epoch.to_string());
     assert_eq!(by_hand(&epoch, &base, "select count(*), max(n) from t"), "1000|1000");
+
+    // What is missing is told, and from where on.
+    let check = |args: &[&str]| sandbox.run(&[&["backups"], args, &["--check"]].concat());
+    let last = archived_up_to_now(&sandbox, &place);
+    for args in [&[NAME][..], &["--from", &place.url]] {
+        let whole = check(args).ok();
+        assert!(whole.stderr.contains("no gap and no conflict"), "{}", whole.transcript());
+    }
+    let lost = Segment::of(record.timeline, last.start(SIZE).unwrap() - SIZE.bytes(), SIZE);
+    assert!(lost > stop, "{lost} {stop}");
+    for (segment, words) in [(lost, "can be followed to"), (stop, "can be followed to")] {
+        let object = store.path().join(&Contents::of(&place).archive.segments[&segment][0].key);
+        let aside = store.path().join("aside");
+        fs::rename(&object, &aside).unwrap();
+        let said = check(&[NAME]);
+        assert!(
+            said.code == 3 && said.stderr.contains(words) && said.stderr.contains(id),
+            "{}",
+            said.transcript()
+        );
+        fs::rename(&aside, &object).unwrap();
+    }
+    let (object, key) =
+        (&contents.archive.segments[&stop][0], contents.archive.segments[&stop][0].key.clone());
+    let other = StoredWal::parse(key.rsplit('/').next().unwrap()).unwrap();
+    let other = StoredWal { hash: ContentHash::of(b"other"), ..other }.key(contents.epoch);
+    fs::copy(store.path().join(&object.key), store.path().join(&other)).unwrap();
+    let said = check(&[NAME]);
+    assert!(said.code == 3 && said.stderr.contains("has 2 contents"), "{}", said.transcript());
+    fs::remove_file(store.path().join(&other)).unwrap();
 }
 
 /// Unpacks a base backup with nothing but `tar` and `zstd`, and has PostgreSQL check it; returns the directory that holds it

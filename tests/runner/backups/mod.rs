@@ -9,6 +9,7 @@ mod kills;
 mod inplace;
 >>>>>>> dd4f572 (Restore in place: command, planner tests, journey (work in progress))
 mod local;
+mod owners;
 mod push;
 mod retention;
 mod timelines;

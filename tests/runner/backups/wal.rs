@@ -151,15 +151,33 @@ impl Place {
         Self { url: format!("file://{}", path.display()), environment: Vec::new() }
     }
 
-    fn command(&self, data: &Path, args: &[&str]) -> Command {
+    fn program(&self) -> Command {
         let mut command = dbctl(Path::new("/nowhere"));
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("AWS_") {
                 command.env_remove(name);
             }
         }
-        command.envs(self.environment.iter().cloned()).current_dir(data).arg("agent").args(args);
+        command.envs(self.environment.iter().cloned());
         command
+    }
+
+    fn command(&self, data: &Path, args: &[&str]) -> Command {
+        let mut command = self.program();
+        command.current_dir(data).arg("agent").args(args);
+        command
+    }
+
+    /// What the user's own look at it says.
+    pub fn selftest(&self) -> Answer {
+        self.program().args(["backups", "selftest", "--to", &self.url]).output().unwrap().into()
+    }
+
+    /// Runs `archive_command` to its end as that archive's.
+    pub fn push_as(&self, archive: &str, data: &Path, file: &str) -> Answer {
+        let path = format!("pg_wal/{file}");
+        let args = ["wal-push", "--to", &self.url, "--archive", archive, &path];
+        self.command(data, &args).output().unwrap().into()
     }
 
     /// `archive_command` for that file, in that data directory.

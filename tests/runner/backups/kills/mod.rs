@@ -146,7 +146,7 @@ async fn end_segments(cluster: Arc<Cluster>, password: String) {
 }
 
 /// Goes through the steps, with a table of so many rows beside those that are written, and looks at what is there then.
-fn prove(members: usize, retention: usize, filling: usize, steps: impl Iterator<Item = Step>) {
+fn prove(members: usize, retention: usize, filling: usize, steps: impl Iterator<Item = Step>) -> Vec<Round> {
     let bench = Bench::start(members, retention, filling);
     let mut rounds = Vec::new();
     for (number, step) in (1..).zip(steps) {
@@ -160,6 +160,7 @@ fn prove(members: usize, retention: usize, filling: usize, steps: impl Iterator<
     kinds(&rounds);
     verdict.print();
     verdict.judge();
+    rounds
 }
 
 /// A line for each kind.
@@ -189,9 +190,12 @@ fn what_is_listed_is_good_and_nothing_is_missing_whoever_is_killed() {
         step(Kind::Outage, 1500, 1500),
         step(Kind::Backup, 0, 300),
         step(Kind::Push, 0, 500),
+        step(Kind::Promotion, 0, 0),
         step(Kind::Primary, 2000, 0),
     ];
-    prove(2, 2, 1, chosen.into_iter());
+    let rounds = prove(2, 2, 1, chosen.into_iter());
+    let failed = |kind| rounds.iter().any(|round| round.step.kind == kind && round.backup == "Failed");
+    assert!(failed(Kind::Promotion), "a backup of a replica that was promoted meanwhile is one");
 }
 
 /// `KILLS=50 SEED=1 cargo test --test runner -- --ignored --nocapture many_random_kills`; the seed is printed.

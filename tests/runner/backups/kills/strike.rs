@@ -21,6 +21,8 @@ pub enum Kind {
     Primary,
     /// A replica's.
     Replica,
+    /// Nobody, but the replica that a backup is taken of becomes the primary meanwhile.
+    Promotion,
     /// The store is gone, and its connections are reset.
     Outage,
     /// It answers nothing.
@@ -30,12 +32,13 @@ pub enum Kind {
 }
 
 /// How often each comes, in parts of their sum.
-const MIX: [(Kind, u32); 8] = [
+const MIX: [(Kind, u32); 9] = [
     (Kind::Backup, 5),
     (Kind::Push, 5),
     (Kind::Postgres, 3),
     (Kind::Primary, 3),
     (Kind::Replica, 1),
+    (Kind::Promotion, 1),
     (Kind::Outage, 3),
     (Kind::Silence, 1),
     (Kind::LostAnswers, 2),
@@ -86,6 +89,7 @@ fn kill(id: u32) -> bool {
 
 /// Does it, to its end; returns what was done. Where a process has ended by itself meanwhile, the next one is struck.
 pub fn strike(sandbox: &Sandbox, cluster: &Cluster, proxy: &FaultProxy, step: Step) -> String {
+    proxy.forget();
     std::thread::sleep(step.after);
     let pod = |name: &str, only: &[&str]| {
         sandbox.run(&[&["sandbox", "fault", "pod", name, "--kill"][..], only].concat()).ok();
@@ -118,6 +122,23 @@ pub fn strike(sandbox: &Sandbox, cluster: &Cluster, proxy: &FaultProxy, step: St
         Kind::Postgres => pod(&primary.name, &["--only", "postgres -D"]),
         Kind::Primary => pod(&primary.name, &[]),
         Kind::Replica => pod(&replicas[step.which % replicas.len()].name, &[]),
+        Kind::Promotion => {
+            let data = "base.0000.tar.zst";
+            proxy.rule(Rule::new(Action::Hang).key(data));
+            eventually("a backup sends its data", || {
+                if proxy.asked().iter().any(|asked| asked.key.contains(data) && asked.answer.is_none()) {
+                    return Ok(());
+                }
+                // Refused where one is on its way.
+                Err(sandbox.run(&["backup-now", &cluster.name]).transcript())
+            });
+            sandbox.run(&["failover", &cluster.name, "--yes", "--wait"]).ok();
+            proxy.clear();
+            // Ends what hangs.
+            proxy.outage();
+            proxy.restore();
+            format!("{}, as it hands over", primary.name)
+        }
         Kind::Outage | Kind::Silence | Kind::LostAnswers => {
             match step.kind {
                 Kind::Outage => proxy.outage(),
