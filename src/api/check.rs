@@ -9,7 +9,7 @@ use super::database::{DESTINATION, LSN};
 use super::hba::hba_problem;
 use super::{
     Backup, DatabaseSpec, DatabaseStatus, OWNED_PARAMETERS, PgVersion, Quantity, REPLICAS_MAX, RestoreFrom,
-    name_problem,
+    name_problem, parameter_problem,
 };
 
 /// A field and what is wrong with it; the message ends a sentence that begins with the field.
@@ -67,6 +67,9 @@ pub fn check_spec(name: &str, spec: &DatabaseSpec) -> Vec<Violation> {
             &field,
             "is not the name of a setting: letters, digits, '_', and '.' before an extension's",
         );
+        if let Some(problem) = parameter_problem(name, spec.version).filter(|_| named && !owned) {
+            checks.wrong(&field, problem);
+        }
         checks.require(
             !value.contains(char::is_control),
             &field,

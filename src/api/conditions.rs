@@ -69,6 +69,7 @@ pub mod reason {
     pub const RESTORE_FAILED: &str = "RestoreFailed";
     pub const RESTORE_SOURCE: &str = "RestoreSource";
     pub const RESTORING: &str = "Restoring";
+    pub const ROLLOUT_HALTED: &str = "RolloutHalted";
     pub const SCALING: &str = "Scaling";
     pub const SECRET_MISSING: &str = "SecretMissing";
     pub const SPLIT_BRAIN: &str = "SplitBrainSuspected";

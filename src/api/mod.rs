@@ -7,6 +7,7 @@ mod crd;
 mod database;
 mod hba;
 mod names;
+mod parameters;
 mod quantity;
 mod request;
 mod restored;
@@ -25,9 +26,11 @@ pub use names::{
     BACKUP_NAME, DatabaseName, FIELD_MANAGER, FINALIZER, GROUP, LABEL_DATABASE, LABEL_ROLE, Names, PAUSED,
     ROLE_PRIMARY, ROLE_REPLICA, VERIFY_NAME, name_problem,
 };
+pub use parameters::{known as known_parameters, parameter_problem};
 pub use quantity::{Quantity, QuantityError};
 pub use request::{
     BackupArguments, FailoverArguments, Found, Request, RequestError, RestartArguments, RestoreArguments,
+    ResumeArguments,
     Verb, VerifyArguments, requests,
 };
 pub use restored::{DISCARD, Kept, Mark, REPLACED, RESTORED, Recovered, Stage, discarded};

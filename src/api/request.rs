@@ -27,13 +27,16 @@ pub enum Verb {
     Restart,
     /// Replace the data from a backup.
     Restore,
+    /// Go on with a rollout that has halted.
+    Resume,
     /// Restore a backup aside, and check it.
     Verify,
 }
 
 impl Verb {
     /// All verbs.
-    pub const ALL: [Verb; 5] = [Self::Backup, Self::Failover, Self::Restart, Self::Restore, Self::Verify];
+    pub const ALL: [Verb; 6] =
+        [Self::Backup, Self::Failover, Self::Restart, Self::Restore, Self::Resume, Self::Verify];
 
     /// It takes long, disturbs nobody, and keeps nobody from anything but from doing the same at the same time.
     pub fn is_aside(self) -> bool {
@@ -53,6 +56,7 @@ impl fmt::Display for Verb {
             Self::Failover => "failover",
             Self::Restart => "restart",
             Self::Restore => "restore",
+            Self::Resume => "resume",
             Self::Verify => "verify",
         })
     }
@@ -91,6 +95,11 @@ pub struct VerifyArguments {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backup: Option<String>,
 }
+
+/// What a request to go on asks for: nothing more than that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ResumeArguments {}
 
 /// What a failover request asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -147,7 +156,7 @@ pub struct RestoreArguments {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
     /// No such verb.
-    #[error("unknown verb {0:?}: known are backup, failover, restart, restore and verify")]
+    #[error("unknown verb {0:?}: known are backup, failover, restart, restore, resume and verify")]
     UnknownVerb(String),
     /// Not the JSON of a request.
     #[error("malformed {verb} request: {problem}")]

@@ -32,6 +32,7 @@ mod scale;
 mod session;
 mod status;
 mod ui;
+mod upgrade;
 mod wait;
 
 use std::ffi::OsString;
@@ -107,6 +108,7 @@ enum Command {
     Scale(scale::ScaleArgs),
     Failover(failover::FailoverArgs),
     Restart(restart::RestartArgs),
+    Upgrade(upgrade::UpgradeArgs),
     BackupNow(backup_now::BackupNowArgs),
     Backup(backup::BackupArgs),
     Backups(backups::BackupsArgs),
@@ -297,6 +299,7 @@ async fn talk(context: &Context, command: Command) -> Result<()> {
         Command::Scale(args) => scale::run(context, args).await,
         Command::Failover(args) => failover::run(context, args).await,
         Command::Restart(args) => restart::run(context, args).await,
+        Command::Upgrade(args) => Box::pin(upgrade::run(context, args)).await,
         Command::BackupNow(args) => backup_now::run(context, args).await,
         Command::Backup(args) => backup::run(context, args).await,
         Command::Backups(args) => backups::run(context, args).await,

@@ -298,6 +298,7 @@ pub fn phrase(verb: Verb) -> &'static str {
         Verb::Failover => "fail over",
         Verb::Restart => "restart",
         Verb::Restore => "restore",
+        Verb::Resume => "resume the rollout of",
         Verb::Verify => "verify a backup of",
     }
 }

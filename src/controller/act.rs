@@ -125,6 +125,7 @@ impl<'a> Actor<'a> {
             Action::CreateSecret(plan) => self.create_secret(plan).await?,
             Action::Apply(apply) => self.apply(apply).await?,
             Action::Delete { kind, name, uid } => self.delete(*kind, name, uid.as_deref()).await?,
+            Action::ReplacePod { pod, uid, may_lead } => self.replace_pod(pod, uid, *may_lead).await?,
             Action::PatchPatroniConfig { member, patch } => {
                 let (address, credentials) = (self.address(member)?, self.credentials().await?);
                 self.patroni.patch_config(address, &credentials, patch).await?;
@@ -239,6 +240,14 @@ impl<'a> Actor<'a> {
         let holder = self.lock().await?.and_then(|lock| lock.holder);
         let ordinal = holder.and_then(|holder| Names(&self.name).ordinal(&holder));
         if ordinal.is_some_and(|ordinal| ordinal < below) { Ok(()) } else { Err(ActError::LeaderMoved) }
+    }
+
+    /// What the watch told may be older than a failover to that very member.
+    async fn replace_pod(&self, pod: &str, uid: &str, may_lead: bool) -> Result<(), ActError> {
+        if !may_lead && self.lock().await?.and_then(|lock| lock.holder).as_deref() == Some(pod) {
+            return Err(ActError::Conflict { doing: format!("replace pod {pod}") });
+        }
+        self.delete(Kind::Pod, pod, Some(uid)).await
     }
 
     async fn strip_role(&self, pod: &str, version: Option<&str>) -> Result<(), ActError> {

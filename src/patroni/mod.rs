@@ -10,5 +10,6 @@ pub use config::{
     TTL_SECONDS, config_patch, dynamic, template,
 };
 pub use objects::{
-    Answer, DynamicConfig, LEADER, Lock, MemberStatus, PendingFailover, Positions, Sync, TimelineEnd,
+    Answer, DynamicConfig, LEADER, Lock, MemberStatus, PendingFailover, PendingSetting, Positions, Sync,
+    TimelineEnd,
 };

@@ -224,8 +224,33 @@ pub struct Answer {
     pub postmaster_start_time: Option<String>,
     /// Some settings wait for a restart.
     pub pending_restart: bool,
+    /// Which ones, by name.
+    pub pending_restart_reason: BTreeMap<String, PendingSetting>,
+    /// The release of the server that runs, as a number: 160015 is 16.15.
+    pub server_version: Option<i64>,
     /// Patroni takes its hands off.
     pub pause: bool,
+}
+
+/// A setting that waits for a restart, in PostgreSQL's words.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct PendingSetting {
+    /// What the server runs with.
+    pub old_value: Value,
+    /// What it is to run with.
+    pub new_value: Value,
+}
+
+impl PendingSetting {
+    /// Both are numbers, and the new one is the lower.
+    pub fn is_lowered(&self) -> bool {
+        let number = |value: &Value| match value {
+            Value::String(text) => text.parse::<i64>().ok(),
+            other => other.as_i64(),
+        };
+        number(&self.old_value).zip(number(&self.new_value)).is_some_and(|(old, new)| new < old)
+    }
 }
 
 /// Positions in the WAL, in bytes.

@@ -31,6 +31,16 @@ pub enum Action {
         /// The uid it was seen with.
         uid: Option<String>,
     },
+    /// Delete a member's pod, if it is still the one that was seen, so that the StatefulSet makes it anew. After a fresh read of
+    /// the lock.
+    ReplacePod {
+        /// The pod.
+        pod: String,
+        /// The uid it was seen with.
+        uid: String,
+        /// It may hold the leader lock: there is nobody else.
+        may_lead: bool,
+    },
     /// Change Patroni's dynamic configuration through a member's REST API.
     PatchPatroniConfig {
         /// The member to ask: the holder of the lock.

@@ -13,10 +13,15 @@ use crate::api::Quantity;
 /// Annotation with the hash of what was applied last.
 pub const APPLIED: &str = "db.example.com/applied";
 
+/// A short hash of a value.
+pub fn hash(value: &Value) -> String {
+    let digest = digest::digest(&digest::SHA256, value.to_string().as_bytes());
+    digest.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Writes the hash of the object into it.
 pub fn stamp(body: &mut Value) {
-    let digest = digest::digest(&digest::SHA256, body.to_string().as_bytes());
-    let hash: String = digest.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let hash = hash(body);
     let annotations = body
         .pointer_mut("/metadata")
         .and_then(Value::as_object_mut)

@@ -3,8 +3,9 @@
 use super::blocked::Blocked;
 use super::context::Context;
 use super::object::{LockAge, terminating};
+use super::rollout::{Rollout, State};
 use super::scale::Scale;
-use super::text::{at, text};
+use super::text::text;
 use super::view::Member;
 use super::{Kind, backup, config, fencing, members};
 use crate::api::{ConditionType, Quantity, Verdict, reason};
@@ -14,6 +15,7 @@ use crate::patroni::Answer;
 pub fn verdicts(
     cx: &Context<'_>,
     scale: &Scale,
+    rollout: &Rollout,
     blocked: Option<&Blocked>,
     now: jiff::Timestamp,
 ) -> Vec<(ConditionType, Verdict)> {
@@ -27,7 +29,7 @@ pub fn verdicts(
         (ConditionType::Writable, writable),
         (ConditionType::BackupsHealthy, backup::verdict(cx, now)),
         (ConditionType::StorageHealthy, storage(cx)),
-        (ConditionType::UpToDate, up_to_date(cx)),
+        (ConditionType::UpToDate, up_to_date(cx, rollout)),
     ]
 }
 
@@ -194,7 +196,7 @@ fn runs(member: &Member<'_>) -> bool {
 }
 
 /// What keeps a replica from counting, as the rest of a sentence that begins with its name.
-fn replica_problem(cx: &Context<'_>, member: &Member<'_>) -> Option<String> {
+pub fn replica_problem(cx: &Context<'_>, member: &Member<'_>) -> Option<String> {
     let behind = super::status::lag(cx, member).filter(|lag| *lag > 0);
     if let Some(lag) = behind.filter(|_| !member.ready() && !member.is_silent() && member.streams()) {
         return Some(format!("streams, but is more than {} MiB behind the primary", lag >> 20));
@@ -290,6 +292,11 @@ pub fn complete(cx: &Context<'_>) -> bool {
     cx.view.running_primary().is_some() && members_ready(cx).is_none() && unlisted(cx).is_none()
 }
 
+/// What it lacks for that, as a sentence; the primary aside.
+pub fn incomplete(cx: &Context<'_>) -> Option<String> {
+    members_ready(cx).or_else(|| unlisted(cx)).map(|verdict| verdict.message)
+}
+
 fn synchronous(cx: &Context<'_>) -> bool {
     cx.spec().synchronous && cx.spec().replicas > 1
 }
@@ -319,6 +326,11 @@ fn unlisted(cx: &Context<'_>) -> Option<Verdict> {
         reason::MEMBER_NOT_READY,
         format!("{} streams, but is not listed as a synchronous standby yet", member.name),
     ))
+}
+
+/// Commits should wait for that replica, among others, and do not yet.
+pub fn unlisted_standby(cx: &Context<'_>, name: &str) -> bool {
+    synchronous(cx) && !cx.view.sync.standbys.contains(name)
 }
 
 fn storage(cx: &Context<'_>) -> Verdict {
@@ -389,38 +401,17 @@ fn growth(cx: &Context<'_>) -> Option<String> {
     ))
 }
 
-fn up_to_date(cx: &Context<'_>) -> Verdict {
-    let Some(set) = cx.view.stateful_set else {
+fn up_to_date(cx: &Context<'_>, rollout: &Rollout) -> Verdict {
+    if cx.view.stateful_set.is_none() {
         return Verdict::no(reason::CREATING, "the members are being made");
-    };
-    let wanted = cx.spec().version;
-    let made_for = members::version(cx);
-    if made_for != wanted {
-        return Verdict::no(
-            reason::UPGRADE_NEEDED,
-            format!(
-                "members run {made_for}: going to {wanted} changes the data's format and is not available in this version of dbctl"
-            ),
-        );
     }
-    let revision = text(set, "/status/updateRevision");
-    let seen = at(set, "/status/observedGeneration") == at(set, "/metadata/generation");
-    let outdated: Vec<&str> = cx
-        .view
-        .members
-        .iter()
-        .filter(|member| {
-            let revised = seen && revision.zip(member.revision()).is_some_and(|(set, pod)| set != pod);
-            revised || member.version().is_some_and(|version| version != wanted.to_string())
-        })
-        .map(|member| member.name)
-        .collect();
-    if !outdated.is_empty() {
-        let message = format!(
-            "made from an older spec: {}; a deleted pod comes back with the new one",
-            outdated.join(", ")
-        );
-        return Verdict::no(reason::PODS_OUTDATED, message);
+    match &rollout.state {
+        State::Settled => {}
+        State::Held(message) => return Verdict::no(reason::UPGRADE_NEEDED, message.clone()),
+        State::Waits(message) | State::Moves(message) => {
+            return Verdict::no(reason::PODS_OUTDATED, message.clone());
+        }
+        State::Halted(message) => return Verdict::no(reason::ROLLOUT_HALTED, message.clone()),
     }
     if let Some(growth) = growth(cx) {
         return Verdict::no(reason::RESIZE_PENDING, growth);
@@ -435,10 +426,14 @@ fn settings(cx: &Context<'_>) -> Option<Verdict> {
             "Patroni's configuration differs from the spec; it is changed as soon as the primary runs";
         return Some(Verdict::no(reason::CONFIG_PENDING, message));
     }
-    let waits = |member: &&Member<'_>| member.status.as_ref().is_some_and(|status| status.pending_restart);
+    let waits = |member: &&Member<'_>| match (member.answer, &member.status) {
+        (Some(answer), _) => answer.pending_restart,
+        (None, status) => status.as_ref().is_some_and(|status| status.pending_restart),
+    };
     let waiting: Vec<&str> = cx.view.members.iter().filter(waits).map(|member| member.name).collect();
     (!waiting.is_empty()).then(|| {
-        let message = format!("settings take effect at the next restart of {}", waiting.join(", "));
+        let message =
+            format!("settings take effect with a restart of {}, one after the other", waiting.join(", "));
         Verdict::no(reason::RESTART_PENDING, message)
     })
 }

@@ -50,6 +50,11 @@ pub fn under_way<'c>(cx: &'c Context<'_>) -> Option<&'c Mark> {
     cx.view.mark.as_ref().filter(|mark| mark.is_under_way())
 }
 
+/// What else has to wait for it, in words.
+pub fn busy(cx: &Context<'_>) -> Option<String> {
+    under_way(cx).map(|mark| format!("waiting until restore {} is done", mark.id))
+}
+
 /// How many members there may be meanwhile.
 pub fn members(cx: &Context<'_>) -> Option<i32> {
     match under_way(cx)?.stage {
@@ -123,8 +128,11 @@ pub fn fill(cx: &Context<'_>, file: &mut Value) {
     }
 }
 
-/// The template's annotations.
-pub fn annotations(cx: &Context<'_>) -> Option<Value> {
-    let mark = cx.view.mark.as_ref()?;
-    Some(json!({ RESTORED: mark.id }))
+/// The template, with the restore that it is written after. That makes no pod outdated: none is there while the id changes.
+pub fn annotated(cx: &Context<'_>, template: &Value) -> Value {
+    let mut template = template.clone();
+    if let Some(mark) = &cx.view.mark {
+        template["metadata"]["annotations"][RESTORED] = json!(mark.id);
+    }
+    template
 }

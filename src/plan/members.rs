@@ -9,20 +9,27 @@ use super::view::LABEL_VERSION;
 use super::{Action, Kind};
 use crate::api::PgVersion;
 
-/// The release that pods are made for: the spec's, unless the volumes hold another major's data, which needs an upgrade
-/// first. The live StatefulSet knows which one that is; where it was lost, what is noted beside the data does.
+/// The release that pods are made for as things stand: the StatefulSet's.
 pub fn version(cx: &Context<'_>) -> PgVersion {
+    live(cx).unwrap_or_else(|| release(cx))
+}
+
+/// The release that pods should be made for: the spec's, unless the volumes hold another major's data, which needs an upgrade
+/// first. The live StatefulSet knows which one that is; where it was lost, what is noted beside the data does.
+pub fn release(cx: &Context<'_>) -> PgVersion {
     let wanted = cx.spec().version;
-    let live: Option<PgVersion> = cx.view.stateful_set.and_then(|set| {
-        at(set, "/spec/template/metadata/labels")?.get(LABEL_VERSION)?.as_str()?.parse().ok()
-    });
-    live.or_else(|| super::release::recorded(cx))
+    live(cx)
+        .or_else(|| super::release::recorded(cx))
         .filter(|live| live.major() != wanted.major())
         .unwrap_or(wanted)
 }
 
-/// The StatefulSet's write, if one is needed.
-pub fn plan(cx: &Context<'_>, scale: &Scale) -> Option<Action> {
+fn live(cx: &Context<'_>) -> Option<PgVersion> {
+    at(cx.view.stateful_set?, "/spec/template/metadata/labels")?.get(LABEL_VERSION)?.as_str()?.parse().ok()
+}
+
+/// The StatefulSet's write, if one is needed. `template`: what its pods are made from.
+pub fn plan(cx: &Context<'_>, scale: &Scale, template: &Value) -> Option<Action> {
     let name = cx.names.main();
     let rest = json!({ "spec": {
         "serviceName": cx.names.headless_service(),
@@ -33,7 +40,7 @@ pub fn plan(cx: &Context<'_>, scale: &Scale) -> Option<Action> {
         "updateStrategy": { "type": "OnDelete" },
         "persistentVolumeClaimRetentionPolicy": { "whenDeleted": "Retain", "whenScaled": "Retain" },
         "selector": { "matchLabels": cx.names.selector() },
-        "template": super::pod::template(cx, version(cx)),
+        "template": super::inplace::annotated(cx, template),
         "volumeClaimTemplates": claim_templates(cx),
     } });
     let mut apply = cx.apply(Kind::StatefulSet, cx.owned(Kind::StatefulSet, &name, rest))?;

@@ -28,6 +28,7 @@ mod pod;
 mod release;
 mod requests;
 mod restore;
+mod rollout;
 mod scale;
 mod secrets;
 mod services;
@@ -104,29 +105,47 @@ pub fn plan(database: &Database, observed: &Observed, settings: &Settings, now: 
     let blocked = if deleting { Some(delete::blocked(&cx)) } else { blocked::blocked(&cx) };
     let assessment = assess::of(&cx.view, observed, now).with_replicas(database.spec.replicas);
     let scale = scale::plan(&cx, &assessment);
+    let moment = rollout::Moment {
+        cx: &cx,
+        assessment: &assessment,
+        scale: &scale,
+        busy: inplace::busy(&cx)
+            .or_else(|| requests::busy(&cx, now))
+            .or_else(|| operations::asking(&cx)),
+        now,
+    };
+    let rollout = if blocked.is_some() { rollout::idle(&cx) } else { rollout::plan(&moment) };
     let mut actions = if deleting { Vec::new() } else { urgent(&cx) };
     actions.extend(if deleting {
         delete::plan(&cx, database.spec.deletion_policy)
     } else if blocked.is_some() {
         Vec::new()
     } else {
-        objects(&cx, &scale, now)
+        objects(&cx, &scale, &rollout, now)
     });
     // It is gone with the finalizer: there is no status to write any more.
     let gone = actions.contains(&Action::RemoveFinalizer);
 
-    let turn = operations::Turn { cx: &cx, assessment: &assessment, blocked: blocked.as_ref(), now };
+    let turn = operations::Turn {
+        cx: &cx,
+        assessment: &assessment,
+        rollout: &rollout,
+        blocked: blocked.as_ref(),
+        now,
+    };
     let answers = requests::plan(&turn);
-    let (ask, told) = asks(&turn, &answers, &scale);
+    let (ask, told) = asks(&turn, &answers, &scale, &moment);
     let busy = answers.busy() || ask.is_some();
     let (mut status, mut events) =
-        status::status(&cx, &scale, blocked.as_ref(), answers.operations.clone(), now);
+        status::status(&cx, &scale, &rollout, blocked.as_ref(), answers.operations.clone(), now);
     requests::complete(database.status.as_ref(), &mut status);
     events.extend(requests::events(database.status.as_ref(), &status));
     events.extend(status::events(&cx, &status, blocked.as_ref()));
     events.extend(backup::events(&cx, &status, now));
+    events.extend(rollout.events.clone());
     let settled = actions.is_empty()
         && !busy
+        && rollout.is_settled()
         && inplace::under_way(&cx).is_none()
         && status.conditions.iter().all(settled);
     if !gone && database.status.as_ref() != Some(&status) {
@@ -136,7 +155,7 @@ pub fn plan(database: &Database, observed: &Observed, settings: &Settings, now: 
     // What is asked for stands in the status by then.
     actions.extend(told.map(Action::PublishEvent));
     actions.extend(ask);
-    actions.extend(answers.jobs.into_iter().filter(|_| blocked.is_none()));
+    actions.extend(answers.jobs.into_iter().chain(rollout.job).filter(|_| blocked.is_none()));
     let requeue = match &blocked {
         Some(blocked) if blocked.warning => BLOCKED,
         None if config::wake(&cx).is_some() => AT_ONCE,
@@ -188,11 +207,12 @@ fn urgent(cx: &Context<'_>) -> Vec<Action> {
 }
 
 /// What Patroni is asked for now, one thing at a time: what somebody asked for, then what the spec needs, then what saves
-/// from a drain.
+/// from a drain, then what settings wait for.
 fn asks(
     turn: &operations::Turn<'_, '_>,
     answers: &requests::Answers,
     scale: &scale::Scale,
+    moment: &rollout::Moment<'_, '_>,
 ) -> (Option<Action>, Option<Event>) {
     let deleting = turn.cx.database.metadata.deletion_timestamp.is_some();
     if deleting || turn.blocked.is_some() {
@@ -202,25 +222,43 @@ fn asks(
         return (answers.ask.clone(), None);
     }
     match &scale.switchover {
-        Some(Action::Ask { ask, .. }) if cordon::repeats(turn.cx, ask) => (None, None),
-        Some(switchover) => (Some(switchover.clone()), None),
-        None => cordon::plan(turn.cx, turn.assessment),
+        Some(Action::Ask { ask, .. }) if cordon::repeats(turn.cx, ask) => return (None, None),
+        Some(switchover) => return (Some(switchover.clone()), None),
+        None => {}
+    }
+    // A pod that goes now is nobody to move the role to.
+    if turn.rollout.replace.is_some() || turn.rollout.ask.is_some() {
+        return (turn.rollout.ask.clone(), None);
+    }
+    let (ask, told) = cordon::plan(turn.cx, turn.assessment);
+    if ask.is_some() || told.is_some() || turn.rollout.is_moving() {
+        return (ask, told);
+    }
+    match rollout::restart(moment) {
+        Some((ask, message)) => (Some(ask), Some(Event::normal("MemberRestarts", message))),
+        None => (None, None),
     }
 }
 
 /// Every object that there should be. The finalizer comes first, so that nothing is made that it does not guard.
-fn objects(cx: &Context<'_>, scale: &scale::Scale, now: jiff::Timestamp) -> Vec<Action> {
+fn objects(
+    cx: &Context<'_>,
+    scale: &scale::Scale,
+    rollout: &rollout::Rollout,
+    now: jiff::Timestamp,
+) -> Vec<Action> {
     let guarded = cx.database.metadata.finalizers.iter().flatten().any(|name| name == FINALIZER);
     let mut actions = Vec::new();
     actions.extend((!guarded).then_some(Action::AddFinalizer));
     actions.extend(secrets::plan(cx));
     actions.extend(config::plan(cx));
-    actions.extend(notes::plan(cx));
+    actions.extend(notes::plan(cx, rollout.note.as_ref()));
     actions.extend(access::plan(cx));
     actions.extend(services::plan(cx));
     actions.extend(disruption::plan(cx));
-    actions.extend(members::plan(cx, scale));
+    actions.extend(members::plan(cx, scale, &rollout.template));
     actions.extend(inplace::advance(cx));
+    actions.extend(rollout.replace.clone());
     actions.extend(config::change(cx, now).or_else(|| config::wake(cx)));
     // Last: an API server may refuse a schedule that dbctl takes, and nothing else should wait for that.
     actions.extend(backup::plan(cx));

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 use super::context::Context;
 use super::object::uid_of;
 use super::release::{self, RELEASE};
+use super::rollout::{Note, ROLLOUT};
 use super::text::at;
 use super::{Action, Apply, Kind, backup};
 
@@ -25,7 +26,7 @@ pub fn recorded<'a>(cx: &Context<'a>, name: &str, key: &str) -> Option<&'a str> 
 }
 
 /// Notes what is not noted yet. All of it in one write: what an apply leaves out, it takes away.
-pub fn plan(cx: &Context<'_>) -> Option<Action> {
+pub fn plan(cx: &Context<'_>, rollout: Option<&Note>) -> Option<Action> {
     let name = cx.names.dynamic_config();
     let uid = uid_of(cx.observed.get(Kind::ConfigMap, &name)?)?.to_owned();
     let noted = |key: &str| recorded(cx, &name, key).map(str::to_owned);
@@ -33,7 +34,10 @@ pub fn plan(cx: &Context<'_>) -> Option<Action> {
     let release = release::running(cx).map(|running| running.to_string()).or_else(|| noted(RELEASE));
     let wanted = backup::enabled(cx).map(|_| archive(cx).to_owned()).filter(|id| !id.is_empty());
     let archive = wanted.or_else(|| noted(ARCHIVE));
-    let notes = [(RELEASE, release), (ARCHIVE, archive)];
+    // Written and read again, so that what another version wrote otherwise is no difference.
+    let rollout =
+        if Note::of(cx).as_ref() == rollout { noted(ROLLOUT) } else { rollout.and_then(Note::text) };
+    let notes = [(RELEASE, release), (ARCHIVE, archive), (ROLLOUT, rollout)];
     if notes.iter().all(|(key, note)| *note == noted(key)) {
         return None;
     }

@@ -40,6 +40,10 @@ enum Cause {
     Scaling,
     /// Its node is about to be drained.
     NodeCordoned,
+    /// Settings wait for a restart of it.
+    RestartPending,
+    /// Its pod is to be replaced, by one of another release or made otherwise.
+    RollingUpdate,
     /// Somebody asked for a restart.
     Restart,
     /// Somebody asked for a restore in place.
@@ -51,7 +55,7 @@ enum Cause {
 }
 
 impl Cause {
-    const ALL: [Cause; 13] = [
+    const ALL: [Cause; 15] = [
         Self::NoLeader,
         Self::PrimarySilent,
         Self::PostgresDown,
@@ -61,6 +65,8 @@ impl Cause {
         Self::PrimaryDied,
         Self::Scaling,
         Self::NodeCordoned,
+        Self::RestartPending,
+        Self::RollingUpdate,
         Self::Restart,
         Self::Restore,
         Self::Switchover,

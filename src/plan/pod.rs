@@ -3,10 +3,11 @@
 use serde_json::{Map, Value, json};
 
 use super::backup::{credentials, credentials_mount, credentials_variable};
+use super::compare;
 use super::context::Context;
 use super::secrets::{APP_PASSWORD, internal};
 use super::services::POSTGRES_PORT;
-use super::view::{CONTAINER, LABEL_VERSION};
+use super::view::{CONTAINER, LABEL_VERSION, TEMPLATE};
 use crate::agent::AGENT_PORT;
 use crate::api::{PgVersion, Resources};
 use crate::patroni::{CONFIG_KEY, REPLICATION_USER, REST_PORT, REST_USER, REWIND_USER, SUPERUSER};
@@ -29,15 +30,13 @@ const GRACE_SECONDS: i64 = 300;
 /// over before it moves again, since for a moment it would still take writes that wait for nobody else.
 const HUNG_GRACE_SECONDS: i64 = 1;
 
-/// The pod template for that release.
+/// The pod template for that release. It carries a hash of itself, which its pods then carry too.
 pub fn template(cx: &Context<'_>, version: PgVersion) -> Value {
     let mut labels = cx.names.labels();
     labels.insert(LABEL_VERSION.to_owned(), version.to_string());
-    let mut metadata = json!({ "labels": labels });
-    if let Some(annotations) = super::inplace::annotations(cx) {
-        metadata["annotations"] = annotations;
-    }
-    json!({ "metadata": metadata, "spec": spec(cx, version) })
+    let mut template = json!({ "metadata": { "labels": labels }, "spec": spec(cx, version) });
+    template["metadata"]["annotations"] = json!({ TEMPLATE: compare::hash(&template) });
+    template
 }
 
 fn spec(cx: &Context<'_>, version: PgVersion) -> Value {

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use ring::digest;
 
+use super::context::Context;
 use super::operations::{Turn, begin, go_on};
 use super::{Action, Event};
 use crate::api::{DatabaseStatus, Found, Operation, OperationPhase, Verb, requests};
@@ -39,6 +40,24 @@ fn under_way(operation: &Operation) -> bool {
 /// keep anybody from moving a role.
 fn excludes(operation: &Operation) -> bool {
     under_way(operation) && !operation.kind.parse().is_ok_and(Verb::is_aside)
+}
+
+/// What is under way, or has just been asked for, that nothing else may be done beside; in words.
+pub fn busy(cx: &Context<'_>, now: jiff::Timestamp) -> Option<String> {
+    let old = cx.database.status.as_ref().map(|status| status.operations.as_slice()).unwrap_or_default();
+    if let Some(operation) = old.iter().find(|operation| excludes(operation)) {
+        return Some(format!("waiting until the {} that was asked for is done", operation.kind));
+    }
+    let annotations = cx.database.metadata.annotations.as_ref()?;
+    let fresh =
+        requests(annotations).into_iter().filter_map(|(.., parsed)| parsed.ok()).find(|(verb, request)| {
+            let id = request.id.to_string();
+            let aside = verb.is_aside() || *verb == Verb::Resume;
+            !aside
+                && request.check(*verb, cx.uid, now).is_ok()
+                && old.iter().all(|operation| operation.id != id)
+        });
+    fresh.map(|(verb, _)| format!("waiting until the {verb} that was asked for is answered"))
 }
 
 /// Answers what is new, and goes on with what is under way.
@@ -179,6 +198,7 @@ fn event(operation: &Operation) -> Event {
         "failover" => "Failover",
         "restart" => "Restart",
         "restore" => "Restore",
+        "resume" => "Resume",
         "verify" => "Verification",
         _ => "Request",
     };

@@ -5,6 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use super::blocked::Blocked;
 use super::conditions::{member_ready, verdicts};
 use super::context::Context;
+use super::rollout::{Rollout, State};
 use super::scale::Scale;
 use super::view::Member;
 use super::{Event, backup, outage};
@@ -21,13 +22,14 @@ const LAG_STEP: i64 = 16 << 20;
 pub fn status(
     cx: &Context<'_>,
     scale: &Scale,
+    rollout: &Rollout,
     blocked: Option<&Blocked>,
     operations: Vec<Operation>,
     now: jiff::Timestamp,
 ) -> (DatabaseStatus, Vec<Event>) {
     let old = cx.database.status.clone().unwrap_or_default();
     let generation = cx.database.metadata.generation;
-    let verdicts = verdicts(cx, scale, blocked, now);
+    let verdicts = verdicts(cx, scale, rollout, blocked, now);
     let writable = verdicts.iter().any(|(of, v)| *of == ConditionType::Writable && v.status == Some(true));
     let record = outage::record(cx, writable, &operations, now);
     let replicas = cx.spec().replicas;
@@ -41,7 +43,7 @@ pub fn status(
         stored.unwrap_or((old.backups, old.last_backup_time, old.earliest_recovery_time));
     let status = DatabaseStatus {
         observed_generation: generation,
-        phase: Some(phase(cx, scale, blocked, &verdicts, old.phase)),
+        phase: Some(phase(cx, scale, rollout, blocked, &verdicts, old.phase)),
         primary: cx.view.lock.holder.clone(),
         replicas: i32::try_from(cx.view.members.len()).unwrap_or(i32::MAX),
         ready_replicas: ready,
@@ -53,6 +55,7 @@ pub fn status(
         earliest_recovery_time,
         backups,
         operations,
+        upgrade: rollout.upgrade.clone(),
         last_failover: record.failovers.first().cloned(),
         failovers: record.failovers,
         outage: record.outage,
@@ -150,6 +153,7 @@ pub fn lag(cx: &Context<'_>, member: &Member<'_>) -> Option<i64> {
 fn phase(
     cx: &Context<'_>,
     scale: &Scale,
+    rollout: &Rollout,
     blocked: Option<&Blocked>,
     verdicts: &[(ConditionType, Verdict)],
     before: Option<Phase>,
@@ -162,6 +166,10 @@ fn phase(
         Phase::Deleting
     } else if let Some(blocked) = blocked {
         blocked.phase
+    } else if let (State::Moves(_), true) = (&rollout.state, is(ConditionType::Writable)) {
+        if rollout.upgrade.is_some() { Phase::Upgrading } else { Phase::Progressing }
+    } else if let (State::Halted(_), true) = (&rollout.state, is(ConditionType::Writable)) {
+        Phase::Degraded
     } else if is(ConditionType::Ready) {
         Phase::Running
     } else if cx.view.stateful_set.is_none() && !cx.view.initialized() {
@@ -218,7 +226,7 @@ pub fn events(cx: &Context<'_>, new: &DatabaseStatus, blocked: Option<&Blocked>)
             && ((before.is_some_and(|b| b.status == "True")) || (grave && retold))
         {
             // What the user asked for is no cause for alarm.
-            let asked = matches!(new.phase, Some(Phase::Deleting | Phase::Progressing));
+            let asked = matches!(new.phase, Some(Phase::Deleting | Phase::Progressing | Phase::Upgrading));
             events.push(Event { warning: !asked, reason: after.reason, message: after.message });
         }
     }

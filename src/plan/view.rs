@@ -13,6 +13,8 @@ use crate::patroni::{Answer, DynamicConfig, Lock, MemberStatus, PendingFailover,
 
 /// Label of a pod with the release it was made for.
 pub const LABEL_VERSION: &str = "app.kubernetes.io/version";
+/// Annotation of a pod, and of the template it was made from, with a hash of the template.
+pub const TEMPLATE: &str = "db.example.com/template";
 /// The database container.
 pub const CONTAINER: &str = "postgres";
 
@@ -57,9 +59,14 @@ impl<'a> Member<'a> {
         label(self.pod, LABEL_VERSION)
     }
 
-    /// The revision of the StatefulSet that its pod was made from.
-    pub fn revision(&self) -> Option<&'a str> {
-        label(self.pod, "controller-revision-hash")
+    /// The hash of the template that its pod was made from.
+    pub fn template(&self) -> Option<&'a str> {
+        at(self.pod, "/metadata/annotations")?.get(TEMPLATE)?.as_str()
+    }
+
+    /// What is known of the database container.
+    pub fn container(&self) -> Option<&'a Value> {
+        list(self.pod, "/status/containerStatuses").iter().find(|status| status["name"] == CONTAINER)
     }
 
     /// It has not answered for longer than a busy machine takes.
@@ -99,8 +106,7 @@ impl<'a> Member<'a> {
 
     /// Why its container does not run, in Kubernetes' words.
     pub fn waiting(&self) -> Option<String> {
-        let container =
-            list(self.pod, "/status/containerStatuses").iter().find(|status| status["name"] == CONTAINER)?;
+        let container = self.container()?;
         let state = at(container, "/state/waiting").or_else(|| at(container, "/state/terminated"))?;
         let reason = text(state, "/reason").unwrap_or("not running");
         // What the program said last tells more than how long the next start is put off.

@@ -21,6 +21,10 @@ pub struct World {
     pub asked: Vec<Ask>,
     /// Why it does nothing of that.
     pub refuses: Option<String>,
+    /// Releases whose pods never become well.
+    pub broken: Vec<String>,
+    /// Pods that were replaced, each with the release of the one before.
+    pub replaced: Vec<(String, String)>,
     pub now: jiff::Timestamp,
     /// The system identifier of the data in each claim, by the claim's uid.
     volumes: BTreeMap<String, String>,
@@ -54,6 +58,8 @@ impl World {
             events: Vec::new(),
             asked: Vec::new(),
             refuses: None,
+            broken: Vec::new(),
+            replaced: Vec::new(),
             now: jiff::Timestamp::from_second(1_000_000).unwrap(),
             volumes: BTreeMap::new(),
             contents: BTreeMap::new(),
@@ -133,15 +139,36 @@ impl World {
 
     /// Passes, with the cluster moving between them, until nothing changes any more.
     pub fn settle(&mut self) {
-        for _ in 0..40 {
+        let (mut passes, begun) = (0, self.now);
+        while passes < 40 {
             let before = self.observed.clone();
             let acted = self.database.is_some() && !self.pass(usize::MAX).actions.is_empty();
             self.step();
-            if !acted && self.same(&before) {
+            // A rollout waits for time to pass.
+            let rolls = self.database.is_some() && self.note().is_some_and(|note| note.halted.is_none());
+            if !acted && !rolls && self.same(&before) {
                 return;
             }
+            passes += usize::from(!rolls);
+            assert!(
+                self.now < begun + jiff::SignedDuration::from_hours(2),
+                "it rolls for ever: {:?}",
+                self.note()
+            );
         }
         panic!("it never settles: {:#?}", self.plan().actions);
+    }
+
+    /// What is noted of a rollout.
+    pub fn note(&self) -> Option<rollout::Note> {
+        let map = self.observed.get(Kind::ConfigMap, "db-config")?;
+        serde_json::from_str(map["metadata"]["annotations"][rollout::ROLLOUT].as_str()?).ok()
+    }
+
+    /// Releases that pods are made for, by member.
+    pub fn releases(&self) -> Vec<String> {
+        let own = self.observed.all(Kind::Pod).filter(|pod| !owners(pod).is_empty());
+        own.map(|pod| label(pod, LABEL_VERSION).unwrap_or_default().to_owned()).collect()
     }
 
     fn same(&self, before: &Observed) -> bool {
@@ -188,6 +215,28 @@ impl World {
                     self.volumes.remove(volume);
                 }
             }
+            Action::ReplacePod { pod, uid, may_lead } => {
+                // As the actor does: after a fresh read of the lock.
+                if !may_lead && self.leader() == Some(pod) {
+                    return;
+                }
+                let gone = self.observed.remove(Kind::Pod, pod).unwrap();
+                assert_eq!(uid_of(&gone), Some(uid.as_str()));
+                let down =
+                    self.pods().into_iter().filter(|other| !is_well(self.get(Kind::Pod, other))).count();
+                assert!(!is_well(&gone) || down == 0, "{pod} is replaced while another member is down");
+                let wanted = self
+                    .observed
+                    .get(Kind::StatefulSet, "db")
+                    .map_or(0, |set| number(set, "/spec/replicas").unwrap());
+                assert!(
+                    self.pods().len() as i32 + 1 >= wanted,
+                    "{pod} is replaced while another member is not there"
+                );
+                let release = label(&gone, LABEL_VERSION).unwrap_or_default().to_owned();
+                self.replaced.push((pod.clone(), release));
+                self.observed.answers.remove(pod);
+            }
             Action::PatchPatroniConfig { patch, .. } => self.patch_config(patch),
             Action::Ask { ask, cause } => {
                 let busy = self.observed.asked.as_ref();
@@ -221,7 +270,7 @@ impl World {
             // Patroni wrote the rest.
             let ours = std::mem::replace(&mut object, old.clone());
             // What is left out of an apply goes.
-            let none = json!({ RELEASE: null, notes::ARCHIVE: null });
+            let none = json!({ RELEASE: null, notes::ARCHIVE: null, rollout::ROLLOUT: null });
             json_patch::merge(&mut object, &json!({ "metadata": { "annotations": none } }));
             json_patch::merge(&mut object, &ours);
         } else if let Some(old) = &old {
@@ -397,7 +446,7 @@ impl World {
             .collect();
         surplus.iter().for_each(|name| drop(self.observed.remove(Kind::Pod, name)));
         let Some(mut set) = set else { return };
-        let revision = set["spec"]["template"].to_string().len().to_string();
+        let revision = compare::hash(&set["spec"]["template"]);
         set["status"] =
             json!({ "updateRevision": revision, "observedGeneration": set["metadata"]["generation"] });
         for ordinal in 0..replicas {
@@ -424,14 +473,19 @@ impl World {
             let mut labels = set["spec"]["template"]["metadata"]["labels"].clone();
             labels["controller-revision-hash"] = json!(revision);
             let owner = json!({ "kind": "StatefulSet", "name": "db", "uid": uid_of(set) });
+            let ready = !self.broken.iter().any(|release| labels[LABEL_VERSION] == release.as_str());
+            let annotations = set["spec"]["template"]["metadata"]["annotations"].clone();
+            let restarts = if ready { 0 } else { 3 };
             self.put(
                 Kind::Pod,
                 json!({
-                    "metadata": { "name": pod, "namespace": "ns", "labels": labels, "ownerReferences": [owner] },
+                    "metadata": { "name": pod, "namespace": "ns", "labels": labels, "annotations": annotations,
+                        "ownerReferences": [owner], "creationTimestamp": self.now },
                     "spec": { "nodeName": "node" },
                     "status": {
                         "podIP": format!("10.1.0.{ordinal}"),
-                        "conditions": [{ "type": "Ready", "status": "True" }],
+                        "conditions": [{ "type": "Ready", "status": if ready { "True" } else { "False" }, "lastTransitionTime": self.now }],
+                        "containerStatuses": [{ "name": CONTAINER, "restartCount": restarts }],
                     },
                 }),
             );
@@ -535,10 +589,10 @@ impl World {
             self.change(
                 Kind::ConfigMap,
                 "db-leader",
-                json!({ "metadata": { "annotations": { "leader": pods[0] } } }),
+                json!({ "metadata": { "annotations": { "leader": pods.iter().find(|pod| self.is_up(pod)) } } }),
             );
         }
-        let leader = self.leader().unwrap().to_owned();
+        let Some(leader) = self.leader().map(str::to_owned) else { return };
         let failsafe: serde_json::Map<_, _> = pods.iter().map(|pod| (pod.clone(), json!("url"))).collect();
         let failsafe = Value::Object(failsafe).to_string();
         self.change(
@@ -546,14 +600,19 @@ impl World {
             "db-leader",
             json!({ "metadata": { "annotations": { "optime": "100", "failsafe": failsafe } } }),
         );
-        let standbys: Vec<&str> = pods.iter().filter(|pod| **pod != leader).map(String::as_str).collect();
+        let standbys: Vec<&str> =
+            pods.iter().filter(|pod| **pod != leader && self.is_up(pod)).map(String::as_str).collect();
         let quorum = standbys.len().saturating_sub(1).to_string();
         let standbys = if self.mode() == json!("quorum") { standbys.join(",") } else { String::new() };
         let sync = json!({ "leader": leader, "sync_standby": standbys, "quorum": quorum });
         self.change(Kind::ConfigMap, "db-sync", json!({ "metadata": { "annotations": sync } }));
-        for pod in &pods {
-            self.member_status(pod, *pod == leader);
+        for pod in pods.iter().filter(|pod| self.is_up(pod)).cloned().collect::<Vec<_>>() {
+            self.member_status(&pod, pod == leader);
         }
+    }
+
+    fn is_up(&self, pod: &str) -> bool {
+        is_well(self.get(Kind::Pod, pod))
     }
 
     /// Whoever leads writes its own identity again. Where nobody leads, a member with an empty volume makes the database
@@ -620,4 +679,9 @@ impl World {
         let slice = json!({ "metadata": { "name": "db-x", "namespace": "ns", "labels": labels }, "endpoints": endpoints });
         self.observed.insert(Kind::EndpointSlice, Arc::new(slice));
     }
+}
+
+/// Its containers run and are ready.
+fn is_well(pod: &Value) -> bool {
+    list(pod, "/status/conditions").iter().all(|condition| condition["status"] == "True")
 }

@@ -118,13 +118,14 @@ impl External {
         external
     }
 
+    /// dbctl's controller, with its role.
     pub fn start_controller(&mut self) {
         let mut controller = dbctl(Path::new("/nonexistent"));
         controller.args(["controller", "--kubeconfig"]).arg(self.files.path().join("controller"));
         self.controller = Some(Process::start(controller, &self.log("controller")));
     }
 
-    /// Between any two of its writes.
+    /// Its end, without a word.
     pub fn kill_controller(&mut self) {
         if let Some(controller) = self.controller.take() {
             controller.signal(rustix::process::Signal::KILL);

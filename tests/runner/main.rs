@@ -20,3 +20,4 @@ mod recording;
 mod restore;
 mod stores;
 mod support;
+mod upgrade;

@@ -203,9 +203,9 @@ impl Sandbox {
         rustix::process::kill_process(id, rustix::process::Signal::KILL).unwrap();
     }
 
-    /// Kills dbctl's controller and starts another one, where the parts are processes of their own.
+    /// Kills dbctl's controller alone, and starts another one.
     pub fn replace_controller(&mut self) {
-        let external = self.external.as_mut().expect("a controller of its own");
+        let external = self.external.as_mut().expect("the sandbox's own controller is part of it");
         external.kill_controller();
         external.start_controller();
     }

@@ -31,10 +31,30 @@ pub fn install(context: &Context, home: &Home, version: PgVersion) -> Result<Ima
         let mut shown = CliError::failed(&error);
         if unknown {
             shown.outcome = Outcome::Usage;
-            shown = shown.hint("name one of them with --version; nothing was made");
+            shown = shown.hint("name one of them; nothing was changed");
         }
         shown
     })
+}
+
+/// Whether there is a build of a release, which is not installed for that.
+///
+/// # Errors
+/// Where there is none, or nobody can tell.
+pub fn exists(home: &Home, version: PgVersion) -> Result<()> {
+    let provisioner = Provisioner::new(home.cache());
+    if provisioner.cached(&image(version)).map_err(CliError::failed)?.is_some() {
+        return Ok(());
+    }
+    let all = provisioner.available().map_err(CliError::failed)?;
+    if all.contains(&version.to_string()) {
+        return Ok(());
+    }
+    let major = format!("{}.", version.major());
+    let same: Vec<&str> = all.iter().map(String::as_str).filter(|tag| tag.starts_with(&major)).collect();
+    Err(CliError::usage(format!("failed to find a build of PostgreSQL {version}"))
+        .details([format!("of {} there are {}", version.major(), same.join(", "))])
+        .hint("name one of them; nothing was changed"))
 }
 
 /// Installs the software before a sandbox that does not run is started for it: where no such build exists, no process

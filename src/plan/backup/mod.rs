@@ -140,5 +140,6 @@ pub fn requested_jobs(cx: &Context<'_>) -> Vec<String> {
         annotations.map(requests).unwrap_or_default().into_iter().filter_map(|(.., parsed)| parsed.ok());
     let asked = asked.filter_map(|(verb, request)| Some((of(&verb.to_string())?, request.id.to_string())));
     let asked = asked.filter(|(_, id)| operations.iter().all(|operation| operation.id != *id));
-    running.chain(asked).map(|(task, id)| task.job(&cx.names, &id)).collect()
+    let before_upgrade = super::rollout::backup_job(cx);
+    running.chain(asked).map(|(task, id)| task.job(&cx.names, &id)).chain(before_upgrade).collect()
 }

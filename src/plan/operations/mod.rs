@@ -17,8 +17,9 @@ use super::blocked::Blocked;
 use super::conditions::writable;
 use super::context::Context;
 use super::requests::{Step, ended};
+use super::rollout::Rollout;
 use super::{Action, Ask, AskOutcome, Asked, inplace};
-use crate::api::{BackupArguments, Operation, OperationPhase, Request, Verb};
+use crate::api::{BackupArguments, Operation, OperationPhase, Request, ResumeArguments, Verb};
 
 /// What all of them decide by.
 pub struct Turn<'t, 'a> {
@@ -26,6 +27,8 @@ pub struct Turn<'t, 'a> {
     pub cx: &'t Context<'a>,
     /// Who may be primary.
     pub assessment: &'t Assessment,
+    /// What becomes of the members' pods.
+    pub rollout: &'t Rollout,
     /// Why nothing may be changed.
     pub blocked: Option<&'t Blocked>,
     /// The time.
@@ -67,7 +70,8 @@ pub fn begin(
     // A restore that does not come to its end is left by another one, or by the way back.
     let stuck = verb == Verb::Restore && inplace::under_way(turn.cx).is_some();
     let busy = busy.filter(|busy| !(stuck && busy.kind == verb.to_string()));
-    if let Some(refused) = in_the_way(turn, busy) {
+    // What has halted is in its own way.
+    if let Some(refused) = in_the_way(turn, verb, busy).filter(|_| verb != Verb::Resume) {
         return rejected(turn, operation, refused);
     }
     let begun = match verb {
@@ -83,9 +87,26 @@ pub fn begin(
         Verb::Restore => request
             .arguments(verb)
             .map(|arguments| restore::begin(turn, operation.clone(), request, &arguments)),
+        Verb::Resume => Ok(resume(turn, operation.clone(), request)),
         Verb::Failover => request.arguments(verb).map(|arguments| failover::begin(turn, operation.clone(), &arguments)),
     };
     begun.unwrap_or_else(|error| rejected(turn, operation, error.to_string()))
+}
+
+/// A rollout that has halted goes on, by what is noted of it in this very pass; one that says so already was cut short.
+fn resume(turn: &Turn<'_, '_>, operation: Operation, request: &Request) -> Step {
+    if let Err(error) = request.arguments::<ResumeArguments>(Verb::Resume) {
+        return rejected(turn, operation, error.to_string());
+    }
+    let noted = turn.rollout.note.as_ref().and_then(|note| note.resumed.as_deref());
+    if turn.rollout.resumed.as_deref().or(noted) == Some(operation.id.as_str()) {
+        return succeeded(turn, operation, "it goes on".to_owned());
+    }
+    let message = match turn.blocked {
+        Some(blocked) => format!("nothing can be done with this database now: {}", blocked.message),
+        None => "nothing has halted that could go on".to_owned(),
+    };
+    rejected(turn, operation, message)
 }
 
 /// Goes on with an operation. `request`: what asked for it, if that still stands.
@@ -112,7 +133,7 @@ pub fn go_on(turn: &Turn<'_, '_>, operation: &Operation, request: Option<&Reques
 }
 
 /// What else goes on with the database.
-fn in_the_way(turn: &Turn<'_, '_>, busy: Option<&Operation>) -> Option<String> {
+fn in_the_way(turn: &Turn<'_, '_>, verb: Verb, busy: Option<&Operation>) -> Option<String> {
     let cx = turn.cx;
     if cx.database.metadata.deletion_timestamp.is_some() {
         return Some("the database is being deleted".to_owned());
@@ -120,10 +141,16 @@ fn in_the_way(turn: &Turn<'_, '_>, busy: Option<&Operation>) -> Option<String> {
     if let Some(blocked) = turn.blocked {
         return Some(format!("nothing can be done with this database now: {}", blocked.message));
     }
-    if let Some(upgrade) = cx.database.status.as_ref().and_then(|status| status.upgrade.as_ref()) {
+    // Without a primary, somebody has to be able to do something.
+    if turn.rollout.is_moving() && !verb.is_aside() && turn.assessment.healthy_primary().is_some() {
+        let what = match &turn.rollout.upgrade {
+            Some(upgrade) => {
+                format!("the database is being upgraded from {} to {}", upgrade.from, upgrade.to)
+            }
+            None => "the members' pods are being replaced".to_owned(),
+        };
         return Some(format!(
-            "the database is being upgraded from {} to {}, which moves the primary's role itself: ask again when that is done",
-            upgrade.from, upgrade.to
+            "{what}, which restarts members and moves the primary's role itself: ask again when that is done"
         ));
     }
     if let Some(busy) = busy {
@@ -134,6 +161,12 @@ fn in_the_way(turn: &Turn<'_, '_>, busy: Option<&Operation>) -> Option<String> {
     }
     let asked = cx.observed.asked.as_ref().filter(|_| turn.asking())?;
     Some(format!("Patroni is busy ({}): ask again in a few seconds", doing(asked)))
+}
+
+/// What Patroni is being asked for, whatever for; in words.
+pub fn asking(cx: &Context<'_>) -> Option<String> {
+    let asked = cx.observed.asked.as_ref().filter(|asked| asked.outcome == AskOutcome::UnderWay)?;
+    Some(format!("waiting for Patroni ({})", doing(asked)))
 }
 
 fn doing(asked: &Asked) -> String {

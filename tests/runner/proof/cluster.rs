@@ -88,7 +88,7 @@ impl Cluster {
     ) -> Self {
         let names = Names(name);
         let secret = async |secret: String, key: &str| {
-            let found = Api::<Secret>::namespaced(client.clone(), NAMESPACE).get(&secret).await.unwrap();
+            let found = Api::<Secret>::default_namespaced(client.clone()).get(&secret).await.unwrap();
             String::from_utf8(found.data.unwrap()[key].0.clone()).unwrap()
         };
         let password = secret(names.app_secret(), "password").await;
@@ -201,9 +201,9 @@ impl Cluster {
 
     async fn look(&self) -> Result<Sight, kube::Error> {
         let at = self.notes.now();
-        let pods = Api::<Pod>::namespaced(self.client.clone(), NAMESPACE);
+        let pods = Api::<Pod>::default_namespaced(self.client.clone());
         let pods = pods.list(&ListParams::default().labels(&self.selector)).await?;
-        let maps = Api::<ConfigMap>::namespaced(self.client.clone(), NAMESPACE);
+        let maps = Api::<ConfigMap>::default_namespaced(self.client.clone());
         let annotations = async |name: String| -> Result<BTreeMap<String, String>, kube::Error> {
             Ok(maps.get_opt(&name).await?.and_then(|map| map.metadata.annotations).unwrap_or_default())
         };
@@ -222,7 +222,7 @@ impl Cluster {
 
     /// What the Database's status says is wrong; notes SyncDegraded on the way.
     async fn complaint(&self, at: Duration) -> Result<Option<String>, kube::Error> {
-        let database = Api::<Database>::namespaced(self.client.clone(), NAMESPACE).get(&self.name).await?;
+        let database = Api::<Database>::default_namespaced(self.client.clone()).get(&self.name).await?;
         let conditions = database.status.map(|status| status.conditions).unwrap_or_default();
         let find = |kind: &str| conditions.iter().find(|condition| condition.type_ == kind);
         let degraded = find("SyncDegraded").is_some_and(|condition| condition.status == "True");
@@ -297,6 +297,6 @@ fn member(pod: &Pod) -> Member {
 }
 
 async fn service(client: &Client, name: &str) -> SocketAddr {
-    let service = Api::<Service>::namespaced(client.clone(), NAMESPACE).get(name).await.unwrap();
+    let service = Api::<Service>::default_namespaced(client.clone()).get(name).await.unwrap();
     SocketAddr::new(service.spec.unwrap().cluster_ip.unwrap().parse().unwrap(), PORT)
 }

@@ -15,6 +15,7 @@ pub mod cluster;
 mod faults;
 mod gaps;
 mod history;
+pub mod load;
 mod report;
 pub mod round;
 mod session;
