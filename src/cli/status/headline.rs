@@ -27,6 +27,7 @@ fn line(tone: Tone, text: String) -> Headline {
 pub fn lines(database: &Database, status: &DatabaseStatus, now: jiff::Timestamp) -> Vec<Headline> {
     let mut lines: Vec<Headline> = worst(status, now).into_iter().collect();
     lines.extend(full(status, now));
+    lines.extend(upgrade(status, now));
     lines.extend(status.operations.iter().filter_map(|operation| under_way(operation, now)));
     lines.extend(cordoned(database, status));
     lines.extend(kept(database, status));
@@ -68,7 +69,11 @@ fn worst(status: &DatabaseStatus, now: jiff::Timestamp) -> Option<Headline> {
         ready.message
     );
     // What the user asked for is no sickness.
-    let tone = if status.phase == Some(Phase::Progressing) { Tone::Warning } else { Tone::Bad };
+    let tone = if matches!(status.phase, Some(Phase::Progressing | Phase::Upgrading)) {
+        Tone::Warning
+    } else {
+        Tone::Bad
+    };
     Some(Headline { tone, text, tells: Some(ConditionType::Ready) })
 }
 
@@ -79,6 +84,19 @@ fn full(status: &DatabaseStatus, now: jiff::Timestamp) -> Option<Headline> {
     let since = output::age(storage.last_transition_time.0, now);
     let text = format!("no room since {since} ({}): {}", storage.reason, storage.message);
     Some(Headline { tone: Tone::Bad, text, tells: Some(ConditionType::StorageHealthy) })
+}
+
+/// An upgrade under way, or halted: then somebody has to say how it goes on.
+fn upgrade(status: &DatabaseStatus, now: jiff::Timestamp) -> Option<Headline> {
+    let upgrade = status.upgrade.as_ref()?;
+    let halted = condition(status, ConditionType::UpToDate)
+        .is_some_and(|condition| condition.reason == reason::ROLLOUT_HALTED);
+    let (tone, word) = if halted { (Tone::Bad, "began") } else { (Tone::Warning, "is under way since") };
+    let since = upgrade.started_at.as_ref().map(|began| format!(" {word} {}", output::age(began.0, now)));
+    let since = since.map(|since| if halted { format!("{since} ago") } else { since }).unwrap_or_default();
+    let what = upgrade.message.as_ref().map(|message| format!(": {message}")).unwrap_or_default();
+    let text = format!("the upgrade from {} to {}{since}{what}", upgrade.from, upgrade.to);
+    Some(Headline { tone, text, tells: Some(ConditionType::UpToDate) })
 }
 
 fn under_way(operation: &Operation, now: jiff::Timestamp) -> Option<Headline> {
@@ -197,6 +215,24 @@ mod tests {
         assert_eq!(of(json!({ "phase": "Running", "conditions": conditions(WRITABLE, READY) })), "");
         assert_eq!(of(json!({ "phase": "Creating", "conditions": conditions(silent, silent) })), "");
         assert_eq!(of(json!({})), "");
+    }
+
+    #[test]
+    fn an_upgrade_says_what_it_is_at() {
+        let upgrade = json!({ "from": "16.13", "to": "16.15", "step": "Replica", "pod": "db-2",
+            "message": "replacing db-2, which is a replica", "startedAt": "2026-11-22T09:59:12Z" });
+        let text = of(
+            json!({ "phase": "Upgrading", "conditions": conditions(WRITABLE, READY), "upgrade": upgrade }),
+        );
+        assert_eq!(
+            text,
+            "Warning: the upgrade from 16.13 to 16.15 is under way since 60s: replacing db-2, which is a replica"
+        );
+        let mut halted = conditions(WRITABLE, READY);
+        halted[0] = json!({ "type": "UpToDate", "status": "False", "reason": "RolloutHalted", "message": "m",
+            "lastTransitionTime": "2026-11-22T10:00:02Z" });
+        let text = of(json!({ "phase": "Degraded", "conditions": halted, "upgrade": upgrade }));
+        assert!(text.starts_with("Bad: the upgrade from 16.13 to 16.15 began 60s ago: "), "{text}");
     }
 
     #[test]

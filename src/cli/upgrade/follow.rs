@@ -8,7 +8,7 @@ use kube::{Api, ResourceExt};
 use tokio::time::Instant;
 
 use super::is_halted;
-use crate::api::{Database, DatabaseStatus, PgVersion, UpgradeProgress};
+use crate::api::{Database, DatabaseStatus, PgVersion};
 use crate::cli::error::{CliError, Result};
 use crate::cli::progress::{Step, Steps};
 use crate::cli::session::Session;
@@ -32,7 +32,7 @@ pub async fn to_the_end(
     let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
     let mut tick = tokio::time::interval(wait::TICK);
     let (began, first) = (Instant::now(), jiff::Timestamp::now());
-    let mut lines = Lines { steps: Steps::new(context.ui), told: Vec::new() };
+    let mut lines = Lines { steps: Steps::new(context.ui), current: None, down: false };
     let mut last = None;
     loop {
         tokio::select! {
@@ -122,43 +122,60 @@ fn too_late(context: &Context, name: &str, timeout: Duration, last: Option<&Data
         .hint(format!("follow it with {} status {name} --watch", context.invocation()))
 }
 
-/// The steps as lines: what it was at before is done when it is at something else.
+/// A line for each step: what is said of it changes while it goes on.
 struct Lines {
     steps: Steps,
-    told: Vec<String>,
+    /// The one it is at: its key, and what is said when it is done.
+    current: Option<(String, String)>,
+    down: bool,
 }
 
 impl Lines {
     fn show(&mut self, database: &Database) {
         let Some(status) = &database.status else { return };
-        let waits = || {
-            let found = status.conditions.iter().find(|condition| condition.type_ == "UpToDate");
-            found.filter(|condition| condition.status != "True").map(|condition| condition.message.clone())
-        };
-        let said = status.upgrade.as_ref().and_then(said).or_else(waits);
-        if let Some(said) = said.filter(|said| self.told.last() != Some(said)) {
-            self.settle(Step::Done);
-            self.steps.set(&self.told.len().to_string(), Step::Working, said.clone());
-            self.told.push(said);
+        if let Some((key, now, then)) = said(status) {
+            if self.current.as_ref().is_some_and(|(current, _)| *current != key) {
+                self.settle(Step::Done);
+            }
+            self.steps.set(&key, Step::Working, now);
+            self.current = Some((key, then));
         }
         match &status.outage {
             Some(outage) => {
+                self.down = true;
                 self.steps.set("writes", Step::Working, format!("nobody can write ({})", outage.reason));
             }
-            None if self.told.iter().any(|line| line.starts_with("moving")) => {
-                self.steps.set("writes", Step::Done, "writes are accepted");
-            }
+            None if self.down => self.steps.set("writes", Step::Done, "writes are accepted again"),
             None => {}
         }
     }
 
     fn settle(&mut self, step: Step) {
-        if let Some(last) = self.told.last() {
-            self.steps.set(&(self.told.len() - 1).to_string(), step, last.clone());
+        if let Some((key, then)) = self.current.take() {
+            self.steps.set(&key, step, then);
         }
     }
 }
 
-fn said(upgrade: &UpgradeProgress) -> Option<String> {
-    upgrade.message.clone()
+/// The step that the status is at: a key, what is done, and what will have been done.
+fn said(status: &DatabaseStatus) -> Option<(String, String, String)> {
+    let Some(upgrade) = &status.upgrade else {
+        let found = status.conditions.iter().find(|condition| condition.type_ == "UpToDate");
+        let waits = found.filter(|condition| condition.status != "True")?.message.clone();
+        return Some(("waits".to_owned(), waits.clone(), waits));
+    };
+    let now = upgrade.message.clone().unwrap_or_default();
+    let (step, to) = (upgrade.step.as_str(), &upgrade.to);
+    let then = match (step, &upgrade.pod) {
+        ("Switchover", Some(pod)) => format!("the primary's role has moved away from {pod}"),
+        ("Replica" | "Primary", Some(pod)) => format!("{pod} is well with {to}"),
+        ("Backup", _) => "the backup is there".to_owned(),
+        _ => now.clone(),
+    };
+    // A member is a step, whatever its role is at the moment.
+    let key = match (step, &upgrade.pod) {
+        ("Replica" | "Primary", Some(pod)) => pod.clone(),
+        _ => step.to_owned(),
+    };
+    Some((key, now, then))
 }
