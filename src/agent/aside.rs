@@ -35,7 +35,9 @@ impl Beside {
     /// Where it cannot be read, or is not one: then it is not known what the data is.
     pub fn read(data: &Path) -> io::Result<Self> {
         match fs::read(beside(data).join(FILE)) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| io::Error::new(ErrorKind::InvalidData, error)),
+            Ok(bytes) => {
+                serde_json::from_slice(&bytes).map_err(|error| io::Error::new(ErrorKind::InvalidData, error))
+            }
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(Self::default()),
             Err(error) => Err(error),
         }

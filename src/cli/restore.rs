@@ -29,7 +29,8 @@ const STORAGE: &str = "1Gi";
 const SCHEDULE: &str = "0 3 * * *";
 
 /// What only a new database has.
-const NEW_ONLY: [&str; 6] = ["replicas", "version", "storage", "storage_class", "backup_to", "backup_credentials"];
+const NEW_ONLY: [&str; 6] =
+    ["replicas", "version", "storage", "storage_class", "backup_to", "backup_credentials"];
 
 /// Make a new database of a backup and the WAL behind it, or put an existing one back in place
 ///
@@ -426,13 +427,25 @@ mod tests {
     fn what_is_put_back_is_not_made_anew() {
         for args in [
             &["db", "--in-place"][..],
-            &["db", "--in-place", "--from", "db", "--to-lsn", "0/1", "--backup", "20261122T030000Z-00000001-0000000002000028-abcdef"],
+            &[
+                "db",
+                "--in-place",
+                "--from",
+                "db",
+                "--to-lsn",
+                "0/1",
+                "--backup",
+                "20261122T030000Z-00000001-0000000002000028-abcdef",
+            ],
             &["db", "--in-place", "--without-old"],
             &["db", "--undo"],
             &["db", "--discard-old", "--yes", "--wait"],
         ] {
             let read = read(args);
-            assert!(read.is_ok() || read.as_ref().unwrap_err().contains("as a backup's id"), "{args:?}: {read:?}");
+            assert!(
+                read.is_ok() || read.as_ref().unwrap_err().contains("as a backup's id"),
+                "{args:?}: {read:?}"
+            );
         }
         for (args, said) in [
             (&["db"][..], "required"),

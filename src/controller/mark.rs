@@ -86,7 +86,11 @@ async fn nobody(client: &Client, namespace: &str, name: &str) -> Result<(), ActE
     let params = ListParams::default().labels(&selector.join(","));
     let found = retry::read(|| pods.list(&params)).await.map_err(on("look for members that run"))?;
     let left = found.iter().any(|pod| Names(name).ordinal(&pod.name_any()).is_some());
-    if left { Err(ActError::Conflict { doing: "replace the data while a member has a pod".to_owned() }) } else { Ok(()) }
+    if left {
+        Err(ActError::Conflict { doing: "replace the data while a member has a pod".to_owned() })
+    } else {
+        Ok(())
+    }
 }
 
 async fn read(maps: &Api<ConfigMap>, name: &str, suffix: &str) -> Result<ConfigMap, ActError> {
@@ -137,6 +141,9 @@ mod tests {
             noted("leader", json!({ "leader": "db-1", "optime": "7", "ttl": "20" })),
             json!({ "leader": null, "optime": "7", "failsafe": null, "slots": null, "retain_slots": null })
         );
-        assert_eq!(noted(CONFIG, json!({ "initialize": "7", "config": "{}" })), json!({ "initialize": "7", "history": null }));
+        assert_eq!(
+            noted(CONFIG, json!({ "initialize": "7", "config": "{}" })),
+            json!({ "initialize": "7", "history": null })
+        );
     }
 }

@@ -109,9 +109,7 @@ pub fn plan(database: &Database, observed: &Observed, settings: &Settings, now: 
         cx: &cx,
         assessment: &assessment,
         scale: &scale,
-        busy: inplace::busy(&cx)
-            .or_else(|| requests::busy(&cx, now))
-            .or_else(|| operations::asking(&cx)),
+        busy: inplace::busy(&cx).or_else(|| requests::busy(&cx, now)).or_else(|| operations::asking(&cx)),
         now,
     };
     let rollout = if blocked.is_some() { rollout::idle(&cx) } else { rollout::plan(&moment) };

@@ -78,9 +78,7 @@ pub fn fill(cx: &Context<'_>, file: &mut Value) {
     let Some(from) = from(cx) else { return };
     let [backup, time, lsn, name] = match (in_place(cx), asked(cx)) {
         (Some(mark), _) => [&mark.backup, &mark.target_time, &mark.target_lsn, &mark.target_name],
-        (None, Some(asked)) => {
-            [&asked.backup, &asked.target_time, &asked.target_lsn, &asked.target_name]
-        }
+        (None, Some(asked)) => [&asked.backup, &asked.target_time, &asked.target_lsn, &asked.target_name],
         (None, None) => return,
     };
     // Patroni makes arguments of them, in that form and without a shell.
@@ -149,11 +147,15 @@ fn inplace_verdict(cx: &Context<'_>) -> Option<Verdict> {
         }
         (_, Some((why, true))) => Some(Verdict::no(
             reason::RESTORE_FAILED,
-            format!("the data cannot be restored in place as it was asked for: {why}; {}", way_out(name, mark)),
+            format!(
+                "the data cannot be restored in place as it was asked for: {why}; {}",
+                way_out(name, mark)
+            ),
         )),
-        (_, Some((why, false))) => {
-            restoring(format!("the data is being restored in place, to {}, again after: {why}", mark.target()))
-        }
+        (_, Some((why, false))) => restoring(format!(
+            "the data is being restored in place, to {}, again after: {why}",
+            mark.target()
+        )),
         (_, None) => restoring(format!("the data is being restored in place, to {}", mark.target())),
     }
 }

@@ -307,8 +307,13 @@ impl World {
     /// As the controller writes it, after a fresh look.
     fn mark(&mut self, marking: &Marking) {
         assert!(marking.with == With::Nothing || self.pods().is_empty(), "somebody runs on the data");
-        let data = [("db-leader", vec!["leader", "optime", "failsafe"]), ("db-sync", vec!["leader", "sync_standby", "quorum"]), ("db-config", vec!["initialize", "history"])];
-        let annotations = |world: &Self, map: &str| world.get(Kind::ConfigMap, map)["metadata"]["annotations"].clone();
+        let data = [
+            ("db-leader", vec!["leader", "optime", "failsafe"]),
+            ("db-sync", vec!["leader", "sync_standby", "quorum"]),
+            ("db-config", vec!["initialize", "history"]),
+        ];
+        let annotations =
+            |world: &Self, map: &str| world.get(Kind::ConfigMap, map)["metadata"]["annotations"].clone();
         let mut own = json!(marking.annotations);
         match marking.with {
             With::Nothing | With::Gone => {}
@@ -322,13 +327,15 @@ impl World {
             }
             With::Forgotten => {
                 for (map, keys) in &data {
-                    let none: serde_json::Map<_, _> = keys.iter().map(|key| ((*key).to_owned(), Value::Null)).collect();
+                    let none: serde_json::Map<_, _> =
+                        keys.iter().map(|key| ((*key).to_owned(), Value::Null)).collect();
                     self.change(Kind::ConfigMap, map, json!({ "metadata": { "annotations": none } }));
                 }
             }
             With::PutBack => {
                 let noted = annotations(self, "db-config")[crate::api::REPLACED].clone();
-                let noted: Value = noted.as_str().map_or_else(|| json!({}), |text| serde_json::from_str(text).unwrap());
+                let noted: Value =
+                    noted.as_str().map_or_else(|| json!({}), |text| serde_json::from_str(text).unwrap());
                 for (map, said) in noted.as_object().unwrap() {
                     self.change(Kind::ConfigMap, map, json!({ "metadata": { "annotations": said } }));
                 }
@@ -339,7 +346,9 @@ impl World {
 
     /// What the agents do before Patroni starts; returns whether it may. Pods of an older template wait for ever.
     fn admit(&mut self, pods: &[String]) -> bool {
-        let Ok(Some(mark)) = crate::api::Mark::of(self.get(Kind::ConfigMap, "db-config")) else { return true };
+        let Ok(Some(mark)) = crate::api::Mark::of(self.get(Kind::ConfigMap, "db-config")) else {
+            return true;
+        };
         let id = mark.id.to_string();
         let file = self.get(Kind::ConfigMap, "db-patroni")["data"][CONFIG_KEY].as_str().unwrap();
         let file: Value = serde_json::from_str(file).unwrap();
@@ -374,7 +383,10 @@ impl World {
 
     /// What each member's data is.
     pub fn contents(&self) -> Vec<String> {
-        self.pods().iter().map(|pod| self.contents.get(&self.volume(pod)).cloned().unwrap_or_default()).collect()
+        self.pods()
+            .iter()
+            .map(|pod| self.contents.get(&self.volume(pod)).cloned().unwrap_or_default())
+            .collect()
     }
 
     fn collect_garbage(&mut self) {

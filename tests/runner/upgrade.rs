@@ -189,7 +189,8 @@ fn a_release_that_does_not_run_halts_at_the_first_replica_and_writes_go_on() {
     let answer = sandbox.run(&["upgrade", "db", "--to", "16.99", "--yes", "--wait", "--timeout", "5m"]);
     assert_eq!(answer.code, 1, "{}", answer.transcript());
     assert!(
-        answer.stderr.contains(&format!("halted, since {}", replicas[0])) && answer.stderr.contains("--resume"),
+        answer.stderr.contains(&format!("halted, since {}", replicas[0]))
+            && answer.stderr.contains("--resume"),
         "{}",
         answer.transcript()
     );
@@ -200,7 +201,10 @@ fn a_release_that_does_not_run_halts_at_the_first_replica_and_writes_go_on() {
     });
     let status = sandbox.database("db")["status"].clone();
     assert_eq!(condition(&status, "UpToDate").1, "RolloutHalted");
-    assert_eq!((status["primary"].as_str(), status["lastFailover"].is_null()), (Some(primary.as_str()), true));
+    assert_eq!(
+        (status["primary"].as_str(), status["lastFailover"].is_null()),
+        (Some(primary.as_str()), true)
+    );
     let gap = load.longest_gap(began, load.now());
     println!("a broken release: the longest gap was {:.3} s", gap.as_secs_f64());
     assert!(gap < Duration::from_secs(5), "writes stopped for {gap:?}");

@@ -230,8 +230,8 @@ fn put_back() -> Contents {
     let history = History(vec![Fork { from: 1, at: 15 * MIB + 100 }]);
     stored.tree = Tree::new([(2, &history)]);
     stored.timelines.insert(2);
-    let segments =
-        (15..=18).map(|n: u32| (Segment::of(2, u64::from(n) * MIB, SegmentSize::SMALLEST), at(i64::from(n) + 18)));
+    let segments = (15..=18)
+        .map(|n: u32| (Segment::of(2, u64::from(n) * MIB, SegmentSize::SMALLEST), at(i64::from(n) + 18)));
     stored.segments.extend(segments);
     contents
 }
@@ -255,10 +255,13 @@ fn what_a_restore_in_place_gave_up_is_found_by_its_time_alone() {
     // A change of primary gives up nothing: before the first segment of the new timeline too, it is the way.
     let mut contents = contents.clone();
     let stored = stored(&mut contents);
-    stored.segments.retain(|segment, _| segment.timeline == 2 || *segment < Segment::of(1, 15 * MIB, SegmentSize::SMALLEST));
+    stored.segments.retain(|segment, _| {
+        segment.timeline == 2 || *segment < Segment::of(1, 15 * MIB, SegmentSize::SMALLEST)
+    });
     let late = stored.segments.keys().filter(|segment| segment.timeline == 1).max().copied().unwrap();
     stored.segments.insert(late, at(33));
     stored.backups.truncate(2);
-    let choice = choose(&contents, &Wish { backup: None, target: Target::Time(at(32)), major: None }).unwrap();
+    let choice =
+        choose(&contents, &Wish { backup: None, target: Target::Time(at(32)), major: None }).unwrap();
     assert_eq!(choice.timeline, 2);
 }

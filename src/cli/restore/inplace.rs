@@ -29,8 +29,9 @@ pub async fn run(context: &Context, session: &Session, args: &RestoreArgs) -> Re
     let (arguments, plan, to) = if args.undo {
         (RestoreArguments { undo: true, ..Default::default() }, undo(&args.name), "put its old data back")
     } else if args.discard_old {
-        let (arguments, plan) = discard(&database)
-            .ok_or_else(|| CliError::refused(format!("failed to {doing}: no member is known to keep old data")))?;
+        let (arguments, plan) = discard(&database).ok_or_else(|| {
+            CliError::refused(format!("failed to {doing}: no member is known to keep old data"))
+        })?;
         (arguments, plan, "remove its old data for good")
     } else {
         let from = own_destination(&database, args.from.as_deref())
@@ -38,7 +39,11 @@ pub async fn run(context: &Context, session: &Session, args: &RestoreArgs) -> Re
         let plan = in_place(context, session, &database, &from, args).await?;
         (asked(args), plan, "replace its data")
     };
-    if args.dry_run { context.ui.data(&plan)? } else { context.ui.note(plan.trim_end()) }
+    if args.dry_run {
+        context.ui.data(&plan)?
+    } else {
+        context.ui.note(plan.trim_end())
+    }
     request::check_idle(context, &database, Verb::Restore, &doing)?;
     if args.dry_run {
         context.ui.note("nothing was done");
@@ -67,9 +72,8 @@ fn own_destination(database: &Database, from: Option<&str>) -> std::result::Resu
                     schedule, or make a new database with --from"
             .to_owned());
     };
-    let same = |from: &str| {
-        from == database.name_any() || from.trim_end_matches('/') == own.trim_end_matches('/')
-    };
+    let same =
+        |from: &str| from == database.name_any() || from.trim_end_matches('/') == own.trim_end_matches('/');
     match from {
         Some(from) if !same(from) => Err(format!(
             "a database is restored in place from its own backups alone ({own}): leave --from out, or without --in-place, make a new \
@@ -106,8 +110,10 @@ async fn in_place(
     let mut text = match look(session, database, from, args).await {
         Ok(choice) => format!("{}\n", preview(&choice, &args.target.target(), from)),
         Err(Unseen::Impossible(error)) => {
-            return Err(CliError::refused(format!("failed to {error}"))
-                .hint(format!("nothing was stopped; see what there is with {} backups {name} --check", context.invocation())));
+            return Err(CliError::refused(format!("failed to {error}")).hint(format!(
+                "nothing was stopped; see what there is with {} backups {name} --check",
+                context.invocation()
+            )));
         }
         Err(Unseen::Unknown(error)) => {
             context
@@ -124,8 +130,14 @@ fn effects(database: &Database, namespace: &str, without_old: bool) -> String {
     let name = database.name_any();
     let mut text = format!("In place of what database {name:?} in namespace {namespace:?} holds:\n");
     let members = output::count(database.spec.replicas, "member");
-    let _ = writeln!(text, "  stops:   {members}, all at once; nobody can read or write until the data is restored");
-    let _ = writeln!(text, "  lost:    from the database, all that was committed after the target; the archive keeps its WAL");
+    let _ = writeln!(
+        text,
+        "  stops:   {members}, all at once; nobody can read or write until the data is restored"
+    );
+    let _ = writeln!(
+        text,
+        "  lost:    from the database, all that was committed after the target; the archive keeps its WAL"
+    );
     let kept = if without_old {
         "nothing: the old data is removed before the new is made, and if that fails there is no way back"
     } else {
@@ -151,7 +163,8 @@ fn discard(database: &Database) -> Option<(RestoreArguments, String)> {
     let mut ids = Vec::new();
     for instance in instances {
         for kept in &instance.kept {
-            let size = kept.size_bytes.map_or_else(|| "of a size that is being counted".to_owned(), output::bytes);
+            let size =
+                kept.size_bytes.map_or_else(|| "of a size that is being counted".to_owned(), output::bytes);
             let _ = writeln!(text, "  {}: data from before restore {}, {size}", instance.name, kept.id);
             ids.extend(Ulid::from_string(&kept.id).ok());
         }
@@ -178,9 +191,7 @@ mod tests {
 
     #[test]
     fn only_its_own_backups_are_good_enough() {
-        let backup = |enabled: bool| {
-            json!({ "backup": { "enabled": enabled, "schedule": "0 3 * * *", "destination": "s3://b/p" } })
-        };
+        let backup = |enabled: bool| json!({ "backup": { "enabled": enabled, "schedule": "0 3 * * *", "destination": "s3://b/p" } });
         let on = database(backup(true), json!([]));
         for from in [None, Some("db"), Some("s3://b/p"), Some("s3://b/p/")] {
             assert_eq!(own_destination(&on, from), Ok("s3://b/p".to_owned()));

@@ -88,7 +88,9 @@ pub fn begin(
             .arguments(verb)
             .map(|arguments| restore::begin(turn, operation.clone(), request, &arguments)),
         Verb::Resume => Ok(resume(turn, operation.clone(), request)),
-        Verb::Failover => request.arguments(verb).map(|arguments| failover::begin(turn, operation.clone(), &arguments)),
+        Verb::Failover => {
+            request.arguments(verb).map(|arguments| failover::begin(turn, operation.clone(), &arguments))
+        }
     };
     begun.unwrap_or_else(|error| rejected(turn, operation, error.to_string()))
 }

@@ -51,7 +51,11 @@ pub fn begin(turn: &Turn<'_, '_>, operation: Operation, request: &Request, asked
     }
     let from = turn.cx.view.lock.holder.clone();
     let operation = Operation { phase: OperationPhase::Running, from, ..operation };
-    if asked.discard.is_empty() { write(turn, operation, request.id, asked) } else { discard(turn, operation, asked) }
+    if asked.discard.is_empty() {
+        write(turn, operation, request.id, asked)
+    } else {
+        discard(turn, operation, asked)
+    }
 }
 
 /// A restore whose data nobody has ever written to.
@@ -61,7 +65,8 @@ fn unfinished<'t>(turn: &'t Turn<'_, '_>) -> Option<&'t Mark> {
 
 fn paused(turn: &Turn<'_, '_>) -> Option<String> {
     turn.assessment.paused.then(|| {
-        "Patroni is paused by somebody who works on this database: resume it first (`patronictl resume`)".to_owned()
+        "Patroni is paused by somebody who works on this database: resume it first (`patronictl resume`)"
+            .to_owned()
     })
 }
 
@@ -89,7 +94,10 @@ fn refuse_to_undo(turn: &Turn<'_, '_>) -> Option<String> {
         return Some(format!("the old data is being put back already, by request {}", mark.id));
     }
     mark.discard.then(|| {
-        format!("restore {} was asked for without keeping the old data, so there is nothing to go back to", mark.id)
+        format!(
+            "restore {} was asked for without keeping the old data, so there is nothing to go back to",
+            mark.id
+        )
     })
 }
 
@@ -170,7 +178,10 @@ fn begins_with<'c>(
     let major = members::version(turn.cx).major();
     let own = entry.version.split('.').next().and_then(|own| own.parse().ok());
     if own.is_some_and(|own: u8| own != major) {
-        return Err(format!("backup {} is of PostgreSQL {}, and members run {major}", entry.id, entry.version));
+        return Err(format!(
+            "backup {} is of PostgreSQL {}, and members run {major}",
+            entry.id, entry.version
+        ));
     }
     Ok(entry)
 }
@@ -295,7 +306,11 @@ fn finished(turn: &Turn<'_, '_>, operation: Operation, mark: &Mark, lacks: Optio
     let cx = turn.cx;
     let lacks = lacks.map(|lacks| format!("; not all members are there yet: {lacks}")).unwrap_or_default();
     if mark.undo {
-        return succeeded(turn, operation, format!("the data from before restore {} is back{lacks}", mark.old));
+        return succeeded(
+            turn,
+            operation,
+            format!("the data from before restore {} is back{lacks}", mark.old),
+        );
     }
     let job = cx.names.backup_job(&operation.id);
     let mut message = format!("restored to {}", mark.target());
@@ -314,7 +329,10 @@ fn finished(turn: &Turn<'_, '_>, operation: Operation, mark: &Mark, lacks: Optio
     match backup::enabled(cx) {
         Some(wanted) if cx.observed.get(Kind::Job, &job).is_none() => {
             let job = backup::requested(cx, &wanted, Task::Backup, &operation.id, None);
-            Step { ask: Some(job), ..waits(operation, "all members are there; a backup of the new data is begun") }
+            Step {
+                ask: Some(job),
+                ..waits(operation, "all members are there; a backup of the new data is begun")
+            }
         }
         Some(_) => {
             message.push_str(&format!("; a backup of it is being taken, by Job {job}"));
@@ -333,7 +351,8 @@ fn discard(turn: &Turn<'_, '_>, operation: Operation, asked: &RestoreArguments) 
 
 fn discarding(turn: &Turn<'_, '_>, operation: Operation) -> Step {
     let cx = turn.cx;
-    let noted = cx.observed.get(Kind::ConfigMap, &cx.names.dynamic_config()).map(discarded).unwrap_or_default();
+    let noted =
+        cx.observed.get(Kind::ConfigMap, &cx.names.dynamic_config()).map(discarded).unwrap_or_default();
     let noted = |id: &String| noted.iter().any(|noted| noted.to_string() == *id);
     if !operation.remaining.iter().all(noted) {
         let step = inplace::discard(cx, &operation.remaining.join(","));

@@ -21,9 +21,7 @@ fn spec() -> Value {
 fn world() -> World {
     let mut world = World::settled(spec());
     world.now = "2026-11-22T10:00:00Z".parse().unwrap();
-    let entry = |id: &str, at: &str| {
-        json!({ "id": id, "startedAt": at, "stoppedAt": at, "size": 1_000_000, "version": "16.15" })
-    };
+    let entry = |id: &str, at: &str| json!({ "id": id, "startedAt": at, "stoppedAt": at, "size": 1_000_000, "version": "16.15" });
     let catalog = json!({ "backups": [entry("b2", "2026-11-22T03:00:00Z"), entry("b1", "2026-11-21T03:00:00Z")],
         "earliest": "2026-11-21T03:00:00Z" });
     world.change(Kind::ConfigMap, "db-backups", json!({ "data": { CATALOG_KEY: catalog.to_string() } }));
@@ -146,7 +144,12 @@ fn what_cannot_be_is_refused_before_anything_is_stopped() {
         world.observed.rooms.insert("db-2".into(), Room { size: 5 << 30, free: 4 << 30 });
     };
     let busy: Change = |world| {
-        let operation = Operation { id: "1".into(), kind: "failover".into(), phase: OperationPhase::Running, ..Operation::default() };
+        let operation = Operation {
+            id: "1".into(),
+            kind: "failover".into(),
+            phase: OperationPhase::Running,
+            ..Operation::default()
+        };
         world.database.as_mut().unwrap().status.as_mut().unwrap().operations = vec![operation];
         world.observed.asked = Some(Asked {
             ask: Ask::Failover { candidate: "db-1".into() },
@@ -159,17 +162,37 @@ fn what_cannot_be_is_refused_before_anything_is_stopped() {
     };
     let off: Change = |world| world.edit(json!({ "backup": { "enabled": false } }));
     for (change, arguments, why) in [
-        (nothing, json!({ "targetTime": "2026-11-20T09:00:00Z" }), "the target lies before the first backup: the data can be restored to any time from 2026-11-21T03:00:00Z to about now"),
-        (nothing, json!({ "targetTime": "2026-11-23T09:00:00Z" }), "the target lies in the future: the data can be restored to any time from 2026-11-21T03:00:00Z to now"),
+        (
+            nothing,
+            json!({ "targetTime": "2026-11-20T09:00:00Z" }),
+            "the target lies before the first backup: the data can be restored to any time from 2026-11-21T03:00:00Z to about now",
+        ),
+        (
+            nothing,
+            json!({ "targetTime": "2026-11-23T09:00:00Z" }),
+            "the target lies in the future: the data can be restored to any time from 2026-11-21T03:00:00Z to now",
+        ),
         (nothing, json!({ "targetTime": "yesterday" }), "targetTime is no instant"),
         (nothing, json!({ "backup": "b9" }), "there is no backup b9: see `dbctl backups db`"),
-        (nothing, json!({ "backup": "b2", "targetTime": "2026-11-22T01:00:00Z" }), "backup b2 was complete only after the target"),
+        (
+            nothing,
+            json!({ "backup": "b2", "targetTime": "2026-11-22T01:00:00Z" }),
+            "backup b2 was complete only after the target",
+        ),
         (nothing, json!({ "undo": true }), "no restore in place is under way"),
-        (nothing, json!({ "discard": [Ulid::from_parts(1, 1).to_string()] }), "no member that answers keeps data of before restore"),
+        (
+            nothing,
+            json!({ "discard": [Ulid::from_parts(1, 1).to_string()] }),
+            "no member that answers keeps data of before restore",
+        ),
         (nothing, json!({ "nonsense": 1 }), "malformed restore request: unknown field `nonsense`"),
         (pause, json!({}), "Patroni is paused by somebody who works on this database: resume it first"),
         (full, json!({}), "there is too little room for it on the volume of db-1"),
-        (unaware, json!({}), "the dbctl in the pod of db-2 knows nothing of restores in place: delete that pod"),
+        (
+            unaware,
+            json!({}),
+            "the dbctl in the pod of db-2 knows nothing of restores in place: delete that pod",
+        ),
         (busy, json!({}), "Patroni is busy (db-1 is promoted, 1)"),
         (none, json!({}), "no backup of it is known: take one first, with `dbctl backup-now db`"),
         (off, json!({}), "backups of db are off"),
@@ -228,11 +251,15 @@ fn one_that_cannot_be_had_leaves_the_old_data_and_says_what_to_do() {
         let mut world = world();
         let sync = world.get(Kind::ConfigMap, "db-sync")["metadata"]["annotations"].clone();
         let id = ask(&mut world, json!({ "targetName": "nowhere" }));
-        world.unrestorable = Some(format!("{FAILED}failed to recover to restore point \"nowhere\": recovery ended before"));
+        world.unrestorable =
+            Some(format!("{FAILED}failed to recover to restore point \"nowhere\": recovery ended before"));
         world.settle();
         let (phase, message) = said(&world, &id);
         assert_eq!(phase, OperationPhase::Failed);
-        assert!(message.contains("`dbctl restore db --undo` puts it back") && message.contains(&id), "{message}");
+        assert!(
+            message.contains("`dbctl restore db --undo` puts it back") && message.contains(&id),
+            "{message}"
+        );
         let status = world.plan().status;
         assert_eq!(status.phase, Some(Phase::Failed));
         assert_eq!(ready(&world).0, reason::RESTORE_FAILED);
@@ -272,7 +299,10 @@ fn kept_data_is_removed_when_it_is_asked_for_and_known() {
     let discard = ask(&mut world, json!({ "discard": [id] }));
     world.settle();
     let (phase, message) = said(&world, &discard);
-    assert_eq!((phase, message.as_str()), (OperationPhase::Running, "still to remove it, or not answering: db-0, db-1, db-2"));
+    assert_eq!(
+        (phase, message.as_str()),
+        (OperationPhase::Running, "still to remove it, or not answering: db-0, db-1, db-2")
+    );
     let config = world.get(Kind::ConfigMap, "db-config");
     assert_eq!(crate::api::discarded(config), [kept.id]);
     for member in ["db-0", "db-1", "db-2"] {

@@ -78,7 +78,11 @@ fn goes_back(version: &str) {
     assert_eq!(kept(&sandbox), vec![BTreeSet::from([format!("pgdata.before-{id}")]); 3]);
     for data in data_directories(&sandbox) {
         let old = data.with_file_name(format!("pgdata.before-{id}"));
-        assert!(old.join("PG_VERSION").exists() && old.join("global/pg_control").exists(), "{}", old.display());
+        assert!(
+            old.join("PG_VERSION").exists() && old.join("global/pg_control").exists(),
+            "{}",
+            old.display()
+        );
     }
     assert_eq!(database["status"]["instances"][2]["kept"][0]["id"], id.as_str());
     let status = sandbox.run(&["status", NAME]).ok().stdout;
@@ -101,7 +105,11 @@ fn goes_back(version: &str) {
     sandbox.run(&["delete", "copy", "--yes", "--deletion-policy", "delete"]).ok();
 
     let shown = restore(&["--discard-old", "--yes", "--wait"]).ok();
-    assert!(shown.stderr.contains(&format!("db-2: data from before restore {id}, ")), "{}", shown.transcript());
+    assert!(
+        shown.stderr.contains(&format!("db-2: data from before restore {id}, ")),
+        "{}",
+        shown.transcript()
+    );
     assert_eq!(kept(&sandbox), vec![BTreeSet::new(); 3]);
     assert_eq!(rows(&sandbox), "0 1 2 4 5");
 }

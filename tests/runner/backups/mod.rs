@@ -3,11 +3,8 @@
 mod bucket;
 mod cluster;
 mod fetch;
-<<<<<<< HEAD
-mod kills;
-=======
 mod inplace;
->>>>>>> dd4f572 (Restore in place: command, planner tests, journey (work in progress))
+mod kills;
 mod local;
 mod owners;
 mod push;
