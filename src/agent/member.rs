@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::AgentError;
 use super::attic::Attic;
 use super::children::Children;
+use super::major::Told;
 use super::render::Environment;
 use super::store::Store;
 use crate::patroni::{Client, Credentials};
@@ -30,6 +31,8 @@ pub struct Member {
     pub children: Children,
     /// Data of before restores in place.
     pub attic: Arc<Attic>,
+    /// What is told of a major upgrade.
+    pub major: Told,
     /// The container was told to end.
     ending: AtomicBool,
     /// PostgreSQL's first process is there.
@@ -50,6 +53,7 @@ impl Member {
             store: Store::new(&environment.namespace, scope),
             children: Children::default(),
             attic: Arc::default(),
+            major: Told::default(),
             ending: AtomicBool::new(false),
             running: AtomicBool::new(false),
             environment,

@@ -6,6 +6,7 @@
 //! - `handover` says when a primary that was shut down in order may give up the leader lock, and `release` does it;
 //! - `watchdog` says when a primary must end because its Patroni no longer lives, and `guard` sees to that;
 //! - `report` is what it tells the controller about itself;
+//! - `major` keeps a member from starting in a major upgrade, and does its part of it;
 //! - `admit` is what stands before Patroni, `restore` makes the data of a restored database, and `restoring` is its note;
 //! - `aside` moves data aside that a restore in place replaces, and `attic` removes it once it is told to.
 //!
@@ -23,6 +24,7 @@ mod children;
 mod control;
 mod guard;
 mod handover;
+mod major;
 mod member;
 mod postmaster;
 mod release;
@@ -43,6 +45,9 @@ mod watchdog;
 pub use admit::AdmitError;
 pub use backup::{BackupError, Job, backup};
 pub use bootstrap::{PostBootstrapError, post_bootstrap};
+pub use major::{
+    Facts, Made, MajorReport, MajorState, Rehearsal, RehearseError, Upgrade, UpgradeError, rehearse, upgrade,
+};
 pub use render::{Environment, RenderError, render};
 pub use report::{AGENT_PORT, AgentReport, ArchiveError, ArchiveReport, Disk, Fenced, PostmasterState};
 pub use restore::{Bootstrap, BootstrapError, bootstrap};

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::major::MajorReport;
 use crate::api::{Kept, Recovered};
 
 /// Where it listens; the container's port `agent`.
@@ -29,6 +30,9 @@ pub struct AgentReport {
     /// How the data was restored in place, on the member that did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recovered: Option<Recovered>,
+    /// How far a major upgrade is on this member; absent where it knows of none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub major: Option<MajorReport>,
 }
 
 /// PostgreSQL's first process.

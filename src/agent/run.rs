@@ -11,24 +11,36 @@ use super::admit::admit;
 use super::attic;
 use super::children::{Ended, code};
 use super::guard;
+use super::major;
 use super::member::Member;
 use super::postmaster::Postmaster;
 use super::release::{Outcome, after_end, checkpoint};
 use super::restoring::Note;
 use super::serve;
-use super::start::{AgentError, Prepared, prepare, private_directory};
+use super::start::{AgentError, Prepared, environment, prepare, private_directory};
 use super::watchdog::Reason;
+use crate::api::MajorUpgrade;
 
 /// Prepares the pod's directories, runs Patroni, and ends when it does, with its exit code.
 ///
 /// # Errors
 /// Where Patroni cannot be started.
 pub fn run() -> Result<ExitCode, AgentError> {
-    let prepared = prepare()?;
+    let environment = environment()?;
     // One thread: it waits nearly all the time, and each thread would have memory of its own.
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(AgentError::Runtime)?;
-    let result = runtime.block_on(reside(prepared));
+    let result = runtime.block_on(async {
+        let mut end = signal(SignalKind::terminate()).map_err(AgentError::Runtime)?;
+        let told = major::Told::default();
+        let mark = tokio::select! {
+            mark = major::hold(&environment, &told) => mark.map_err(AgentError::Runtime)?,
+            _ = end.recv() => return Ok(ExitCode::SUCCESS),
+        };
+        let mut prepared = prepare(environment)?;
+        prepared.member.major = told;
+        reside(prepared, mark).await
+    });
     // A disk that hangs must not keep the container.
     runtime.shutdown_background();
     result
@@ -44,7 +56,7 @@ enum End {
     Fenced(Reason),
 }
 
-async fn reside(prepared: Prepared) -> Result<ExitCode, AgentError> {
+async fn reside(prepared: Prepared, mark: Option<MajorUpgrade>) -> Result<ExitCode, AgentError> {
     let Prepared { config, member, told } = prepared;
     // The first process of a container ends by no signal that it does not listen for.
     let mut end = signal(SignalKind::terminate()).map_err(AgentError::Runtime)?;
@@ -70,6 +82,9 @@ async fn reside(prepared: Prepared) -> Result<ExitCode, AgentError> {
         }
     });
     tokio::spawn(attic::keep(Arc::clone(&member)));
+    if let Some(mark) = mark {
+        tokio::spawn(major::follow(Arc::clone(&member), mark));
+    }
     let end = tokio::select! {
         code = patroni_ends(ended) => End::Patroni(code),
         () = signals.pass_on(patroni, &member) => End::Patroni(0),

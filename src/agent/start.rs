@@ -63,11 +63,15 @@ pub(super) struct Prepared {
     pub told: Told,
 }
 
-/// Readies the directories and writes the configuration.
-pub(super) fn prepare() -> Result<Prepared, AgentError> {
+/// What the pod's environment says.
+pub(super) fn environment() -> Result<Environment, AgentError> {
     // Whatever Patroni and PostgreSQL write is theirs alone.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
-    let environment = Environment::read(|name| std::env::var(name).ok())?;
+    Ok(Environment::read(|name| std::env::var(name).ok())?)
+}
+
+/// Readies the directories and writes the configuration.
+pub(super) fn prepare(environment: Environment) -> Result<Prepared, AgentError> {
     check_major(&environment)?;
     private_directory(&environment.data)?;
     private_directory(&environment.sockets)?;

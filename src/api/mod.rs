@@ -6,6 +6,7 @@ mod conditions;
 mod crd;
 mod database;
 mod hba;
+mod major;
 mod names;
 mod parameters;
 mod quantity;
@@ -22,6 +23,7 @@ pub use database::{
     Backup, Database, DatabaseSpec, DeletionPolicy, OWNED_PARAMETERS, Placement, REPLICAS_MAX, Resources,
     RestoreFrom, Storage,
 };
+pub use major::{MAJOR_UPGRADE, MajorStage, MajorUpgrade};
 pub use names::{
     BACKUP_NAME, DatabaseName, FIELD_MANAGER, FINALIZER, GROUP, LABEL_DATABASE, LABEL_ROLE, Names, PAUSED,
     ROLE_PRIMARY, ROLE_REPLICA, VERIFY_NAME, name_problem,

@@ -7,7 +7,8 @@ use clap::{Args, Subcommand};
 
 use super::error::{Result, failed};
 use super::{Context, SERVER_LOG, log_to_stderr, single};
-use crate::agent::{Bootstrap, Job, Source, Verification, fetch_error_code};
+use crate::agent::{Bootstrap, Job, Rehearsal, Source, Upgrade, Verification, fetch_error_code};
+use crate::api::PgVersion;
 use crate::backup::archive::Fetched;
 use crate::backup::restore::Target;
 use crate::backup::wal::position;
@@ -85,6 +86,49 @@ enum Command {
         /// The request that asked for it
         #[arg(long, value_name = "ID")]
         request: Option<String>,
+    },
+    /// Upgrade the data of a stopped server to the next major version, and keep the old beside it
+    #[command(hide = true)]
+    Upgrade {
+        /// The upgrade's id
+        #[arg(long)]
+        id: String,
+        /// The release of the data
+        #[arg(long, value_name = "VERSION")]
+        from: PgVersion,
+        /// The release to go to
+        #[arg(long, value_name = "VERSION")]
+        to: PgVersion,
+        /// Share the files of the old data
+        #[arg(long)]
+        link: bool,
+        /// Where sockets may be
+        #[arg(long, value_name = "PATH")]
+        sockets: PathBuf,
+        /// The data directory
+        #[arg(long, value_name = "PATH")]
+        datadir: PathBuf,
+    },
+    /// Try a major upgrade on an empty copy of a running server; the pod of a rehearsal runs it
+    Rehearse {
+        /// Where the primary is
+        #[arg(long)]
+        host: String,
+        /// The release that runs
+        #[arg(long, value_name = "VERSION")]
+        from: PgVersion,
+        /// The release to go to
+        #[arg(long, value_name = "VERSION")]
+        to: PgVersion,
+        /// Room on the fullest volume, in bytes
+        #[arg(long, value_name = "BYTES")]
+        free: Option<u64>,
+        /// An empty directory
+        #[arg(long, value_name = "PATH", env = "SCRATCH_DIRECTORY")]
+        scratch: PathBuf,
+        /// Where sockets may be
+        #[arg(long, value_name = "PATH", env = "SOCKET_DIRECTORY")]
+        sockets: PathBuf,
     },
     /// Fetch the segments behind one, before they are asked for
     #[command(hide = true)]
@@ -215,6 +259,32 @@ pub fn run(context: &Context, args: &AgentArgs) -> Result<ExitCode> {
                 request: request.clone(),
             };
             single(async { crate::agent::verify(&asked).await.map_err(failed) })?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Rehearse { host, from, to, free, scratch, sockets } => {
+            let rehearsal = Rehearsal {
+                host: host.clone(),
+                from: *from,
+                to: *to,
+                free: *free,
+                scratch: scratch.clone(),
+                sockets: sockets.clone(),
+            };
+            single(async { crate::agent::rehearse(&rehearsal).await.map_err(failed) })?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Upgrade { id, from, to, link, sockets, datadir } => {
+            let upgrade = Upgrade {
+                id: id.clone(),
+                data: datadir.clone(),
+                from: *from,
+                to: *to,
+                link: *link,
+                sockets: sockets.clone(),
+                settings: Vec::new(),
+            };
+            let made = single(async { crate::agent::upgrade(&upgrade).await.map_err(failed) })?;
+            println!("{}", serde_json::to_string(&made).unwrap_or_default());
             Ok(ExitCode::SUCCESS)
         }
         Command::WalPrefetch { source, size, after } => {

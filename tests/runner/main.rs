@@ -15,6 +15,7 @@ mod isolation;
 mod journeys;
 mod kills;
 mod kubectl;
+mod major;
 mod proof;
 mod recording;
 mod restore;

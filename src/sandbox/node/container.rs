@@ -38,6 +38,10 @@ use crate::sandbox::provision::{Image, Silent};
 
 /// How soon something that was missing is looked for again.
 const CONFIG_RETRY: Duration = Duration::from_secs(2);
+/// Variable of a container with the release whose programs its image has beside its own, as `16.15`.
+const PREVIOUS: &str = "POSTGRES_PREVIOUS";
+/// Variable that then says where they are.
+const PREVIOUS_BIN: &str = "POSTGRES_PREVIOUS_BIN";
 /// The exit code that runtimes give to a container which could not be started.
 const START_ERROR: i32 = 128;
 /// The exit code of what was killed, as it is for want of memory.
@@ -155,8 +159,23 @@ impl Runner {
 
     /// The software of the image, waited for as long as it takes; nothing when the pod is to end.
     async fn pull(&self, stop: &mut watch::Receiver<Stop>) -> Option<Image> {
+        if let Some(previous) = self.previous() {
+            self.pull_one(previous, stop).await?;
+        }
+        self.pull_one(self.image().to_owned(), stop).await
+    }
+
+    /// An image of PostgreSQL has the programs of an earlier release beside its own. Here that is another build, which the
+    /// container names.
+    fn previous(&self) -> Option<String> {
+        let wanted = self.container.env.iter().flatten().find(|variable| variable.name == PREVIOUS)?;
+        let release = wanted.value.as_deref().filter(|release| !release.is_empty())?;
+        let untied = self.image().split('@').next()?;
+        Some(format!("{}:{release}", untied.rsplit_once(':')?.0))
+    }
+
+    async fn pull_one(&self, image: String, stop: &mut watch::Receiver<Stop>) -> Option<Image> {
         let mut backoff = Backoff::begun();
-        let image = self.image().to_owned();
         let policy = self.container.image_pull_policy.as_deref();
         if policy == Some("Never") {
             return self.find(&image, stop).await;
@@ -312,6 +331,8 @@ impl Runner {
             (POD_MARK.to_owned(), self.run.uid.clone()),
         ];
         env.extend(around.kubeconfig.iter().map(|file| ("KUBECONFIG".to_owned(), text(file))));
+        let previous = self.previous().and_then(|image| self.context.provisioner.cached(&image).ok().flatten());
+        env.extend(previous.map(|image| (PREVIOUS_BIN.to_owned(), text(&image.build.join("bin")))));
         env
     }
 

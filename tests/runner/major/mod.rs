@@ -1,0 +1,3 @@
+//! Major upgrades: of a data directory, by real builds of both releases, and of whole databases.
+
+mod data;
