@@ -75,6 +75,7 @@ pub mod reason {
     pub const SPLIT_BRAIN: &str = "SplitBrainSuspected";
     pub const SYNC_DEGRADED: &str = "SyncDegraded";
     pub const UPGRADE_NEEDED: &str = "UpgradeNeeded";
+    pub const UPGRADING: &str = "Upgrading";
     pub const VOLUME_FULL: &str = "VolumeFull";
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
-use super::GROUP;
+use super::{GROUP, PgVersion};
 
 /// How long after it was made a request may still be taken up.
 const LIFETIME: Duration = Duration::from_secs(3600);
@@ -29,14 +29,26 @@ pub enum Verb {
     Restore,
     /// Go on with a rollout that has halted.
     Resume,
+    /// Upgrade the data to the next major version.
+    Upgrade,
+    /// Take a major upgrade back.
+    AbortUpgrade,
     /// Restore a backup aside, and check it.
     Verify,
 }
 
 impl Verb {
     /// All verbs.
-    pub const ALL: [Verb; 6] =
-        [Self::Backup, Self::Failover, Self::Restart, Self::Restore, Self::Resume, Self::Verify];
+    pub const ALL: [Verb; 8] = [
+        Self::Backup,
+        Self::Failover,
+        Self::Restart,
+        Self::Restore,
+        Self::Resume,
+        Self::Upgrade,
+        Self::AbortUpgrade,
+        Self::Verify,
+    ];
 
     /// It takes long, disturbs nobody, and keeps nobody from anything but from doing the same at the same time.
     pub fn is_aside(self) -> bool {
@@ -57,6 +69,8 @@ impl fmt::Display for Verb {
             Self::Restart => "restart",
             Self::Restore => "restore",
             Self::Resume => "resume",
+            Self::Upgrade => "upgrade",
+            Self::AbortUpgrade => "abort-upgrade",
             Self::Verify => "verify",
         })
     }
@@ -100,6 +114,25 @@ pub struct VerifyArguments {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ResumeArguments {}
+
+/// What a request for a major upgrade asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct UpgradeArguments {
+    /// The release to go to; spec.version must say the same.
+    pub to: PgVersion,
+    /// Share files with the old data, which cannot be gone back to then once the new was started.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub link: bool,
+    /// Go without a backup where none is configured.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub without_backup: bool,
+}
+
+/// What a request to take a major upgrade back asks for: nothing more than that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AbortUpgradeArguments {}
 
 /// What a failover request asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -156,7 +189,9 @@ pub struct RestoreArguments {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
     /// No such verb.
-    #[error("unknown verb {0:?}: known are backup, failover, restart, restore, resume and verify")]
+    #[error(
+        "unknown verb {0:?}: known are backup, failover, restart, restore, resume, upgrade, abort-upgrade and verify"
+    )]
     UnknownVerb(String),
     /// Not the JSON of a request.
     #[error("malformed {verb} request: {problem}")]

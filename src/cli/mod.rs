@@ -21,6 +21,7 @@ mod generate;
 mod history;
 mod list;
 mod logs;
+mod major;
 mod members;
 mod output;
 mod progress;

@@ -299,6 +299,8 @@ pub fn phrase(verb: Verb) -> &'static str {
         Verb::Restart => "restart",
         Verb::Restore => "restore",
         Verb::Resume => "resume the rollout of",
+        Verb::Upgrade => "upgrade",
+        Verb::AbortUpgrade => "take back the upgrade of",
         Verb::Verify => "verify a backup of",
     }
 }
@@ -307,6 +309,7 @@ pub fn phrase(verb: Verb) -> &'static str {
 fn noun(verb: Verb) -> String {
     match verb {
         Verb::Verify => "verification".to_owned(),
+        Verb::AbortUpgrade => "end of the upgrade".to_owned(),
         other => other.to_string(),
     }
 }

@@ -13,6 +13,7 @@ use serde_json::json;
 use super::create::FIELD_MANAGER;
 use super::error::{CliError, Result};
 use super::session::Session;
+use super::major::{self, MajorArgs};
 use super::{Context, api_error, complete, confirm, request, sandbox, scale};
 use crate::api::{Database, PgVersion, ResumeArguments, UpgradeProgress, Verb, reason};
 use crate::plan::Assessment;
@@ -27,12 +28,18 @@ const TRIES: usize = 10;
 /// role moves to one of them, and at last the old primary restarts. Each must be well before the next one is touched: one that
 /// is not gets its old release back, and everything else stays as it is until --resume or --abort. The steps are shown first,
 /// and are asked for by a confirmation. What is unsafe is refused with exit code 5.
+///
+/// With --major, the data goes to the next major version by pg_upgrade: while the database serves, that is rehearsed with its
+/// schema, and a backup is taken and verified; then nobody can read or write until the new primary has started. Until then
+/// --abort brings everything back.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   dbctl upgrade orders-db --to 16.15 --dry-run     # each step, and what it means for sessions
   dbctl upgrade orders-db --to 16.15 --yes --wait
   dbctl upgrade orders-db --resume --wait          # it has halted, and what was wrong is mended
-  dbctl upgrade orders-db --abort --wait           # back to the release before")]
+  dbctl upgrade orders-db --abort --wait           # back to the release before
+  dbctl upgrade orders-db --to 17.11 --major --dry-run
+  dbctl upgrade orders-db --to 17.11 --major --wait")]
 pub struct UpgradeArgs {
     /// Name of the database
     #[arg(value_name = "NAME", add = complete::database())]
@@ -50,12 +57,32 @@ pub struct UpgradeArgs {
     #[arg(long, conflicts_with = "to")]
     abort: bool,
 
+    /// Change the major version: nobody can read or write meanwhile
+    #[arg(long, conflicts_with = "resume")]
+    major: bool,
+
+    /// With --major: share files with the old data in place of a copy; quicker, but there is no way back once the new was started
+    #[arg(long, requires = "major", conflicts_with = "abort")]
+    link: bool,
+
+    /// With --major: go without a backup where none is configured
+    #[arg(long, requires = "major", conflicts_with = "abort")]
+    without_backup: bool,
+
     #[command(flatten)]
     how: request::How,
 
     /// How long --wait waits
-    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "4h", value_parser = humantime::parse_duration)]
     timeout: Duration,
+}
+
+impl UpgradeArgs {
+    /// The same, where it is about the major version.
+    fn into_major(self) -> MajorArgs {
+        let Self { name, to, link, without_backup, how, timeout, .. } = self;
+        MajorArgs { name, to, link, without_backup, how, timeout }
+    }
 }
 
 /// Runs the command.
@@ -63,12 +90,19 @@ pub struct UpgradeArgs {
 /// # Errors
 /// Where it is refused, halts, or does not end in time.
 pub async fn run(context: &Context, args: UpgradeArgs) -> Result<()> {
+    if args.major {
+        return Box::pin(major::run(context, args.into_major())).await;
+    }
     if let Some(to) = args.to {
         sandbox::software::before_start(context, to)?;
     }
     let session = Session::open(context).await?;
     let doing = format!("upgrade database {:?}", args.name);
     let (database, _, assessment) = request::look(context, &session, &args.name, &doing).await?;
+    let major = |release: &str| release.split('.').next().map(str::to_owned);
+    if args.abort && progress(&database).is_some_and(|upgrade| major(&upgrade.from) != major(&upgrade.to)) {
+        return Box::pin(major::run(context, args.into_major())).await;
+    }
     let upgrade = Upgrade { context, session: &session, args: &args, database, assessment, doing };
     match args.to {
         Some(to) => upgrade.to(to).await,

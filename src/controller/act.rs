@@ -126,6 +126,9 @@ impl<'a> Actor<'a> {
             Action::Apply(apply) => self.apply(apply).await?,
             Action::Delete { kind, name, uid } => self.delete(*kind, name, uid.as_deref()).await?,
             Action::ReplacePod { pod, uid, may_lead } => self.replace_pod(pod, uid, *may_lead).await?,
+            Action::Annotate { name, version, annotations } => {
+                self.annotate(name, version.as_deref(), annotations).await?;
+            }
             Action::PatchPatroniConfig { member, patch } => {
                 let (address, credentials) = (self.address(member)?, self.credentials().await?);
                 self.patroni.patch_config(address, &credentials, patch).await?;
@@ -264,6 +267,21 @@ impl<'a> Actor<'a> {
             Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
             Err(error) => Err(on(doing)(error)),
         }
+    }
+
+    /// Not tried again: the first try may have been heard, and then it is a conflict.
+    async fn annotate(
+        &self,
+        name: &str,
+        version: Option<&str>,
+        annotations: &serde_json::Map<String, Value>,
+    ) -> Result<(), ActError> {
+        let patch =
+            Patch::Merge(json!({ "metadata": { "resourceVersion": version, "annotations": annotations } }));
+        let maps = namespaced(self.client, &self.namespace, Kind::ConfigMap);
+        let doing = format!("write annotations of ConfigMap {name}");
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        maps.patch_metadata(name, &params, &patch).await.map_err(on(doing)).map(drop)
     }
 
     /// What proves the holder dead is read once more, since the watch of pods may be behind that of the lock; then the lock

@@ -114,6 +114,7 @@ async fn ask_members(patroni: &patroni::Client, silence: &Silence, key: &Key, ob
         observed.rooms.extend(room.map(|room| (name.clone(), room)));
         observed.kept.extend(report.kept.map(|kept| (name.clone(), kept)));
         observed.recovered.extend(report.recovered.map(|how| (name.clone(), how)));
+        observed.majors.extend(report.major.map(|major| (name.clone(), major)));
         observed.archives.extend(report.archive.map(|archive| (name, archive)));
     }
     for (name, answer) in answers {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::Kind;
 use super::inplace::Marking;
@@ -40,6 +40,15 @@ pub enum Action {
         uid: String,
         /// It may hold the leader lock: there is nobody else.
         may_lead: bool,
+    },
+    /// Change annotations of a ConfigMap, if it is still as it was seen; null takes one away.
+    Annotate {
+        /// The ConfigMap.
+        name: String,
+        /// The version it was seen with.
+        version: Option<String>,
+        /// The annotations.
+        annotations: Map<String, Value>,
     },
     /// Change Patroni's dynamic configuration through a member's REST API.
     PatchPatroniConfig {

@@ -2,7 +2,7 @@
 
 use super::context::Context;
 use super::ownership::{Owner, taken, volumes};
-use super::{Kind, inplace, release, restore, scale, secrets};
+use super::{Kind, inplace, major, release, restore, scale, secrets};
 use crate::api::{FINALIZER, Phase, check_spec, reason};
 
 /// Why nothing is made or changed.
@@ -28,6 +28,7 @@ impl Blocked {
 pub fn blocked(cx: &Context<'_>) -> Option<Blocked> {
     invalid(cx)
         .or_else(|| inplace::blocked(cx))
+        .or_else(|| major::blocked(cx))
         .or_else(|| restore::blocked(cx))
         .or_else(|| name_taken(cx))
         .or_else(|| other_major(cx))

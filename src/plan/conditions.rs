@@ -232,6 +232,9 @@ fn ready(cx: &Context<'_>, scale: &Scale, writable: &Verdict) -> Verdict {
     if cx.view.stateful_set.is_none() {
         return Verdict::no(reason::CREATING, "the members are being made");
     }
+    if let Some(upgrading) = super::major::verdict(cx) {
+        return upgrading;
+    }
     if let Some(restoring) = super::restore::verdict(cx) {
         return restoring;
     }

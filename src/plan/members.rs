@@ -17,6 +17,9 @@ pub fn version(cx: &Context<'_>) -> PgVersion {
 /// The release that pods should be made for: the spec's, unless the volumes hold another major's data, which needs an upgrade
 /// first. The live StatefulSet knows which one that is; where it was lost, what is noted beside the data does.
 pub fn release(cx: &Context<'_>) -> PgVersion {
+    if let Some(release) = super::major::release(cx) {
+        return release;
+    }
     let wanted = cx.spec().version;
     live(cx)
         .or_else(|| super::release::recorded(cx))

@@ -18,6 +18,7 @@ mod delete;
 mod disruption;
 mod fencing;
 mod inplace;
+mod major;
 mod members;
 mod notes;
 mod object;
@@ -54,6 +55,7 @@ pub use object::{
     uid_of,
 };
 pub use ownership::needed;
+pub use major::request::unfit as major_unfit;
 pub use release::RELEASE;
 pub use secrets::internal;
 pub use text::{at, list, text};
@@ -112,7 +114,13 @@ pub fn plan(database: &Database, observed: &Observed, settings: &Settings, now: 
         busy: inplace::busy(&cx).or_else(|| requests::busy(&cx, now)).or_else(|| operations::asking(&cx)),
         now,
     };
-    let rollout = if blocked.is_some() { rollout::idle(&cx) } else { rollout::plan(&moment) };
+    let rollout = if blocked.is_some() {
+        rollout::idle(&cx)
+    } else if major::active(&cx).is_some() {
+        rollout::aside(&cx)
+    } else {
+        rollout::plan(&moment)
+    };
     let mut actions = if deleting { Vec::new() } else { urgent(&cx) };
     actions.extend(if deleting {
         delete::plan(&cx, database.spec.deletion_policy)
@@ -145,6 +153,7 @@ pub fn plan(database: &Database, observed: &Observed, settings: &Settings, now: 
         && !busy
         && rollout.is_settled()
         && inplace::under_way(&cx).is_none()
+        && major::active(&cx).is_none()
         && status.conditions.iter().all(settled);
     if !gone && database.status.as_ref() != Some(&status) {
         actions.push(Action::PatchStatus(Box::new(status.clone())));
@@ -152,10 +161,14 @@ pub fn plan(database: &Database, observed: &Observed, settings: &Settings, now: 
     }
     // What is asked for stands in the status by then.
     actions.extend(told.map(Action::PublishEvent));
+    if !deleting && blocked.is_none() {
+        actions.extend(major::plan(&cx, now));
+    }
     actions.extend(ask);
     actions.extend(answers.jobs.into_iter().chain(rollout.job).filter(|_| blocked.is_none()));
     let requeue = match &blocked {
         Some(blocked) if blocked.warning => BLOCKED,
+        None if major::active(&cx).is_some() => AT_ONCE,
         None if config::wake(&cx).is_some() => AT_ONCE,
         None if settled => IDLE,
         _ => SOON,
@@ -216,7 +229,7 @@ fn asks(
     if deleting || turn.blocked.is_some() {
         return (None, None);
     }
-    if answers.busy() || inplace::under_way(turn.cx).is_some() {
+    if answers.busy() || inplace::under_way(turn.cx).is_some() || major::active(turn.cx).is_some() {
         return (answers.ask.clone(), None);
     }
     match &scale.switchover {

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::action::Asked;
 use super::text::{at, list, text};
-use crate::agent::ArchiveReport;
+use crate::agent::{ArchiveReport, MajorReport};
 use crate::api::{Database, Kept, Recovered};
 use crate::patroni::{Answer, TTL_SECONDS};
 
@@ -213,6 +213,8 @@ pub struct Observed {
     pub kept: BTreeMap<String, Vec<Kept>>,
     /// How members' data was restored.
     pub recovered: BTreeMap<String, Recovered>,
+    /// What members say of a major upgrade.
+    pub majors: BTreeMap<String, MajorReport>,
     /// Age of the leader lock.
     pub lock_age: LockAge,
     /// The uid of the pod of the lock's holder when the lock was seen to go to it; `None` where that was not seen.

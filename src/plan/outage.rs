@@ -44,6 +44,8 @@ enum Cause {
     RestartPending,
     /// Its pod is to be replaced, by one of another release or made otherwise.
     RollingUpdate,
+    /// The data's format changes.
+    MajorUpgrade,
     /// Somebody asked for a restart.
     Restart,
     /// Somebody asked for a restore in place.
@@ -55,7 +57,7 @@ enum Cause {
 }
 
 impl Cause {
-    const ALL: [Cause; 15] = [
+    const ALL: [Cause; 16] = [
         Self::NoLeader,
         Self::PrimarySilent,
         Self::PostgresDown,
@@ -67,6 +69,7 @@ impl Cause {
         Self::NodeCordoned,
         Self::RestartPending,
         Self::RollingUpdate,
+        Self::MajorUpgrade,
         Self::Restart,
         Self::Restore,
         Self::Switchover,
@@ -192,6 +195,9 @@ fn told(failover: &Failover) -> Event {
 
 /// Why `from` is no primary that can be written to, as far as it can be seen now.
 fn cause(cx: &Context<'_>, from: Option<&str>, operations: &[Operation], now: Timestamp) -> Cause {
+    if super::major::active(cx).is_some() {
+        return Cause::MajorUpgrade;
+    }
     if let Some(asked) = asked_for(cx, from, operations) {
         return asked;
     }

@@ -153,6 +153,10 @@ fn container(cx: &Context<'_>, version: PgVersion) -> Value {
         // before the lock's ttl is over.
         "livenessProbe": probe("/liveness", 3, 3, 5),
     });
+    let before = super::major::previous(cx, version).map(previous);
+    if let Some(environment) = container.get_mut("env").and_then(Value::as_array_mut) {
+        environment.extend(before);
+    }
     container["livenessProbe"]["terminationGracePeriodSeconds"] = json!(HUNG_GRACE_SECONDS);
     if credentials(cx).is_some() {
         for (list, item) in [("env", credentials_variable()), ("volumeMounts", credentials_mount())] {
@@ -211,4 +215,9 @@ pub fn environment(cx: &Context<'_>, version: PgVersion) -> Vec<Value> {
         secret("PATRONI_RESTAPI_PASSWORD", &keys, internal::REST),
         secret("PATRONI_APP_PASSWORD", &cx.names.app_secret(), APP_PASSWORD),
     ]
+}
+
+/// The variable with the release before, whose programs the image has beside its own. The image itself knows where they are.
+pub fn previous(release: PgVersion) -> Value {
+    json!({ "name": "POSTGRES_PREVIOUS", "value": release.to_string() })
 }

@@ -199,6 +199,8 @@ fn event(operation: &Operation) -> Event {
         "restart" => "Restart",
         "restore" => "Restore",
         "resume" => "Resume",
+        "upgrade" => "Upgrade",
+        "abort-upgrade" => "UpgradeAbort",
         "verify" => "Verification",
         _ => "Request",
     };

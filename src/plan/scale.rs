@@ -68,6 +68,9 @@ pub fn plan(cx: &Context<'_>, assessment: &Assessment) -> Scale {
         return Scale::now(replicas);
     }
     let wanted = cx.spec().replicas;
+    if super::major::active(cx).is_some() {
+        return Scale::now(current(cx).unwrap_or(wanted));
+    }
     let Some(live) = current(cx).filter(|live| *live != wanted) else { return Scale::now(wanted) };
     let wait = |reason: String| Scale { waiting: Some(reason), ..Scale::now(live) };
     // A member with an empty volume would make a new database where it does not find the one that there is.

@@ -54,8 +54,8 @@ pub fn status(
         last_backup_time,
         earliest_recovery_time,
         backups,
+        upgrade: super::major::progress(cx, &operations).or_else(|| rollout.upgrade.clone()),
         operations,
-        upgrade: rollout.upgrade.clone(),
         last_failover: record.failovers.first().cloned(),
         failovers: record.failovers,
         outage: record.outage,
@@ -166,6 +166,8 @@ fn phase(
         Phase::Deleting
     } else if let Some(blocked) = blocked {
         blocked.phase
+    } else if super::major::active(cx).is_some() {
+        Phase::Upgrading
     } else if let (State::Moves(_), true) = (&rollout.state, is(ConditionType::Writable)) {
         if rollout.upgrade.is_some() { Phase::Upgrading } else { Phase::Progressing }
     } else if let (State::Halted(_), true) = (&rollout.state, is(ConditionType::Writable)) {

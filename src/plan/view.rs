@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::object::{LockAge, label, name_of, terminating};
 use super::text::{at, list, number, text};
 use super::{Kind, Observed, Room};
-use crate::api::{LABEL_DATABASE, Mark, Names};
+use crate::api::{LABEL_DATABASE, MajorUpgrade, Mark, Names};
 use crate::patroni::{Answer, DynamicConfig, Lock, MemberStatus, PendingFailover, Sync};
 
 /// Label of a pod with the release it was made for.
@@ -136,6 +136,8 @@ pub struct View<'a> {
     pub pending: PendingFailover,
     /// The last restore in place.
     pub mark: Option<Mark>,
+    /// The mark of a major upgrade, of one that is over too.
+    pub major: Option<MajorUpgrade>,
     /// The StatefulSet.
     pub stateful_set: Option<&'a Value>,
     /// Pods that the write Service leads to.
@@ -159,6 +161,7 @@ impl<'a> View<'a> {
             pending: config_map(names.failover()).map(PendingFailover::of).unwrap_or_default(),
             // What cannot be read blocks all else.
             mark: config_map(names.dynamic_config()).and_then(|map| Mark::of(map).ok().flatten()),
+            major: config_map(names.dynamic_config()).and_then(MajorUpgrade::of),
             stateful_set: observed.get(Kind::StatefulSet, &names.main()),
             write_endpoints: write_endpoints(names, observed),
         }
@@ -188,6 +191,7 @@ impl<'a> View<'a> {
             || self.lock.holder.is_some()
             || self.lock.optime.is_some()
             || self.sync.leader.is_some()
+            || self.major.is_some()
     }
 
     /// How many members the StatefulSet is told to have.

@@ -90,7 +90,8 @@ fn scheduled(cx: &Context<'_>, wanted: &Wanted<'_>, task: Task, cron: &str) -> O
     let rest = json!({ "spec": {
         "schedule": cron,
         "timeZone": wanted.zone,
-        "suspend": is_paused(cx),
+        // In a major upgrade there is nobody to take one from, or to no avail.
+        "suspend": is_paused(cx) || super::major::active(cx).is_some(),
         "concurrencyPolicy": "Forbid",
         "startingDeadlineSeconds": STARTING_DEADLINE_SECONDS,
         "successfulJobsHistoryLimit": KEPT_JOBS,

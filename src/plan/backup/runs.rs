@@ -70,7 +70,7 @@ fn is_ours(cx: &Context<'_>, task: Task, job: &Value) -> bool {
 
 impl<'a> Run<'a> {
     /// Reads a Job.
-    fn of(job: &'a Value, task: Task) -> Self {
+    pub fn of(job: &'a Value, task: Task) -> Self {
         let holds = |kind: &str| {
             list(job, "/status/conditions")
                 .iter()

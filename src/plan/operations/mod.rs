@@ -18,7 +18,7 @@ use super::conditions::writable;
 use super::context::Context;
 use super::requests::{Step, ended};
 use super::rollout::Rollout;
-use super::{Action, Ask, AskOutcome, Asked, inplace};
+use super::{Action, Ask, AskOutcome, Asked, inplace, major};
 use crate::api::{BackupArguments, Operation, OperationPhase, Request, ResumeArguments, Verb};
 
 /// What all of them decide by.
@@ -47,7 +47,7 @@ impl Turn<'_, '_> {
     }
 
     /// How long ago that was.
-    fn since(&self, time: Option<&Time>) -> SignedDuration {
+    pub(super) fn since(&self, time: Option<&Time>) -> SignedDuration {
         time.map_or(SignedDuration::ZERO, |time| self.now.duration_since(time.0))
     }
 
@@ -70,8 +70,8 @@ pub fn begin(
     // A restore that does not come to its end is left by another one, or by the way back.
     let stuck = verb == Verb::Restore && inplace::under_way(turn.cx).is_some();
     let busy = busy.filter(|busy| !(stuck && busy.kind == verb.to_string()));
-    // What has halted is in its own way.
-    if let Some(refused) = in_the_way(turn, verb, busy).filter(|_| verb != Verb::Resume) {
+    // What has halted is in its own way, and so is what is to be taken back.
+    if let Some(refused) = in_the_way(turn, verb, busy).filter(|_| !matches!(verb, Verb::Resume | Verb::AbortUpgrade)) {
         return rejected(turn, operation, refused);
     }
     let begun = match verb {
@@ -80,6 +80,12 @@ pub fn begin(
         }
         Verb::Verify => {
             request.arguments(verb).map(|arguments| verify::begin(turn, operation.clone(), &arguments))
+        }
+        Verb::Upgrade => {
+            request.arguments(verb).map(|arguments| major::request::begin(turn, operation.clone(), &arguments))
+        }
+        Verb::AbortUpgrade => {
+            request.arguments(verb).map(|arguments| major::request::abort(turn, operation.clone(), arguments))
         }
         Verb::Restart => {
             request.arguments(verb).map(|arguments| restart::begin(turn, operation.clone(), &arguments))
@@ -129,6 +135,11 @@ pub fn go_on(turn: &Turn<'_, '_>, operation: &Operation, request: Option<&Reques
             restore::go_on(turn, operation, asked.as_ref())
         }
         "verify" => verify::go_on(turn, operation),
+        "upgrade" => {
+            let arguments = request.and_then(|request| request.arguments(Verb::Upgrade).ok());
+            major::request::go_on(turn, operation, arguments.as_ref())
+        }
+        "abort-upgrade" => major::request::go_on_aborting(turn, operation),
         // Another version began it.
         _ => failed(turn, operation, "this version of dbctl does not know how to go on with it".to_owned()),
     }
@@ -182,20 +193,20 @@ fn doing(asked: &Asked) -> String {
     }
 }
 
-fn rejected(turn: &Turn<'_, '_>, operation: Operation, message: String) -> Step {
+pub(super) fn rejected(turn: &Turn<'_, '_>, operation: Operation, message: String) -> Step {
     Step { operation: ended(turn, operation, OperationPhase::Rejected, message), ask: None }
 }
 
-fn failed(turn: &Turn<'_, '_>, operation: Operation, message: String) -> Step {
+pub(super) fn failed(turn: &Turn<'_, '_>, operation: Operation, message: String) -> Step {
     Step { operation: ended(turn, operation, OperationPhase::Failed, message), ask: None }
 }
 
-fn succeeded(turn: &Turn<'_, '_>, operation: Operation, message: String) -> Step {
+pub(super) fn succeeded(turn: &Turn<'_, '_>, operation: Operation, message: String) -> Step {
     Step { operation: ended(turn, operation, OperationPhase::Succeeded, message), ask: None }
 }
 
 /// It waits. A message that says for how long would be a write in each pass.
-fn waits(operation: Operation, message: impl Into<String>) -> Step {
+pub(super) fn waits(operation: Operation, message: impl Into<String>) -> Step {
     Step { operation: Operation { message: Some(message.into()), ..operation }, ask: None }
 }
 

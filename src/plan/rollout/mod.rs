@@ -145,6 +145,12 @@ pub fn idle(cx: &Context<'_>) -> Rollout {
     Rollout::new(live_template(cx).unwrap_or(wanted), note, state)
 }
 
+/// While a major upgrade makes pods by itself: they are made from what it asks for.
+pub fn aside(cx: &Context<'_>) -> Rollout {
+    let state = State::Waits("a major upgrade is under way".to_owned());
+    Rollout::new(pod::template(cx, members::release(cx)), Note::of(cx), state)
+}
+
 /// Another major release is asked for, which is a procedure of its own: the database goes on with what it has.
 fn held(cx: &Context<'_>) -> String {
     let (runs, wanted, name) = (members::release(cx), cx.spec().version, cx.names.0);
