@@ -67,7 +67,8 @@ pub fn decide(mark: &MajorUpgrade, own: &Own<'_>, seen: &Seen) -> Step {
         MajorStage::Undoing | MajorStage::Returning if own.keeps => Step::Undo,
         MajorStage::Undoing => Step::Wait,
         MajorStage::Returning if !right => Step::Wait,
-        MajorStage::Returning if chosen || seen.holder.is_some() => Step::Go,
+        // Where nobody is named, Patroni's objects are as they were, and it says itself who may lead.
+        MajorStage::Returning if chosen || mark.member.is_none() || seen.holder.is_some() => Step::Go,
         MajorStage::Returning => Step::Wait,
     }
 }
@@ -133,6 +134,12 @@ mod tests {
             let found = decide(&mark(stage), &own(name, programs, data), seen);
             assert_eq!(found, step, "{stage:?} {name} {programs} {data:?} {seen:?}");
         }
+    }
+
+    #[test]
+    fn where_nobody_is_named_all_return() {
+        let mark = MajorUpgrade { member: None, ..mark(MajorStage::Returning) };
+        assert_eq!(decide(&mark, &own("db-1", 16, Some("7")), &Seen::default()), Step::Go);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 use axum::{Json, Router, routing::get};
@@ -25,6 +25,9 @@ use crate::patroni::{DynamicConfig, Lock, REST_PORT};
 
 /// How often the mark is looked at.
 const LOOK: Duration = Duration::from_millis(500);
+/// Up to here the kubelet's startup probe, which is patient for 600 s, is let wait: the liveness probe, which begins once it
+/// has passed, is not, and Patroni takes seconds to answer.
+const PATIENT: Duration = Duration::from_secs(400);
 /// What both servers of pg_upgrade need of the users' settings: libraries that data types are in, and room for locks.
 const SETTINGS: [&str; 2] = ["shared_preload_libraries", "max_locks_per_transaction"];
 
@@ -290,9 +293,10 @@ impl Door {
             async move { Json(report) }
         };
         let agent = Router::new().route("/", get(report));
+        let opened = Instant::now();
         // Never ready.
         let patroni = Router::new()
-            .route("/liveness", get(|| async { StatusCode::OK }))
+            .route("/liveness", get(move || async move { liveness(opened.elapsed()) }))
             .fallback(|| async { StatusCode::SERVICE_UNAVAILABLE });
         let mut tasks = Vec::new();
         for (port, router) in [(AGENT_PORT, agent), (REST_PORT, patroni)] {
@@ -313,6 +317,10 @@ impl Door {
             let _ = task.await;
         }
     }
+}
+
+fn liveness(waited: Duration) -> StatusCode {
+    if waited < PATIENT { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK }
 }
 
 fn everywhere(environment: &Environment) -> IpAddr {

@@ -1,3 +1,4 @@
 //! Major upgrades: of a data directory, by real builds of both releases, and of whole databases.
 
 mod data;
+mod journey;
