@@ -63,7 +63,8 @@ pub async fn run(context: &Context, args: MajorArgs) -> Result<()> {
 /// The release of the data: what is noted beside it.
 fn release(database: &Database, observed: &crate::plan::Observed) -> Option<PgVersion> {
     let map = observed.get(crate::plan::Kind::ConfigMap, &Names(&database.name_any()).dynamic_config());
-    let noted = map.and_then(|map| map["metadata"]["annotations"][crate::plan::RELEASE].as_str()?.parse().ok());
+    let noted =
+        map.and_then(|map| map["metadata"]["annotations"][crate::plan::RELEASE].as_str()?.parse().ok());
     noted.or_else(|| database.status.as_ref()?.version.as_ref()?.parse().ok())
 }
 
@@ -85,8 +86,10 @@ impl Upgrade<'_> {
         }
         let backups = database.spec.backup.as_ref().is_some_and(|backup| backup.enabled);
         if !backups && !args.without_backup {
-            return Err(CliError::refused(format!("failed to {doing}: its backups are off, and it begins with one"))
-                .hint("set spec.backup, or go without: --without-backup"));
+            return Err(CliError::refused(format!(
+                "failed to {doing}: its backups are off, and it begins with one"
+            ))
+            .hint("set spec.backup, or go without: --without-backup"));
         }
         if assessment.healthy_primary().is_none() {
             return Err(CliError::refused(format!("failed to {doing}: no primary is running")));
@@ -98,7 +101,11 @@ impl Upgrade<'_> {
         }
         if !args.how.yes {
             let question = format!("Upgrade {:?} from {from} to {to}?", args.name);
-            confirm::yes(context, &question, &format!("database {:?} stays at PostgreSQL {from}", args.name))?;
+            confirm::yes(
+                context,
+                &question,
+                &format!("database {:?} stays at PostgreSQL {from}", args.name),
+            )?;
         }
         if context.global.sandbox {
             let home = crate::sandbox::home::Home::locate().map_err(CliError::failed)?;
@@ -132,10 +139,20 @@ impl Upgrade<'_> {
             confirm::yes(context, &question, "it goes on")?;
         }
         if args.how.dry_run {
-            return context.ui.data("the old data and the old release come back, unless the new primary was started\n").map_err(Into::into);
+            return context
+                .ui
+                .data("the old data and the old release come back, unless the new primary was started\n")
+                .map_err(Into::into);
         }
-        let id =
-            request::put(context, self.session, database, Verb::AbortUpgrade, &AbortUpgradeArguments {}, doing).await?;
+        let id = request::put(
+            context,
+            self.session,
+            database,
+            Verb::AbortUpgrade,
+            &AbortUpgradeArguments {},
+            doing,
+        )
+        .await?;
         if !args.how.wait {
             request::tell_how_to_follow(context, &args.name, Verb::AbortUpgrade, &id);
             return Ok(());
@@ -177,7 +194,8 @@ impl Upgrade<'_> {
         let api = self.api();
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..Default::default() };
         for _ in 0..TRIES {
-            let patch = json!({ "metadata": { "uid": self.database.metadata.uid }, "spec": { "version": version } });
+            let patch =
+                json!({ "metadata": { "uid": self.database.metadata.uid }, "spec": { "version": version } });
             match api.patch(&self.args.name, &params, &Patch::Merge(&patch)).await {
                 Ok(database) => return Ok(database),
                 Err(kube::Error::Api(status)) if status.is_conflict() => {}
@@ -193,8 +211,13 @@ impl Upgrade<'_> {
             "Major upgrade of database {:?} in namespace {:?}, from {from} to {to}:\n",
             args.name, self.session.namespace
         );
-        let copies = if args.link { "shares its files (--link)" } else { "copies them, or clones them where the file system can" };
-        let mut steps = vec!["the upgrade is rehearsed with the schema alone, in a pod of its own".to_owned()];
+        let copies = if args.link {
+            "shares its files (--link)"
+        } else {
+            "copies them, or clones them where the file system can"
+        };
+        let mut steps =
+            vec!["the upgrade is rehearsed with the schema alone, in a pod of its own".to_owned()];
         if backups {
             steps.push("a backup is taken, and verified".to_owned());
         }
@@ -204,7 +227,9 @@ impl Upgrade<'_> {
             "it starts: writes go on, and there is no way back from here".to_owned(),
         ]);
         if database.spec.replicas > 1 {
-            steps.push("the others are cloned from it; commits exist on the primary alone until one is".to_owned());
+            steps.push(
+                "the others are cloned from it; commits exist on the primary alone until one is".to_owned(),
+            );
         }
         steps.push("extensions are updated, and statistics rebuilt where they do not come along".to_owned());
         if backups {

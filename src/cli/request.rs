@@ -94,7 +94,9 @@ pub fn check_idle(context: &Context, database: &Database, verb: Verb, doing: &st
 /// The id of what is under way and in the way of that verb, and what it is.
 fn under_way(database: &Database, verb: Verb, now: jiff::Timestamp) -> Option<(String, String)> {
     let operations = operations(database);
-    let excludes = |kind: &str| kind == verb.to_string() || !kind.parse().is_ok_and(Verb::is_aside);
+    // An upgrade that is under way is just what its end is about.
+    let ends = verb == Verb::AbortUpgrade;
+    let excludes = |kind: &str| kind == verb.to_string() || !ends && !kind.parse().is_ok_and(Verb::is_aside);
     let mut running = operations.iter().filter(|operation| operation.phase.is_under_way());
     // A restore that does not come to its end is left by another one, or by the way back: the controller knows.
     let left = |kind: &str| verb == Verb::Restore && kind == verb.to_string();

@@ -50,12 +50,12 @@ pub use backup::{Task, failed_jobs};
 pub use compare::{APPLIED, covers};
 pub use death::{ended, is_down};
 pub use inplace::{Marking, With};
+pub use major::request::unfit as major_unfit;
 pub use object::{
     Kind, LockAge, NodeState, OUT_OF_SERVICE, Observed, Room, SourceDatabase, label, name_of, terminating,
     uid_of,
 };
 pub use ownership::needed;
-pub use major::request::unfit as major_unfit;
 pub use release::RELEASE;
 pub use secrets::internal;
 pub use text::{at, list, text};

@@ -144,11 +144,8 @@ mod tests {
 
     #[test]
     fn what_was_begun_is_ended_or_put_back() {
-        let made = Own {
-            progress: Progress::Made(Made::default()),
-            keeps: true,
-            ..own("db-0", 17, Some("7"))
-        };
+        let made =
+            Own { progress: Progress::Made(Made::default()), keeps: true, ..own("db-0", 17, Some("7")) };
         let none = Seen::default();
         assert_eq!(decide(&mark(MajorStage::Upgrading), &made, &none), Step::Upgrade);
         let swapped = Own { progress: Progress::Swapped(Made::default()), ..made.clone() };

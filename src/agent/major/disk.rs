@@ -294,8 +294,7 @@ mod tests {
     #[test]
     fn it_is_undone_from_wherever_it_is() {
         // How far the upgrade came, and how far an undoing before this one.
-        for (came, undone) in
-            [(0, 0), (1, 0), (2, 0), (3, 0), (4, 0), (4, 1), (4, 2), (3, 1), (5, 0), (5, 1)]
+        for (came, undone) in [(0, 0), (1, 0), (2, 0), (3, 0), (4, 0), (4, 1), (4, 2), (3, 1), (5, 0), (5, 1)]
         {
             let root = tempfile::tempdir().unwrap();
             let volume = volume(root.path());

@@ -65,7 +65,8 @@ async fn finish(member: &Member, mark: &MajorUpgrade) -> bool {
         tell(&member.major, MajorReport { id: mark.id.clone(), state, words, ..MajorReport::default() });
     };
     say(MajorState::Running, "extensions and statistics".to_owned());
-    let databases = match psql(member, "postgres", "SELECT datname FROM pg_database WHERE datallowconn").await {
+    let databases = match psql(member, "postgres", "SELECT datname FROM pg_database WHERE datallowconn").await
+    {
         Ok(text) => text,
         Err(error) => {
             tracing::warn!("failed to list the databases: {error}");

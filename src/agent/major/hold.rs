@@ -67,7 +67,8 @@ pub async fn hold(environment: &Environment, told: &Told) -> io::Result<Option<M
         door.close().await;
     }
     if let Some(mark) = &mark {
-        let report = MajorReport { id: mark.id.clone(), state: MajorState::Running, ..MajorReport::default() };
+        let report =
+            MajorReport { id: mark.id.clone(), state: MajorState::Running, ..MajorReport::default() };
         tell(told, report);
     }
     Ok(mark)
@@ -165,7 +166,9 @@ impl Keeper<'_> {
                 Ok(Look::Go(Some(mark.clone())))
             }
             Step::Undo => {
-                blocking(move || volume.undo()).await.map_err(|error| format!("put the old data back: {error}"))?;
+                blocking(move || volume.undo())
+                    .await
+                    .map_err(|error| format!("put the old data back: {error}"))?;
                 tracing::info!("the old data is back in its place");
                 Ok(Look::Again)
             }
@@ -226,7 +229,9 @@ impl Keeper<'_> {
         };
         self.facts = None;
         match result {
-            Ok(made) => tracing::info!("upgraded to {} in {} ms ({})", mark.to, made.milliseconds, made.method),
+            Ok(made) => {
+                tracing::info!("upgraded to {} in {} ms ({})", mark.to, made.milliseconds, made.method)
+            }
             Err(error) => {
                 tracing::error!("failed to {error}");
                 self.failed = Some(error.to_string());
@@ -289,7 +294,8 @@ impl Door {
         let told = Arc::clone(told);
         let report = move || {
             let major = told.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let report = AgentReport { postmaster: PostmasterState::Stopped, major, ..AgentReport::default() };
+            let report =
+                AgentReport { postmaster: PostmasterState::Stopped, major, ..AgentReport::default() };
             async move { Json(report) }
         };
         let agent = Router::new().route("/", get(report));

@@ -68,7 +68,9 @@ pub enum RehearseError {
         free: u64,
     },
     /// The schema cannot be made anew.
-    #[error("make the schema anew in an empty server of PostgreSQL {major}, of the image of the new release: {words}")]
+    #[error(
+        "make the schema anew in an empty server of PostgreSQL {major}, of the image of the new release: {words}"
+    )]
     Schema {
         /// The release.
         major: u8,
@@ -229,12 +231,19 @@ async fn make(
     fs::write(&config, settings).map_err(|source| RehearseError::File { path: config.clone(), source })?;
     let control = |words: &[&str]| {
         let mut command = program(Some(old), "pg_ctl");
-        command.arg("-D").arg(data).arg("-w").args(["-t", "600"]).arg("-l").arg(with.scratch.join("server.log"));
+        command
+            .arg("-D")
+            .arg(data)
+            .arg("-w")
+            .args(["-t", "600"])
+            .arg("-l")
+            .arg(with.scratch.join("server.log"));
         command.args(words).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
         command
     };
     let mut start = control(&["start"]);
-    let started = start.status().await.map_err(|source| ToolError::Run { program: "pg_ctl".to_owned(), source })?;
+    let started =
+        start.status().await.map_err(|source| ToolError::Run { program: "pg_ctl".to_owned(), source })?;
     if !started.success() {
         let log = fs::read_to_string(with.scratch.join("server.log")).unwrap_or_default();
         return Err(RehearseError::Schema { major: with.from.major(), words: said(&log) });

@@ -253,8 +253,10 @@ async fn run(with: &Upgrade, volume: &Volume, old: &Path, method: &str) -> Resul
     let errors = file.try_clone().map_err(on("write", &path))?;
     command.stdout(file).stderr(errors);
     tracing::info!("pg_upgrade from {} to {} ({method}, {jobs} at a time)", with.from, with.to);
-    let status =
-        command.status().await.map_err(|source| ToolError::Run { program: "pg_upgrade".to_owned(), source })?;
+    let status = command
+        .status()
+        .await
+        .map_err(|source| ToolError::Run { program: "pg_upgrade".to_owned(), source })?;
     if status.success() {
         return Ok(());
     }
@@ -314,7 +316,8 @@ mod tests {
     #[test]
     fn the_new_cluster_is_made_like_the_old() {
         let options = |control: &str, to: &str| initdb_options(control, to.parse().unwrap()).join(" ");
-        let with = "Bytes per WAL segment:                67108864\nData page checksum version:           1\n";
+        let with =
+            "Bytes per WAL segment:                67108864\nData page checksum version:           1\n";
         assert!(options(with, "18.6").ends_with("--locale=C --data-checksums --wal-segsize=64"));
         let without = "Data page checksum version:           0\n";
         assert!(options(without, "18.6").ends_with("--no-data-checksums"));
@@ -337,8 +340,11 @@ mod tests {
         let fresh = root.path().join("pgdata.new-x");
         let list = fresh.join("pg_upgrade_output.d/loadable_libraries.txt");
         fs::create_dir_all(list.parent().unwrap()).unwrap();
-        fs::write(&list, "could not load library \"$libdir/foo\": ERROR:  could not access file\nIn database: app\n")
-            .unwrap();
+        fs::write(
+            &list,
+            "could not load library \"$libdir/foo\": ERROR:  could not access file\nIn database: app\n",
+        )
+        .unwrap();
         let said = format!(
             "Performing Consistency Checks\nChecking for presence of required libraries                   fatal\n\n\
              Your installation references loadable libraries that are missing from the\nnew installation.\n    {}\nFailure, exiting\n",

@@ -138,9 +138,8 @@ fn stopping(state: &State) -> Next {
     };
     known.retain(|(_, facts)| of_it(facts));
     let newest = known.iter().map(|(_, facts)| (facts.timeline, facts.checkpoint)).max();
-    let shut_down = known.iter().find(|(_, facts)| {
-        facts.shut_down && Some((facts.timeline, facts.checkpoint)) == newest
-    });
+    let shut_down =
+        known.iter().find(|(_, facts)| facts.shut_down && Some((facts.timeline, facts.checkpoint)) == newest);
     match shut_down {
         Some((name, _)) => {
             let mark = MajorUpgrade { member: Some((*name).to_owned()), ..state.at(MajorStage::Upgrading) };
@@ -195,12 +194,16 @@ fn undoing(state: &State) -> Next {
     if let Some(name) = &state.mark.member {
         match state.report(name) {
             Some(report) if report.state == MajorState::Undone && report.words.is_empty() => {}
-            Some(report) if !report.words.is_empty() => return Next::Wait(format!("{name}: {}", report.words)),
+            Some(report) if !report.words.is_empty() => {
+                return Next::Wait(format!("{name}: {}", report.words));
+            }
             _ => return Next::Wait(format!("{name} puts its old data back")),
         }
-        if !state.unlocked {
-            return Next::Unlock;
-        }
+    }
+    // Nobody runs Patroni then: whoever still holds the lock has stopped, and to wait until it expires helps nobody.
+    let held = |name: &String| state.report(name).is_some_and(|report| report.state == MajorState::Undone);
+    if !state.unlocked && state.expected.iter().all(held) {
+        return Next::Unlock;
     }
     Next::Return(Box::new(state.at(MajorStage::Returning)))
 }

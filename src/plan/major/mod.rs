@@ -72,7 +72,9 @@ pub fn plan(cx: &Context<'_>, now: Timestamp) -> Vec<Action> {
         Next::Clear => {
             cx.names.patroni_objects().iter().filter_map(|name| forget(cx, name, |_| true)).collect()
         }
-        Next::Unlock => forget(cx, &cx.names.leader(), |key| key == crate::patroni::LEADER).into_iter().collect(),
+        Next::Unlock => {
+            forget(cx, &cx.names.leader(), |key| key == crate::patroni::LEADER).into_iter().collect()
+        }
         Next::Wait(_) => after(cx, &state.mark).into_iter().collect(),
     }
 }
@@ -105,7 +107,11 @@ pub fn note(cx: &Context<'_>, mark: &MajorUpgrade, beside: Value) -> Option<Acti
     let map = cx.observed.get(Kind::ConfigMap, &name)?;
     let mut annotations = beside.as_object().cloned().unwrap_or_default();
     annotations.insert(MAJOR_UPGRADE.to_owned(), json!(serde_json::to_string(mark).unwrap_or_default()));
-    Some(Action::Annotate { version: text(map, "/metadata/resourceVersion").map(str::to_owned), name, annotations })
+    Some(Action::Annotate {
+        version: text(map, "/metadata/resourceVersion").map(str::to_owned),
+        name,
+        annotations,
+    })
 }
 
 /// What Patroni has written into one of its objects, but for what it runs by.

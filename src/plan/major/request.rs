@@ -24,16 +24,23 @@ const LIMIT: SignedDuration = SignedDuration::from_hours(1);
 pub fn unfit(from: PgVersion, to: PgVersion) -> Option<String> {
     let (old, new) = (from.major(), to.major());
     if new == old {
-        return Some(format!("{from} and {to} are releases of one major version: that takes no major upgrade"));
+        return Some(format!(
+            "{from} and {to} are releases of one major version: that takes no major upgrade"
+        ));
     }
     if new < old {
-        return Some(format!("{to} is older than {from}, and data never goes back to an older major version"));
+        return Some(format!(
+            "{to} is older than {from}, and data never goes back to an older major version"
+        ));
     }
     if new == old + 1 {
         return None;
     }
     let steps: Vec<String> = (old + 1..=new).map(|major| major.to_string()).collect();
-    Some(format!("from {from} to {to} is more than one major version: go through {}, one after the other", steps.join(", ")))
+    Some(format!(
+        "from {from} to {to} is more than one major version: go through {}, one after the other",
+        steps.join(", ")
+    ))
 }
 
 /// Takes it up, or says why not.
@@ -47,12 +54,16 @@ pub fn begin(turn: &Turn<'_, '_>, operation: Operation, arguments: &UpgradeArgum
         return rejected(turn, operation, unfit);
     }
     if cx.spec().version != to {
-        let message = format!("spec.version is {}, not {to}: what is asked for must be what is wanted", cx.spec().version);
+        let message = format!(
+            "spec.version is {}, not {to}: what is asked for must be what is wanted",
+            cx.spec().version
+        );
         return rejected(turn, operation, message);
     }
     if cx.view.running_primary().is_none() || !complete(cx) {
-        let message =
-            format!("every member must be there and up to date with the primary first: see `dbctl status {name}`");
+        let message = format!(
+            "every member must be there and up to date with the primary first: see `dbctl status {name}`"
+        );
         return rejected(turn, operation, message);
     }
     if backup::enabled(cx).is_none() && !arguments.without_backup {
@@ -97,9 +108,14 @@ pub fn go_on(turn: &Turn<'_, '_>, operation: Operation, arguments: Option<&Upgra
                         closed_at: turn.now,
                         writable_at: None,
                     };
-                    Step { ask: note(cx, &mark, serde_json::json!({})), ..waits(operation, "all members stop") }
+                    Step {
+                        ask: note(cx, &mark, serde_json::json!({})),
+                        ..waits(operation, "all members stop")
+                    }
                 }
-                None => waits(operation, "waiting until every member is there and up to date with the primary"),
+                None => {
+                    waits(operation, "waiting until every member is there and up to date with the primary")
+                }
             }
         }
     }
@@ -174,7 +190,9 @@ fn prepare(turn: &Turn<'_, '_>, operation: &Operation, arguments: &UpgradeArgume
         }
         Outcome::Absent => Prepared::Failed(format!("Job {name} is gone")),
         Outcome::Active => Prepared::Waits(format!("the backup is being verified (Job {name})"), None),
-        Outcome::Done => Prepared::Waits("waiting until what was found of the backup is listed".to_owned(), None),
+        Outcome::Done => {
+            Prepared::Waits("waiting until what was found of the backup is listed".to_owned(), None)
+        }
         Outcome::Failed(words) => Prepared::Failed(format!("the backup could not be verified: {words}")),
         Outcome::Foreign => foreign(&name),
     }
@@ -186,7 +204,8 @@ fn foreign(name: &str) -> Prepared {
 
 /// The request tells what the mark says.
 fn told(turn: &Turn<'_, '_>, operation: Operation, mark: &MajorUpgrade) -> Step {
-    let down = downtime(mark).map_or_else(String::new, |seconds| format!("; writes were down for {seconds:.1} s"));
+    let down =
+        downtime(mark).map_or_else(String::new, |seconds| format!("; writes were down for {seconds:.1} s"));
     match mark.stage {
         MajorStage::Finished => {
             let after = match outcome(turn.cx, &turn.cx.names.backup_job(&job::after(&mark.id))) {
@@ -194,10 +213,16 @@ fn told(turn: &Turn<'_, '_>, operation: Operation, mark: &MajorUpgrade) -> Step 
                 _ => String::new(),
             };
             let behind = turn.cx.observed.majors.values().find(|report| {
-                report.id == mark.id && report.state == crate::agent::MajorState::Finished && !report.words.is_empty()
+                report.id == mark.id
+                    && report.state == crate::agent::MajorState::Finished
+                    && !report.words.is_empty()
             });
             let behind = behind.map_or_else(String::new, |report| format!("; {}", report.words));
-            succeeded(turn, operation, format!("upgraded from {} to {}{down}{after}{behind}", mark.from, mark.to))
+            succeeded(
+                turn,
+                operation,
+                format!("upgraded from {} to {}{down}{after}{behind}", mark.from, mark.to),
+            )
         }
         MajorStage::Undone => {
             let why = mark.reason.as_deref().unwrap_or("it was aborted");
@@ -229,14 +254,15 @@ pub fn go_on_aborting(turn: &Turn<'_, '_>, operation: Operation) -> Step {
     match mark.stage {
         stage if stage.can_be_undone() => {
             let mark = undone(mark, "it was aborted".to_owned());
-            Step { ask: note(turn.cx, &mark, serde_json::json!({})), ..waits(operation, "it is being taken back") }
+            Step {
+                ask: note(turn.cx, &mark, serde_json::json!({})),
+                ..waits(operation, "it is being taken back")
+            }
         }
         MajorStage::Undoing | MajorStage::Returning => {
             waits(operation, words(turn.cx, turn.now).unwrap_or_default())
         }
-        MajorStage::Undone => {
-            succeeded(turn, operation, format!("taken back: {} runs as before", mark.from))
-        }
+        MajorStage::Undone => succeeded(turn, operation, format!("taken back: {} runs as before", mark.from)),
         // A finished one may be an earlier one's mark.
         MajorStage::Finished if is_asked(turn.cx, Verb::Upgrade) => {
             waits(operation, "it ends before anything is changed")

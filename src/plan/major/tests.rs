@@ -126,7 +126,12 @@ impl World {
                 data,
                 made,
             });
-            Seen { name: name.clone(), release: Some(member.release), terminating: member.terminating, report }
+            Seen {
+                name: name.clone(),
+                release: Some(member.release),
+                terminating: member.terminating,
+                report,
+            }
         });
         let primary = self.holder.clone().filter(|holder| self.members[holder].runs);
         State {

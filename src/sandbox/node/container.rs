@@ -331,7 +331,8 @@ impl Runner {
             (POD_MARK.to_owned(), self.run.uid.clone()),
         ];
         env.extend(around.kubeconfig.iter().map(|file| ("KUBECONFIG".to_owned(), text(file))));
-        let previous = self.previous().and_then(|image| self.context.provisioner.cached(&image).ok().flatten());
+        let previous =
+            self.previous().and_then(|image| self.context.provisioner.cached(&image).ok().flatten());
         env.extend(previous.map(|image| (PREVIOUS_BIN.to_owned(), text(&image.build.join("bin")))));
         env
     }

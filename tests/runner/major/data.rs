@@ -90,11 +90,7 @@ impl Bench {
     #[track_caller]
     fn sql(&self, image: &Image, sql: &str) -> String {
         let host = self.root.path().to_str().unwrap();
-        self.ok(
-            image,
-            "psql",
-            &["-XAtq", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-h", host, "-c", sql],
-        )
+        self.ok(image, "psql", &["-XAtq", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-h", host, "-c", sql])
     }
 
     /// A volume with a copy of the old data.
@@ -110,7 +106,16 @@ impl Bench {
         let release = |image: &Image| image.release.to_string();
         let mut command = self.command(&self.new, env!("CARGO_BIN_EXE_dbctl"));
         command
-            .args(["agent", "upgrade", "--id", ID, "--from", &release(&self.old), "--to", &release(&self.new)])
+            .args([
+                "agent",
+                "upgrade",
+                "--id",
+                ID,
+                "--from",
+                &release(&self.old),
+                "--to",
+                &release(&self.new),
+            ])
             .arg("--sockets")
             .arg(self.root.path())
             .arg("--datadir")
@@ -173,7 +178,10 @@ impl Bench {
         );
         let major = image.release.to_string().split('.').next().unwrap().to_owned();
         assert_eq!(found, format!("{major}|20000|20000|20001|1|t|t|3|5MB"));
-        assert_eq!(self.sql(image, "select count(*) from t where text like '%c4ca4238a0b923820dcc509a6f75849b%'"), "1");
+        assert_eq!(
+            self.sql(image, "select count(*) from t where text like '%c4ca4238a0b923820dcc509a6f75849b%'"),
+            "1"
+        );
         self.stop(image, data);
     }
 }
@@ -224,7 +232,10 @@ fn data_is_upgraded_and_the_old_stays_whole() {
 fn data_that_cannot_be_upgraded_is_left_as_it_was() {
     let bench = Bench::new("16.15", "17.11");
     bench.start(&bench.old, "origin");
-    bench.sql(&bench.old, "create function broken() returns int as '$libdir/pg_trgm', 'show_limit' language c");
+    bench.sql(
+        &bench.old,
+        "create function broken() returns int as '$libdir/pg_trgm', 'show_limit' language c",
+    );
     bench.sql(&bench.old, "update pg_proc set probin = '$libdir/nowhere' where proname = 'broken'");
     bench.stop(&bench.old, "origin");
     let volume = bench.volume("v");
@@ -236,7 +247,10 @@ fn data_that_cannot_be_upgraded_is_left_as_it_was() {
 
     let output = bench.upgrade(&volume, &[]).env("POSTGRES_PREVIOUS_BIN", "/nowhere").output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success() && said.contains("find the programs of PostgreSQL 16 in /nowhere"), "{said}");
+    assert!(
+        !output.status.success() && said.contains("find the programs of PostgreSQL 16 in /nowhere"),
+        "{said}"
+    );
 }
 
 /// `ROUNDS` kills for each pair of releases and each method.

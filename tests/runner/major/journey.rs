@@ -16,8 +16,17 @@ fn made(sandbox: &Sandbox, version: &str, replicas: &str) {
     let destination = format!("file://{}", backups.display());
     sandbox
         .run(&[
-            "create", NAME, "--version", version, "--replicas", replicas, "--storage", "1Gi",
-            "--backup-to", &destination, "--wait",
+            "create",
+            NAME,
+            "--version",
+            version,
+            "--replicas",
+            replicas,
+            "--storage",
+            "1Gi",
+            "--backup-to",
+            &destination,
+            "--wait",
         ])
         .ok();
     sandbox.sql(NAME, "create table t (n serial primary key, text text)");
@@ -27,7 +36,8 @@ fn made(sandbox: &Sandbox, version: &str, replicas: &str) {
 /// As the superuser, on the primary.
 fn admin(sandbox: &Sandbox, sql: &str) -> String {
     let primary = sandbox.database(NAME)["status"]["primary"].as_str().unwrap().to_owned();
-    let script = format!("psql -XAtq -h \"$SOCKET_DIRECTORY\" -U postgres -d app -v ON_ERROR_STOP=1 -c \"{sql}\"");
+    let script =
+        format!("psql -XAtq -h \"$SOCKET_DIRECTORY\" -U postgres -d app -v ON_ERROR_STOP=1 -c \"{sql}\"");
     let output = Command::new("kubectl")
         .env("KUBECONFIG", sandbox.kubeconfig())
         .args(["exec", &primary, "-c", "postgres", "--", "sh", "-c", &script])
@@ -100,7 +110,11 @@ fn an_upgrade_that_is_aborted_leaves_every_row() {
     sandbox.run(&["upgrade", NAME, "--to", "17.11", "--major", "--yes"]).ok();
     eventually("the members stop", || {
         let upgrade = status(&sandbox)["upgrade"].clone();
-        if ["Stopping", "Upgrading"].iter().any(|step| upgrade["step"] == *step) { Ok(()) } else { Err(upgrade.to_string()) }
+        if ["Stopping", "Upgrading"].iter().any(|step| upgrade["step"] == *step) {
+            Ok(())
+        } else {
+            Err(upgrade.to_string())
+        }
     });
     sandbox.run(&["upgrade", NAME, "--major", "--abort", "--yes", "--wait"]).ok();
     well(&sandbox, "16.15", 3);
