@@ -41,6 +41,7 @@ fn names(actions: &[Action]) -> Vec<String> {
                 format!("switchover {leader} {candidate}")
             }
             Action::Ask { ask, .. } => format!("ask {ask:?}"),
+            Action::Annotate { name, .. } => format!("annotate {name}"),
             Action::StripRole { pod, .. } => format!("strip {pod}"),
             Action::ReleaseLock(release) => format!("release {}", release.holder),
             Action::Mark(marking) => format!("mark {:?}", marking.with),

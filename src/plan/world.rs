@@ -245,6 +245,9 @@ impl World {
                 let (ask, cause, outcome) = (ask.clone(), cause.clone(), AskOutcome::UnderWay);
                 self.observed.asked = Some(Asked { ask, cause, outcome });
             }
+            Action::Annotate { name, annotations, .. } => {
+                self.change(Kind::ConfigMap, name, json!({ "metadata": { "annotations": annotations } }));
+            }
             Action::StripRole { pod, .. } => {
                 self.change(Kind::Pod, pod, json!({ "metadata": { "labels": { LABEL_ROLE: null } } }));
             }
