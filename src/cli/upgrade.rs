@@ -16,7 +16,7 @@ use super::session::Session;
 use super::major::{self, MajorArgs};
 use super::{Context, api_error, complete, confirm, request, sandbox, scale};
 use crate::api::{Database, PgVersion, ResumeArguments, UpgradeProgress, Verb, reason};
-use crate::plan::Assessment;
+use crate::plan::{Assessment, Unfit};
 use order::Order;
 
 /// How often a change is written again that somebody else's write came before.
@@ -311,7 +311,13 @@ fn refusal(database: &Database, assessment: &Assessment, from: PgVersion, to: Pg
         let problem = leader.and_then(|leader| Some(format!("{} {}", leader.name, leader.problem.as_ref()?)));
         return Some(Refusal::NoPrimary { problem });
     };
-    let unwell = assessment.candidates.iter().find_map(|member| Some((member, member.unfit.as_ref()?)));
+    // One that only lags is waited for when its turn comes.
+    let lags =
+        |unfit: &&Unfit| matches!(unfit, Unfit::Lagging { .. } | Unfit::Replaying { .. } | Unfit::Leaving);
+    let unwell = assessment.candidates.iter().find_map(|member| {
+        let unfit = member.unfit.as_ref().filter(|unfit| !lags(unfit))?;
+        Some((member, unfit))
+    });
     if let Some((member, unfit)) = unwell {
         return Some(Refusal::Unwell { member: member.name.clone(), problem: unfit.to_string() });
     }

@@ -21,7 +21,7 @@ use super::resource::{namespaced, plain};
 use super::{ControllerConfig, LeaseConfig, Terms, run};
 use crate::api::{Database, crd};
 use crate::install::{ACCOUNT, NAMESPACE, Scope, apply, rbac};
-use crate::plan::{APPLIED, Action, Kind, Observed, Settings, name_of, needed, plan};
+use crate::plan::{APPLIED, Action, Kind, Observed, Settings, TEMPLATE, name_of, needed, plan};
 use crate::sandbox::api::{ApiConfig, Running, serve};
 
 /// A client's configuration with a bearer token, read as a kubeconfig is.
@@ -213,6 +213,7 @@ impl Cluster {
         } else {
             json!({ "role": "replica", "state": "running", "replication_state": "streaming", "timeline": 1 })
         };
+        let template = &set["spec"]["template"]["metadata"]["annotations"][TEMPLATE];
         let mut spec = set["spec"]["template"]["spec"].clone();
         spec["nodeName"] = json!("node");
         spec["volumes"].as_array_mut().unwrap().push(json!({ "name": "data", "emptyDir": {} }));
@@ -220,7 +221,7 @@ impl Cluster {
         let owner = json!({ "apiVersion": "apps/v1", "kind": "StatefulSet", "name": name, "uid": set["metadata"]["uid"], "controller": true });
         let metadata = json!({
             "name": pod, "labels": set["spec"]["template"]["metadata"]["labels"], "ownerReferences": [owner],
-            "annotations": { "status": status.to_string() },
+            "annotations": { "status": status.to_string(), TEMPLATE: template },
         });
         self.post(&self.api(Kind::Pod), json!({ "metadata": metadata, "spec": spec })).await;
         let ready = json!({ "phase": "Running", "conditions": [{ "type": "Ready", "status": "True" }] });

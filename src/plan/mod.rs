@@ -59,7 +59,7 @@ pub use ownership::needed;
 pub use release::RELEASE;
 pub use secrets::internal;
 pub use text::{at, list, text};
-pub use view::{CONTAINER, LABEL_VERSION, Member, View};
+pub use view::{CONTAINER, LABEL_VERSION, Member, TEMPLATE, View};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use serde_json::json;

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::Duration;
 
+use dbctl::api::{known_parameters, parameter_problem};
 use dbctl::sandbox::provision::{Provisioner, Silent};
 use serde_json::Value;
 
@@ -137,7 +138,25 @@ fn upgrade_under_load(from: &str, to: &str) {
     assert_eq!(sandbox.sql("db", "show server_version"), to);
     let status = sandbox.database("db")["status"].clone();
     assert_eq!(status["lastFailover"]["reason"], "RollingUpdate");
+    settings_are_known(&sandbox, to);
     nothing_is_lost(load);
+}
+
+/// What a real server has as settings is in the table of names that may be given, for its major.
+#[track_caller]
+fn settings_are_known(sandbox: &Sandbox, release: &str) {
+    let release: dbctl::api::PgVersion = release.parse().unwrap();
+    // Those that only superusers see aside.
+    let shown = sandbox.sql("db", "select name from pg_settings where context <> 'internal'");
+    let unknown: Vec<&str> =
+        shown.lines().filter(|name| parameter_problem(name, release).is_some()).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+    let has = |(_, first, last): &(&str, u8, u8)| (*first..=*last).contains(&release.major());
+    let (known, shown) = (known_parameters().filter(has).count(), shown.lines().count());
+    assert!(
+        shown > 250 && known >= shown && known < shown + 60,
+        "{known} names are known, {shown} are shown"
+    );
 }
 
 #[test]
