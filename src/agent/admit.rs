@@ -1,5 +1,6 @@
 //! What stands before Patroni: that the volume's data is what it should be after a restore in place, that nothing of a
-//! restore that was cut short is taken for data, and that the database may write where its backups go.
+//! restore that was cut short is taken for data, that the data is this database's, and that the database may write where its
+//! backups go.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use serde_json::Value;
 use ulid::Ulid;
 
 use super::aside::follow;
+use super::identity;
 use super::member::Member;
 use super::restoring::{Note, clear};
 use super::store::StoreError as ApiError;
@@ -72,6 +74,19 @@ pub enum AdmitError {
     /// The Kubernetes API.
     #[error("start a restore anew: {0}")]
     Api(#[from] ApiError),
+    /// The volume holds another database's data.
+    #[error(
+        "start on {path}, which holds data of another database (system identifier {found}, this one's is {noted}): it is left as it \
+         is; if nothing in it is needed, delete this member's claim and then its pod, and it is copied from the primary"
+    )]
+    OtherDatabase {
+        /// The directory.
+        path: std::path::PathBuf,
+        /// Whose it is.
+        found: u64,
+        /// Whose it should be.
+        noted: String,
+    },
     /// Not a destination.
     #[error(transparent)]
     Destination(#[from] DestinationError),
@@ -156,7 +171,15 @@ pub(super) async fn admit(member: &Member, told: &Told) -> Result<(), AdmitError
         clear(data)?;
         member.store.end_begun(&member.environment.name).await?;
     }
-    let Some(archive) = archive.filter(|_| is_empty(data)) else { return Ok(()) };
+    // Patroni would end, and say so only in its log. Where nobody can say whose it is, it is left to Patroni.
+    if !is_empty(data) {
+        let noted = member.store.read("config").await.ok().and_then(|map| DynamicConfig::of(&map).initialize);
+        return match (identity::foreign(data, noted.as_deref()), noted) {
+            (Some(found), Some(noted)) => Err(AdmitError::OtherDatabase { path: data.clone(), found, noted }),
+            _ => Ok(()),
+        };
+    }
+    let Some(archive) = archive else { return Ok(()) };
     // A member of a database that is there comes without it.
     let known = member.store.read("config").await.map(|map| DynamicConfig::of(&map).initialize);
     if known.is_ok_and(|id| id.is_some_and(|id| !id.is_empty())) {

@@ -6,6 +6,7 @@
 //! - `handover` says when a primary that was shut down in order may give up the leader lock, and `release` does it;
 //! - `watchdog` says when a primary must end because its Patroni no longer lives, and `guard` sees to that;
 //! - `report` is what it tells the controller about itself;
+//! - `stale` has a replica that can never stream again copy the primary anew, and `passwords` sets those of the Secrets;
 //! - `major` keeps a member from starting in a major upgrade, and does its part of it;
 //! - `admit` is what stands before Patroni, `restore` makes the data of a restored database, and `restoring` is its note;
 //! - `aside` moves data aside that a restore in place replaces, and `attic` removes it once it is told to.
@@ -24,8 +25,10 @@ mod children;
 mod control;
 mod guard;
 mod handover;
+mod identity;
 mod major;
 mod member;
+mod passwords;
 mod postmaster;
 mod release;
 mod render;
@@ -35,6 +38,7 @@ mod restoring;
 mod run;
 mod serve;
 mod source;
+mod stale;
 mod start;
 mod store;
 mod told;

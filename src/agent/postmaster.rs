@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -95,6 +95,12 @@ impl Postmaster {
             }
             tokio::time::sleep(PAUSE).await;
         }
+    }
+
+    /// Sends a signal to the one that runs, if any; whether there was one.
+    pub fn signal(data: &Path, signal: Signal) -> bool {
+        let Ok(Some(running)) = Self::find(data) else { return false };
+        pidfd_send_signal(running.handle.get_ref(), signal).is_ok()
     }
 
     /// Waits until it has ended.

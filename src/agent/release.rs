@@ -190,7 +190,7 @@ async fn answer(member: &Member, address: IpAddr) -> Option<Answer> {
 }
 
 /// Where the members' Patroni listen, as the holder of the lock last wrote it for its failsafe mode.
-fn addresses(lock: &Value) -> Vec<(String, IpAddr)> {
+pub(super) fn addresses(lock: &Value) -> Vec<(String, IpAddr)> {
     let text = lock.pointer("/metadata/annotations/failsafe").and_then(Value::as_str).unwrap_or_default();
     let members: std::collections::BTreeMap<String, String> = serde_json::from_str(text).unwrap_or_default();
     let address = |url: &str| url.parse::<http::Uri>().ok()?.host()?.trim_matches(['[', ']']).parse().ok();

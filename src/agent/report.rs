@@ -58,6 +58,13 @@ pub struct Disk {
     pub free: u64,
 }
 
+impl Disk {
+    /// PostgreSQL gets no further file of WAL, and cannot write a checkpoint: to ask for one would end it with a panic.
+    pub fn is_full(&self) -> bool {
+        self.free < 32 << 20
+    }
+}
+
 /// How archiving goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, getpid, kill_process, set_child_subreaper};
 use tokio::signal::unix::{SignalKind, signal};
@@ -16,7 +17,7 @@ use super::member::Member;
 use super::postmaster::Postmaster;
 use super::release::{Outcome, after_end, checkpoint};
 use super::restoring::Note;
-use super::serve;
+use super::serve::{self, room};
 use super::start::{AgentError, Prepared, environment, prepare, private_directory};
 use super::watchdog::Reason;
 use crate::api::MajorUpgrade;
@@ -85,6 +86,8 @@ async fn reside(prepared: Prepared, mark: Option<MajorUpgrade>) -> Result<ExitCo
     if let Some(mark) = mark {
         tokio::spawn(major::follow(Arc::clone(&member), mark));
     }
+    tokio::spawn(super::passwords::watch(Arc::clone(&member)));
+    tokio::spawn(super::stale::watch(Arc::clone(&member)));
     let end = tokio::select! {
         code = patroni_ends(ended) => End::Patroni(code),
         () = signals.pass_on(patroni, &member) => End::Patroni(0),
@@ -138,6 +141,22 @@ async fn follow_postgres(member: &Member) {
     }
 }
 
+/// How long a PostgreSQL without room may try to stop in order, and then to stop at all.
+const IN_ORDER: Duration = Duration::from_secs(15);
+const AT_ONCE: Duration = Duration::from_secs(5);
+
+/// An orderly stop ends with a checkpoint, which needs room: without, it may never end. What was committed is in the WAL, so
+/// PostgreSQL is told to end at once then, and recovers when it has room again.
+async fn end_without_room(member: &Member) {
+    for (patience, signal) in [(IN_ORDER, Signal::QUIT), (AT_ONCE, Signal::KILL)] {
+        tokio::time::sleep(patience).await;
+        if !Postmaster::signal(&member.environment.data, signal) {
+            return;
+        }
+        tracing::warn!("PostgreSQL has no room to stop in order: it was sent {signal:?}");
+    }
+}
+
 /// The signals that a container's first process gets.
 struct Signals {
     child: tokio::signal::unix::Signal,
@@ -174,8 +193,14 @@ impl Signals {
                     if kind == Signal::TERM && first {
                         let member = Arc::clone(member);
                         tokio::spawn(async move {
-                            checkpoint(&member).await;
+                            let full = room(&member.environment.data).is_some_and(|disk| disk.is_full());
+                            if !full {
+                                checkpoint(&member).await;
+                            }
                             patroni();
+                            if full {
+                                end_without_room(&member).await;
+                            }
                         });
                     } else {
                         patroni();

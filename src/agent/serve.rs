@@ -94,7 +94,7 @@ impl Own {
     }
 }
 
-fn room(path: &Path) -> Option<Disk> {
+pub(super) fn room(path: &Path) -> Option<Disk> {
     let found = rustix::fs::statvfs(path).ok()?;
     Some(Disk { size: found.f_blocks * found.f_frsize, free: found.f_bavail * found.f_frsize })
 }

@@ -59,12 +59,14 @@ pub mod reason {
     pub const NO_LEADER: &str = "NoLeader";
     pub const NO_SAFE_CANDIDATE: &str = "NoSafeCandidate";
     pub const OTHER_MAJOR: &str = "OtherMajor";
+    pub const PAUSED: &str = "Paused";
     pub const PODS_OUTDATED: &str = "PodsOutdated";
     pub const PODS_UP_TO_DATE: &str = "PodsUpToDate";
     pub const PRIMARY_ACCEPTS_WRITES: &str = "PrimaryAcceptsWrites";
     pub const PRIMARY_NOT_RUNNING: &str = "PrimaryNotRunning";
     pub const PRIMARY_SUSPECT: &str = "PrimarySuspect";
     pub const RESIZE_PENDING: &str = "ResizePending";
+    pub const RESIZE_REFUSED: &str = "ResizeRefused";
     pub const RESTART_PENDING: &str = "RestartPending";
     pub const RESTORE_FAILED: &str = "RestoreFailed";
     pub const RESTORE_SOURCE: &str = "RestoreSource";
@@ -76,7 +78,9 @@ pub mod reason {
     pub const SYNC_DEGRADED: &str = "SyncDegraded";
     pub const UPGRADE_NEEDED: &str = "UpgradeNeeded";
     pub const UPGRADING: &str = "Upgrading";
+    pub const VOLUME_FILLING: &str = "VolumeFilling";
     pub const VOLUME_FULL: &str = "VolumeFull";
+    pub const VOLUME_NEARLY_FULL: &str = "VolumeNearlyFull";
 }
 
 /// What a condition says now.

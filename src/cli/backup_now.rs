@@ -119,6 +119,38 @@ pub(super) fn print(
     }
 }
 
+/// Before anything else is done: that a backup can be asked for.
+///
+/// # Errors
+/// Where it cannot.
+pub(super) fn check(database: &Database, doing: &str) -> Result<()> {
+    match refusal(database) {
+        Some(why) => Err(CliError::refused(format!("failed to {doing}: no last backup can be taken: {why}"))),
+        None => Ok(()),
+    }
+}
+
+/// Takes one, and follows it to its end.
+///
+/// # Errors
+/// Where it is refused, fails, or does not end in time.
+pub(super) async fn take(
+    context: &Context,
+    session: &Session,
+    database: &Database,
+    timeout: Duration,
+) -> Result<()> {
+    let name = database.name_any();
+    let doing = format!("back up database {name:?}");
+    let id = request::put(context, session, database, Verb::Backup, &BackupArguments {}, &doing).await?;
+    let asked = Asked { database, verb: Verb::Backup, id: &id, timeout };
+    let beside = progress(context, session, &name, &id, Progress::of);
+    let outcome = request::follow_beside(context, session, &asked, |_| true, beside).await?;
+    let done = outcome.operation.message.unwrap_or_else(|| "backed up".to_owned());
+    context.ui.note(format_args!("database {name:?}: {done}"));
+    Ok(())
+}
+
 /// Why there is nothing to ask for, as far as the object says; the controller decides.
 fn refusal(database: &Database) -> Option<String> {
     if database.metadata.deletion_timestamp.is_some() {

@@ -106,12 +106,12 @@ pub async fn run(context: &Context, args: CreateArgs) -> Result<()> {
     let session = Session { namespace, ..session };
     let api: Api<Database> = Api::namespaced(session.client.clone(), &session.namespace);
     refuse_existing(context, &session, &api, &database).await?;
+    super::retained::check_adoption(context, &session, &database).await?;
     if let Some(home) = session.place.sandbox()
         && args.dry_run.is_none()
     {
         sandbox::software::install(context, home, database.spec.version)?;
     }
-    super::delete::tell_of_left_overs(context, &session, &database).await?;
     if args.dry_run.is_none() {
         super::destination::check_new(context, &session, &database).await?;
     }

@@ -14,7 +14,7 @@ use super::create::flags::DeletionFlag;
 use super::error::{CliError, Result};
 use super::progress::{Step, Steps};
 use super::session::Session;
-use super::{Context, api_error, complete, confirm, members, output, scale};
+use super::{Context, api_error, backup_now, complete, confirm, members, output, pause, scale};
 use crate::api::{Database, DeletionPolicy, Names};
 
 /// How often it is looked whether all is gone.
@@ -38,6 +38,10 @@ pub struct DeleteArgs {
     #[arg(long, value_enum, ignore_case = true, value_name = "POLICY")]
     deletion_policy: Option<DeletionFlag>,
 
+    /// Take a last backup first, and delete only after it has succeeded
+    #[arg(long)]
+    final_backup: bool,
+
     /// Return at once, without waiting until everything has gone
     #[arg(long)]
     no_wait: bool,
@@ -45,12 +49,18 @@ pub struct DeleteArgs {
     /// How long to wait
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = humantime::parse_duration)]
     timeout: Duration,
+
+    /// How long to wait for the last backup
+    #[arg(long, value_name = "DURATION", default_value = "4h", requires = "final_backup", value_parser = humantime::parse_duration)]
+    backup_timeout: Duration,
 }
 
 /// What belongs to a database and outlives its object under Retain.
 #[derive(Debug, Default)]
 struct Data {
     volumes: Vec<String>,
+    /// The same, each with its size.
+    sized: Vec<String>,
     /// The PersistentVolumes behind them.
     behind: Vec<String>,
     secrets: Vec<String>,
@@ -66,14 +76,10 @@ impl Data {
         let line = |noun: &str, names: &[String]| {
             (!names.is_empty()).then(|| format!("{noun} {}", names.join(", ")))
         };
-        [
-            line("volumes", &self.volumes),
-            line("Secrets", &self.secrets),
-            line("ConfigMaps", &self.config_maps),
-        ]
-        .into_iter()
-        .flatten()
-        .collect()
+        [line("volumes", &self.sized), line("Secrets", &self.secrets), line("ConfigMaps", &self.config_maps)]
+            .into_iter()
+            .flatten()
+            .collect()
     }
 }
 
@@ -91,7 +97,12 @@ pub async fn run(context: &Context, args: DeleteArgs) -> Result<()> {
     let database = match scale::get(context, &session, &api, &args.name, &doing).await {
         Ok(database) => database,
         Err(error) if error.outcome == super::Outcome::NotFound && !data.is_empty() => {
-            return if purge {
+            return if args.final_backup {
+                Err(CliError::refused(format!(
+                    "failed to {doing}: it is deleted already, and nothing runs that a backup could be taken of"
+                ))
+                .hint(format!("make it again first: {} create {} --wait", context.invocation(), args.name)))
+            } else if purge {
                 remove_left_overs(context, &session, &args, &data, &doing).await
             } else {
                 Err(left_overs(context, error, &args.name, &data))
@@ -104,8 +115,22 @@ pub async fn run(context: &Context, args: DeleteArgs) -> Result<()> {
         Some(DeletionFlag::Retain) => DeletionPolicy::Retain,
         None => database.spec.deletion_policy,
     };
+    if let Some(paused) = pause::refusal(context, &database, &doing) {
+        return Err(paused);
+    }
+    if args.final_backup {
+        backup_now::check(&database, &doing)?;
+    }
     announce(context, &session, &database, policy, &data);
+    if args.final_backup {
+        context.ui.note("  first: a last backup; nothing is deleted unless it succeeds");
+    }
     confirm(context, &args)?;
+    if args.final_backup {
+        backup_now::take(context, &session, &database, args.backup_timeout)
+            .await
+            .map_err(|error| error.hint(format!("database {:?} is not deleted", args.name)))?;
+    }
     if policy != database.spec.deletion_policy {
         let patch = json!({ "spec": { "deletionPolicy": policy } });
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..Default::default() };
@@ -194,25 +219,6 @@ fn after_retain(context: &Context, database: &Database, data: &Data) {
     context.ui.note(format_args!("to be rid of the data: {command} delete {name} --deletion-policy delete"));
 }
 
-/// Says that a new database takes up what an earlier one left, and what must fit.
-///
-/// # Errors
-/// Where what it left cannot be read.
-pub async fn tell_of_left_overs(context: &Context, session: &Session, database: &Database) -> Result<()> {
-    let name = database.name_any();
-    let data = data(session, &name).await;
-    let data = data
-        .map_err(|error| api_error::explain(session, &format!("look for data that {name:?} left"), &error))?;
-    if !data.volumes.is_empty() {
-        context.ui.note(format_args!(
-            "an earlier database {name:?} left volumes {}: they are taken up, and must hold data of PostgreSQL {}",
-            data.volumes.join(", "),
-            database.spec.version.major()
-        ));
-    }
-    Ok(())
-}
-
 fn left_overs(context: &Context, error: CliError, name: &str, data: &Data) -> CliError {
     let command = context.invocation();
     error
@@ -226,6 +232,13 @@ fn confirm(context: &Context, args: &DeleteArgs) -> Result<()> {
         return Ok(());
     }
     confirm::name(context, &args.name, "delete it", &format!("database {:?} is not deleted", args.name))
+}
+
+/// The claim's name with its volume's size.
+fn sized(claim: &PersistentVolumeClaim) -> String {
+    let has = claim.status.as_ref().and_then(|status| status.capacity.as_ref()?.get("storage"));
+    let size = has.map(|size| format!(" ({})", size.0)).unwrap_or_default();
+    format!("{}{size}", claim.name_any())
 }
 
 async fn data(session: &Session, name: &str) -> Result<Data, kube::Error> {
@@ -248,6 +261,7 @@ async fn data(session: &Session, name: &str) -> Result<Data, kube::Error> {
     let behind = claims.iter().filter_map(|claim| claim.spec.as_ref()?.volume_name.clone());
     let mut data = Data {
         volumes: claims.iter().map(ResourceExt::name_any).collect(),
+        sized: claims.iter().map(sized).collect(),
         behind: behind.collect(),
         secrets: secrets
             .iter()
@@ -257,6 +271,7 @@ async fn data(session: &Session, name: &str) -> Result<Data, kube::Error> {
         config_maps: config_maps.iter().map(ResourceExt::name_any).filter(|map| kept.contains(map)).collect(),
     };
     data.volumes.sort();
+    data.sized.sort();
     data.secrets.sort();
     data.config_maps.sort();
     Ok(data)

@@ -7,7 +7,7 @@ use kube::{Api, ResourceExt};
 use super::error::Result;
 use super::output::{self, Document};
 use super::session::Session;
-use super::{Context, api_error, ui};
+use super::{Context, api_error, retained, ui};
 use crate::api::Database;
 
 /// List databases
@@ -21,6 +21,10 @@ pub struct ListArgs {
     /// Only those whose labels match
     #[arg(short = 'l', long, value_name = "SELECTOR")]
     selector: Option<String>,
+
+    /// Those that are deleted and whose data was kept, in place of those that there are; `create` by the same name takes it up
+    #[arg(long, conflicts_with = "selector")]
+    retained: bool,
 
     /// How to print them
     #[arg(short, long, value_enum, value_name = "FORMAT")]
@@ -46,6 +50,9 @@ enum ListFormat {
 /// Where the databases cannot be read.
 pub async fn run(context: &Context, args: ListArgs) -> Result<()> {
     let session = Session::open(context).await?;
+    if args.retained {
+        return list_retained(context, &session, &args).await;
+    }
     let api: Api<Database> = if args.all_namespaces {
         Api::all(session.client.clone())
     } else {
@@ -78,6 +85,30 @@ pub async fn run(context: &Context, args: ListArgs) -> Result<()> {
     }
     let wide = args.output == Some(ListFormat::Wide);
     context.ui.data(render(&list.items, args.all_namespaces, wide, jiff::Timestamp::now()))
+}
+
+async fn list_retained(context: &Context, session: &Session, args: &ListArgs) -> Result<()> {
+    let all = retained::find(session, args.all_namespaces).await;
+    let all = all.map_err(|error| api_error::explain(session, "list retained databases", &error))?;
+    match args.output {
+        Some(ListFormat::Json) => return context.ui.data(output::document(Document::Json, &all)?),
+        Some(ListFormat::Yaml) => return context.ui.data(output::document(Document::Yaml, &all)?),
+        Some(ListFormat::Name) => {
+            let names: String = all.iter().map(|each| format!("{}\n", each.name)).collect();
+            return context.ui.data(names);
+        }
+        Some(ListFormat::Wide) | None => {}
+    }
+    if all.is_empty() {
+        context.ui.note("no deleted database has left its data");
+        return Ok(());
+    }
+    let wide = args.output == Some(ListFormat::Wide);
+    context.ui.data(retained::render(&all, args.all_namespaces, wide, jiff::Timestamp::now()))?;
+    let command = context.invocation();
+    context.ui.note(format_args!("to have one back: {command} create NAME, with the version it had"));
+    context.ui.note(format_args!("to be rid of one: {command} delete NAME --deletion-policy delete"));
+    Ok(())
 }
 
 /// The columns of the definition, as kubectl prints them.

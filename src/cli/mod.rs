@@ -24,10 +24,13 @@ mod logs;
 mod major;
 mod members;
 mod output;
+mod pause;
 mod progress;
 mod request;
+mod resize;
 mod restart;
 mod restore;
+mod retained;
 mod sandbox;
 mod scale;
 mod session;
@@ -107,6 +110,9 @@ enum Command {
     List(list::ListArgs),
     Status(status::StatusArgs),
     Scale(scale::ScaleArgs),
+    Resize(resize::ResizeArgs),
+    Pause(pause::PauseArgs),
+    Resume(pause::ResumeArgs),
     Failover(failover::FailoverArgs),
     Restart(restart::RestartArgs),
     Upgrade(upgrade::UpgradeArgs),
@@ -298,6 +304,9 @@ async fn talk(context: &Context, command: Command) -> Result<()> {
         Command::List(args) => list::run(context, args).await,
         Command::Status(args) => status::run(context, args).await,
         Command::Scale(args) => scale::run(context, args).await,
+        Command::Resize(args) => resize::run(context, args).await,
+        Command::Pause(args) => pause::pause(context, args).await,
+        Command::Resume(args) => pause::resume(context, args).await,
         Command::Failover(args) => failover::run(context, args).await,
         Command::Restart(args) => restart::run(context, args).await,
         Command::Upgrade(args) => Box::pin(upgrade::run(context, args)).await,

@@ -17,7 +17,7 @@ use super::create::FIELD_MANAGER;
 use super::error::{CliError, Result};
 use super::progress::{Step, Steps};
 use super::session::Session;
-use super::{Context, api_error, scale, wait};
+use super::{Context, api_error, pause, scale, wait};
 use crate::api::{Database, DatabaseStatus, Operation, OperationPhase, Request, Verb, requests};
 use crate::plan::{Assessment, assess};
 
@@ -85,6 +85,9 @@ pub async fn look(
 /// # Errors
 /// Where an operation, or a request that nobody has taken up yet, stands.
 pub fn check_idle(context: &Context, database: &Database, verb: Verb, doing: &str) -> Result<()> {
+    if let Some(paused) = pause::refusal(context, database, doing) {
+        return Err(paused);
+    }
     let Some((id, what)) = under_way(database, verb, jiff::Timestamp::now()) else { return Ok(()) };
     let name = database.name_any();
     Err(CliError::refused(format!("failed to {doing}: {what} ({id}), and one thing is done at a time"))

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::error::{CliError, Result};
 use super::session::Session;
-use super::{Context, api_error, complete, create, output, wait};
+use super::{Context, api_error, complete, create, output, pause, wait};
 use crate::api::{Database, REPLICAS_MAX};
 
 /// Change the number of members
@@ -56,7 +56,12 @@ pub async fn run(context: &Context, args: ScaleArgs) -> Result<()> {
     let api: Api<Database> = Api::namespaced(session.client.clone(), &session.namespace);
     let before = get(context, &session, &api, name, &doing).await?;
     if before.metadata.deletion_timestamp.is_some() {
-        return Err(CliError::failed(format!("{doing}: it is being deleted")));
+        return Err(CliError::refused(format!("failed to {doing}: it is being deleted")));
+    }
+    if args.wait
+        && let Some(paused) = pause::refusal(context, &before, &doing)
+    {
+        return Err(paused);
     }
     if before.spec.replicas == replicas {
         context.ui.note(format_args!("database {name:?} has {} already", output::count(replicas, "member")));
@@ -70,6 +75,9 @@ pub async fn run(context: &Context, args: ScaleArgs) -> Result<()> {
             "database {name:?} goes from {} to {replicas}",
             output::count(before.spec.replicas, "member")
         ));
+        if pause::is_paused(&before) {
+            context.ui.warn("dbctl is paused here: members come or go once it is resumed");
+        }
     }
     if args.wait {
         let wanted = get(context, &session, &api, name, &doing).await?;

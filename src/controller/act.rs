@@ -129,6 +129,10 @@ impl<'a> Actor<'a> {
             Action::Annotate { name, version, annotations } => {
                 self.annotate(name, version.as_deref(), annotations).await?;
             }
+            Action::Orphan { name, uid } => self.orphan(name, uid.as_deref()).await?,
+            Action::PatchClaim { name, uid, patch } => {
+                self.patch_claim(name, uid.as_deref(), patch).await?;
+            }
             Action::PatchPatroniConfig { member, patch } => {
                 let (address, credentials) = (self.address(member)?, self.credentials().await?);
                 self.patroni.patch_config(address, &credentials, patch).await?;
@@ -316,6 +320,30 @@ impl<'a> Actor<'a> {
             Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
             Err(error) => Err(on(format!("delete {kind} {name}"))(error)),
         }
+    }
+
+    async fn orphan(&self, name: &str, uid: Option<&str>) -> Result<(), ActError> {
+        let preconditions =
+            uid.map(|uid| Preconditions { uid: Some(uid.to_owned()), resource_version: None });
+        let params = DeleteParams { preconditions, ..DeleteParams::orphan() };
+        let api = namespaced(self.client, &self.namespace, Kind::StatefulSet);
+        match retry::write(|| api.delete(name, &params)).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+            Err(error) => Err(on(format!("replace StatefulSet {name}"))(error)),
+        }
+    }
+
+    async fn patch_claim(&self, name: &str, uid: Option<&str>, patch: &Value) -> Result<(), ActError> {
+        let mut patch = patch.clone();
+        patch["metadata"]["uid"] = json!(uid);
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let api = namespaced(self.client, &self.namespace, Kind::PersistentVolumeClaim);
+        let patch = Patch::Merge(patch);
+        retry::write(|| api.patch(name, &params, &patch))
+            .await
+            .map_err(on(format!("change claim {name}")))
+            .map(drop)
     }
 
     fn address(&self, member: &str) -> Result<IpAddr, ActError> {

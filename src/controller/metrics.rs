@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::cache::Key;
 use crate::api::{DatabaseStatus, Failover, reason};
-use crate::plan::{Observed, Task, View, failed_jobs};
+use crate::plan::{Observed, Room, Task, View, failed_jobs};
 
 /// Seconds: a switchover takes about one, a proven death two or three, an unproven one the lock's whole life of twenty.
 const BUCKETS: [f64; 12] = [0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 15.0, 22.0, 30.0, 60.0, 300.0];
@@ -109,6 +109,8 @@ pub struct Sighting {
     pub primary: Option<String>,
     /// How many bytes of WAL each other member has still to replay, where that is known.
     pub lags: BTreeMap<String, i64>,
+    /// Room on each member's volume, where that is known.
+    pub rooms: BTreeMap<String, Room>,
     /// What of each member's WAL waits to be archived, where that is known.
     pub waiting: BTreeMap<String, Waiting>,
     /// The uids of Jobs whose backup failed.
@@ -142,6 +144,7 @@ impl Sighting {
         Self {
             primary: primary.map(|primary| primary.name.to_owned()),
             lags: lags.collect(),
+            rooms: observed.rooms.clone(),
             waiting: archives.collect(),
             failed_backups: failed_jobs(Task::Backup, name, observed),
             failed_verifications: failed_jobs(Task::Verify, name, observed),
@@ -163,6 +166,7 @@ struct Told {
     reasons: BTreeSet<String>,
     primary: Option<String>,
     members: BTreeSet<String>,
+    rooms: BTreeSet<String>,
     archiving: BTreeSet<String>,
     backups: BTreeSet<String>,
     failed_backups: BTreeSet<String>,
@@ -178,6 +182,8 @@ pub struct Metrics {
     primaries: Family<OfPrimary, Gauge>,
     lags: Family<OfMember, Gauge>,
     split_brains: Family<OfDatabase, Gauge>,
+    volume_sizes: Family<OfMember, Gauge>,
+    volume_free: Family<OfMember, Gauge>,
     waiting_seconds: Family<OfMember, Gauge>,
     waiting_files: Family<OfMember, Gauge>,
     last_backups: Family<OfDatabase, Gauge>,
@@ -197,6 +203,8 @@ impl Default for Metrics {
             primaries: Family::default(),
             lags: Family::default(),
             split_brains: Family::default(),
+            volume_sizes: Family::default(),
+            volume_free: Family::default(),
             waiting_seconds: Family::default(),
             waiting_files: Family::default(),
             last_backups: Family::default(),
@@ -224,6 +232,16 @@ impl Default for Metrics {
             "database_split_brain_suspected",
             "1 while more than one member says that it runs as primary",
             metrics.split_brains.clone(),
+        );
+        registry.register(
+            "database_volume_size_bytes",
+            "Size of the volume with a member's data",
+            metrics.volume_sizes.clone(),
+        );
+        registry.register(
+            "database_volume_free_bytes",
+            "What PostgreSQL may still write of it",
+            metrics.volume_free.clone(),
         );
         registry.register(
             "database_wal_archive_waiting_seconds",
@@ -310,9 +328,23 @@ impl Metrics {
         }
         let split = new.conditions.iter().any(|condition| condition.reason == reason::SPLIT_BRAIN);
         self.split_brains.get_or_create(&of).set(i64::from(split));
+        self.rooms(&of, told, sighting);
         self.archiving(&of, told, sighting);
         self.backups(&of, told, new, sighting);
         self.verifications(&of, told, new, sighting);
+    }
+
+    fn rooms(&self, of: &OfDatabase, told: &mut Told, sighting: &Sighting) {
+        for gone in told.rooms.iter().filter(|member| !sighting.rooms.contains_key(*member)) {
+            self.volume_sizes.remove(&of.member(gone));
+            self.volume_free.remove(&of.member(gone));
+        }
+        told.rooms = sighting.rooms.keys().cloned().collect();
+        let bytes = |amount: u64| i64::try_from(amount).unwrap_or(i64::MAX);
+        for (member, room) in &sighting.rooms {
+            self.volume_sizes.get_or_create(&of.member(member)).set(bytes(room.size));
+            self.volume_free.get_or_create(&of.member(member)).set(bytes(room.free));
+        }
     }
 
     fn archiving(&self, of: &OfDatabase, told: &mut Told, sighting: &Sighting) {
@@ -389,6 +421,10 @@ impl Metrics {
         }
         self.durations.remove(&of);
         self.split_brains.remove(&of);
+        for member in &told.rooms {
+            self.volume_sizes.remove(&of.member(member));
+            self.volume_free.remove(&of.member(member));
+        }
         for member in &told.archiving {
             self.waiting_seconds.remove(&of.member(member));
             self.waiting_files.remove(&of.member(member));

@@ -1,10 +1,14 @@
 //! Reads what a plan needs to know.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt, stream};
+use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::CustomResourceExt;
 
 use super::cache::Key;
 use super::reconcile::Shared;
@@ -12,9 +16,11 @@ use super::resource::{namespaced, plain};
 use super::retry;
 use super::silence::Silence;
 use crate::agent::{AGENT_PORT, AgentReport};
-use crate::api::{Database, Names};
+use crate::api::{Database, DeletionPolicy, Names};
 use crate::patroni;
-use crate::plan::{Kind, LockAge, Member, Observed, Room, SourceDatabase, View, is_down, needed_by};
+use crate::plan::{
+    Kind, LockAge, Member, Observed, Room, SourceDatabase, View, classes_to_grow, is_down, needed_by,
+};
 
 /// A member on the same network answers in milliseconds; one that takes longer is as good as gone for this pass.
 const HOLDER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -50,10 +56,38 @@ pub async fn observe(with: &Shared, key: &Key, database: &Database) -> Result<Ob
         .collect();
     observed.nodes = with.nodes.of(&on);
     observed.source = source(with, key, database, &observed).await?;
+    observed.expansion = expansion(with, database, &observed).await;
+    let takes_data = database.metadata.deletion_timestamp.is_some()
+        && database.spec.deletion_policy == DeletionPolicy::Delete;
+    observed.definition_going = takes_data && definition_going(with).await;
     observed.lock_pod = with.cache.lock_pod(key);
     observed.asked = with.asks.of(key, Instant::now());
     ask_members(&with.patroni, &with.silence, key, &mut observed).await;
     Ok(observed)
+}
+
+/// Whether it is not this Database that somebody deletes, but all of them at once, by their definition. A controller that may
+/// not read definitions does what the deletion policy says.
+async fn definition_going(with: &Shared) -> bool {
+    let definitions: kube::Api<CustomResourceDefinition> = kube::Api::all(with.client.clone());
+    let name = Database::crd_name();
+    let found = retry::read(|| definitions.get_metadata_opt(name)).await;
+    found.ok().flatten().is_some_and(|found| found.metadata.deletion_timestamp.is_some())
+}
+
+/// Whether volumes may grow, where they are to. Storage classes belong to the whole cluster: a controller that may not read
+/// them tries.
+async fn expansion(with: &Shared, database: &Database, observed: &Observed) -> BTreeMap<String, bool> {
+    let classes: kube::Api<StorageClass> = kube::Api::all(with.client.clone());
+    let mut found = BTreeMap::new();
+    for name in classes_to_grow(database, observed) {
+        match retry::read(|| classes.get_opt(&name)).await {
+            Ok(Some(class)) => drop(found.insert(name, class.allow_volume_expansion == Some(true))),
+            Ok(None) => {}
+            Err(error) => tracing::debug!(class = %name, %error, "a storage class cannot be read"),
+        }
+    }
+    found
 }
 
 /// The Database that this one is restored from, until it is.

@@ -66,7 +66,7 @@ pub const RULES: &[Rule] = &[
     rule("", "pods", &["get", "list", "watch", "patch", "delete"]),
     // What outlives a Database goes by the controller's hand, where the deletion policy says so.
     rule("", "configmaps", &["get", "list", "watch", "create", "patch", "delete"]),
-    rule("", "persistentvolumeclaims", &["get", "list", "watch", "delete"]),
+    rule("", "persistentvolumeclaims", &["get", "list", "watch", "patch", "delete"]),
     // Neither `list` nor `watch`: they would show the content of every Secret there is, and RBAC knows no labels to narrow
     // them by. Names it knows, but only as a list of whole ones, and a Database's name is the user's choice. So a Secret is
     // read by the name that dbctl gives it, and one whose name is not known cannot be.
@@ -74,11 +74,18 @@ pub const RULES: &[Rule] = &[
     // Of the whole cluster, so a Role for one namespace goes without: then a cordoned node moves no primary, and a node that
     // is vouched to be off proves nothing.
     rule("", "nodes", &["list", "watch"]),
+    // The same holds for these: without, whether volumes may grow is found out by trying.
+    rule("storage.k8s.io", "storageclasses", &["get"]),
+    // That of Databases: with it deleted, no Database takes its data along.
+    rule("apiextensions.k8s.io", "customresourcedefinitions", &["get"]),
     rule("events.k8s.io", "events", &["create", "patch"]),
 ];
 
 /// What it may do with Leases, in its own namespace only: by one, a single controller of several works.
 pub const LEASES: Rule = rule("coordination.k8s.io", "leases", &["get", "create", "update"]);
+
+/// What belongs to the whole cluster.
+const OF_CLUSTER: [&str; 3] = ["nodes", "storageclasses", "customresourcedefinitions"];
 
 /// Which Databases the controller works for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,7 +145,7 @@ fn written(rule: &Rule) -> Value {
 
 fn rules(scope: Scope<'_>) -> Vec<Value> {
     // A Role grants nothing of the whole cluster's.
-    let held = |rule: &&Rule| scope == Scope::Cluster || rule.resource != "nodes";
+    let held = |rule: &&Rule| scope == Scope::Cluster || !OF_CLUSTER.contains(&rule.resource);
     RULES.iter().filter(held).map(written).collect()
 }
 

@@ -145,6 +145,20 @@ impl Client {
         let request = self.http.post(url(member, "restart")).timeout(RESTART_TIMEOUT * 2).json(&body);
         send(request, credentials).await
     }
+
+    /// Has the member, a replica, give its data up and copy the primary's anew. Returns Patroni's words, at once.
+    ///
+    /// # Errors
+    /// Where it does not answer, or refuses.
+    pub async fn reinitialize(
+        &self,
+        member: IpAddr,
+        credentials: &Credentials,
+    ) -> Result<String, PatroniError> {
+        let body = json!({ "force": true });
+        let request = self.http.post(url(member, "reinitialize")).timeout(ASK_TIMEOUT * 2).json(&body);
+        send(request, credentials).await
+    }
 }
 
 fn url(member: IpAddr, path: &str) -> String {

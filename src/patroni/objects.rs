@@ -35,6 +35,8 @@ pub struct Lock {
     pub optime: Option<i64>,
     /// Members that the failsafe mode counts on: those that may race for the lock.
     pub failsafe: BTreeSet<String>,
+    /// Replication slots that are kept for members, whether or not they are there.
+    pub slots: BTreeSet<String>,
 }
 
 impl Lock {
@@ -51,6 +53,7 @@ impl Lock {
                 .map(str::to_owned),
             optime: annotation(config_map, "optime").and_then(|text| text.parse().ok()),
             failsafe: failsafe.into_keys().collect(),
+            slots: annotation_json::<Vec<String>>(config_map, "retain_slots").into_iter().flatten().collect(),
         }
     }
 }
@@ -291,10 +294,11 @@ mod tests {
     #[test]
     fn reads_the_lock() {
         let lock = Lock::of(&with(json!({
-            "leader": "demo-1", "optime": "50332320", "failsafe": "{\"demo-0\":\"http://a\",\"demo-1\":\"http://b\"}"
+            "leader": "demo-1", "optime": "50332320", "retain_slots": "[\"demo_0\", \"demo_1\"]", "failsafe": "{\"demo-0\":\"http://a\",\"demo-1\":\"http://b\"}"
         })));
         assert_eq!(lock.holder.as_deref(), Some("demo-1"));
         assert_eq!(lock.optime, Some(50_332_320));
+        assert_eq!(lock.slots, BTreeSet::from(["demo_0".to_owned(), "demo_1".to_owned()]));
         assert_eq!(lock.failsafe, BTreeSet::from(["demo-0".to_owned(), "demo-1".to_owned()]));
         let taken = Lock::of(&json!({ "metadata": { "resourceVersion": "7", "annotations": {
             "acquireTime": "2026-11-22T07:11:37.780821+00:00", "renewTime": "2026-11-22T07:11:45.010702+00:00" } } }));

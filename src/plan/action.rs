@@ -50,6 +50,22 @@ pub enum Action {
         /// The annotations.
         annotations: Map<String, Value>,
     },
+    /// Delete the StatefulSet and leave its pods, if it is still the one that was seen.
+    Orphan {
+        /// Its name.
+        name: String,
+        /// The uid it was seen with.
+        uid: Option<String>,
+    },
+    /// Change a claim, if it is still the one that was seen. The StatefulSet made it, so an apply would own nothing in it.
+    PatchClaim {
+        /// Its name.
+        name: String,
+        /// The uid it was seen with.
+        uid: Option<String>,
+        /// A JSON merge patch.
+        patch: Value,
+    },
     /// Change Patroni's dynamic configuration through a member's REST API.
     PatchPatroniConfig {
         /// The member to ask: the holder of the lock.

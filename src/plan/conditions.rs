@@ -7,8 +7,8 @@ use super::rollout::{Rollout, State};
 use super::scale::Scale;
 use super::text::text;
 use super::view::Member;
-use super::{Kind, backup, config, fencing, members};
-use crate::api::{ConditionType, Quantity, Verdict, reason};
+use super::{Kind, backup, config, fencing, members, pause, storage};
+use crate::api::{ConditionType, Verdict, reason};
 use crate::patroni::Answer;
 
 /// All five, in their order.
@@ -28,7 +28,7 @@ pub fn verdicts(
         (ConditionType::Ready, ready),
         (ConditionType::Writable, writable),
         (ConditionType::BackupsHealthy, backup::verdict(cx, now)),
-        (ConditionType::StorageHealthy, storage(cx)),
+        (ConditionType::StorageHealthy, volumes(cx)),
         (ConditionType::UpToDate, up_to_date(cx, rollout)),
     ]
 }
@@ -336,7 +336,7 @@ pub fn unlisted_standby(cx: &Context<'_>, name: &str) -> bool {
     synchronous(cx) && !cx.view.sync.standbys.contains(name)
 }
 
-fn storage(cx: &Context<'_>) -> Verdict {
+fn volumes(cx: &Context<'_>) -> Verdict {
     let wanted: Vec<String> = (0..cx.spec().replicas).map(|ordinal| cx.names.claim(ordinal)).collect();
     let phase = |name: &String| {
         cx.observed.get(Kind::PersistentVolumeClaim, name).and_then(|claim| text(claim, "/status/phase"))
@@ -364,47 +364,20 @@ fn storage(cx: &Context<'_>) -> Verdict {
             ),
         );
     }
-    let full: Vec<&Member<'_>> =
-        cx.view.members.iter().filter(|member| member.room.is_some_and(|room| room.is_full())).collect();
-    if !full.is_empty() {
-        return Verdict::no(reason::VOLUME_FULL, volume_full(cx, &full));
+    if let Some(room) = storage::room(cx) {
+        return room;
     }
-    match growth(cx) {
-        Some(growth) => Verdict::yes(reason::RESIZE_PENDING, growth),
+    match storage::growth(cx) {
+        Some((reason::RESIZE_REFUSED, why)) => Verdict::no(reason::RESIZE_REFUSED, why),
+        Some((reason, growth)) => Verdict::yes(reason, growth),
         None => Verdict::yes(reason::CLAIMS_BOUND, "every member has its volume"),
     }
 }
 
-/// Whose volume it is decides what that does: the primary's writes fail, a replica stops.
-fn volume_full(cx: &Context<'_>, full: &[&Member<'_>]) -> String {
-    let holder = cx.view.lock.holder.as_deref();
-    let names: Vec<&str> = full.iter().map(|member| member.name).collect();
-    let effect = if names.iter().any(|name| Some(*name) == holder) {
-        "writes that need more of it fail"
-    } else {
-        "it stops where it gets no more"
-    };
-    format!(
-        "hardly any room is left on the volume of {}: {effect} until spec.storage.size grows",
-        names.join(" and ")
-    )
-}
-
-/// What storage still has to grow by.
-fn growth(cx: &Context<'_>) -> Option<String> {
-    let wanted = &cx.spec().storage.size;
-    let smaller = |text: &str| text.parse::<Quantity>().is_ok_and(|size| size < *wanted);
-    let claims = (0..cx.spec().replicas).filter_map(|ordinal| {
-        let claim = cx.observed.get(Kind::PersistentVolumeClaim, &cx.names.claim(ordinal))?;
-        text(claim, "/spec/resources/requests/storage")
-    });
-    let small = claims.chain(members::template_size(cx)).find(|size| smaller(size))?;
-    Some(format!(
-        "volumes have {small}, the spec asks for {wanted}: growing them is not available in this version of dbctl"
-    ))
-}
-
 fn up_to_date(cx: &Context<'_>, rollout: &Rollout) -> Verdict {
+    if let Some(paused) = pause::verdict(cx) {
+        return paused;
+    }
     if cx.view.stateful_set.is_none() {
         return Verdict::no(reason::CREATING, "the members are being made");
     }
@@ -416,8 +389,8 @@ fn up_to_date(cx: &Context<'_>, rollout: &Rollout) -> Verdict {
         }
         State::Halted(message) => return Verdict::no(reason::ROLLOUT_HALTED, message.clone()),
     }
-    if let Some(growth) = growth(cx) {
-        return Verdict::no(reason::RESIZE_PENDING, growth);
+    if let Some((reason, growth)) = storage::growth(cx) {
+        return Verdict::no(reason, growth);
     }
     settings(cx).unwrap_or_else(|| Verdict::yes(reason::PODS_UP_TO_DATE, "every pod runs the spec"))
 }

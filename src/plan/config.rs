@@ -72,7 +72,30 @@ fn difference(cx: &Context<'_>, quick: bool) -> Option<Value> {
     if quick && live.get(LOOP_WAIT) == Some(&json!(FIRST_LOOP_WAIT_SECONDS)) {
         wanted[LOOP_WAIT] = json!(FIRST_LOOP_WAIT_SECONDS);
     }
+    // For as long as it takes Patroni to let go of the slots of members that were removed: it keeps those of all members that
+    // are not there for half an hour, and with them WAL.
+    if removed_slots(cx) {
+        wanted[SLOTS_TTL] = json!(1);
+    } else if live.get(SLOTS_TTL).is_some() {
+        wanted[SLOTS_TTL] = Value::Null;
+    }
     config_patch(live, &wanted)
+}
+
+/// Patroni's setting for how long it keeps the slot of a member that is not there, in seconds.
+/// <https://patroni.readthedocs.io/en/latest/dynamic_configuration.html>
+const SLOTS_TTL: &str = "member_slots_ttl";
+
+/// Whether slots of removed members are still kept, and nobody who will come back lacks its own meanwhile.
+fn removed_slots(cx: &Context<'_>) -> bool {
+    let replicas = cx.spec().replicas;
+    let all_there = (0..replicas).all(|ordinal| cx.view.member(&cx.names.member(ordinal)).is_some());
+    let settled = cx.view.stateful_replicas() == Some(replicas)
+        && cx.view.members.iter().all(|member| member.ordinal < replicas);
+    // Patroni's slots have the members' names, with what PostgreSQL allows in them.
+    let removed =
+        (replicas..crate::api::REPLICAS_MAX).map(|ordinal| cx.names.member(ordinal).replace('-', "_"));
+    all_there && settled && removed.into_iter().any(|slot| cx.view.lock.slots.contains(&slot))
 }
 
 /// The database is new, and not all of its members are there.

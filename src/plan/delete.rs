@@ -36,7 +36,8 @@ pub fn plan(cx: &Context<'_>, policy: DeletionPolicy) -> Vec<Action> {
         return left.map(|member| delete(Kind::Pod, member.pod)).collect();
     }
     let mut actions = Vec::new();
-    if policy == DeletionPolicy::Delete {
+    // Whoever removes dbctl from a cluster has said nothing of data.
+    if policy == DeletionPolicy::Delete && !cx.observed.definition_going {
         let gone = retained(cx, cx.observed);
         actions.extend(
             gone.iter()
@@ -66,7 +67,14 @@ fn delete(kind: Kind, object: &serde_json::Value) -> Action {
 /// What the status says meanwhile.
 pub fn blocked(cx: &Context<'_>) -> Blocked {
     let message = match cx.view.members.len() {
+        _ if super::pause::is_paused(cx) => {
+            format!("dbctl is paused here: it is deleted after `dbctl resume {}`", cx.names.0)
+        }
         _ if being_orphaned(cx) || is_orphaned(cx) => "what was made for it goes on without it".to_owned(),
+        0 if cx.observed.definition_going => {
+            "members have stopped; the definition of Databases is being deleted, so their data stays"
+                .to_owned()
+        }
         0 => "members have stopped; what the deletion policy gives up is removed".to_owned(),
         1 => "1 member is stopping".to_owned(),
         left => format!("{left} members are stopping"),

@@ -25,6 +25,7 @@ mod object;
 mod operations;
 mod outage;
 mod ownership;
+mod pause;
 mod pod;
 mod release;
 mod requests;
@@ -34,6 +35,7 @@ mod scale;
 mod secrets;
 mod services;
 mod status;
+mod storage;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -51,6 +53,7 @@ pub use compare::{APPLIED, covers};
 pub use death::{ended, is_down};
 pub use inplace::{Marking, With};
 pub use major::request::unfit as major_unfit;
+pub use notes::{ARCHIVE, SYSTEM};
 pub use object::{
     Kind, LockAge, NodeState, OUT_OF_SERVICE, Observed, Room, SourceDatabase, label, name_of, terminating,
     uid_of,
@@ -58,6 +61,7 @@ pub use object::{
 pub use ownership::needed;
 pub use release::RELEASE;
 pub use secrets::internal;
+pub use storage::classes_to_grow;
 pub use text::{at, list, text};
 pub use view::{CONTAINER, LABEL_VERSION, Member, TEMPLATE, View};
 
@@ -114,15 +118,18 @@ pub fn plan(database: &Database, observed: &Observed, settings: &Settings, now: 
         busy: inplace::busy(&cx).or_else(|| requests::busy(&cx, now)).or_else(|| operations::asking(&cx)),
         now,
     };
-    let rollout = if blocked.is_some() {
+    let paused = pause::is_paused(&cx);
+    let rollout = if blocked.is_some() || paused {
         rollout::idle(&cx)
     } else if major::active(&cx).is_some() {
         rollout::aside(&cx)
     } else {
         rollout::plan(&moment)
     };
-    let mut actions = if deleting { Vec::new() } else { urgent(&cx) };
-    actions.extend(if deleting {
+    let mut actions = if deleting || paused { Vec::new() } else { urgent(&cx) };
+    actions.extend(if paused {
+        pause::plan(&cx)
+    } else if deleting {
         delete::plan(&cx, database.spec.deletion_policy)
     } else if blocked.is_some() {
         Vec::new()
@@ -161,7 +168,7 @@ pub fn plan(database: &Database, observed: &Observed, settings: &Settings, now: 
     }
     // What is asked for stands in the status by then.
     actions.extend(told.map(Action::PublishEvent));
-    if !deleting && blocked.is_none() {
+    if !deleting && !paused && blocked.is_none() {
         actions.extend(major::plan(&cx, now));
     }
     actions.extend(ask);
@@ -226,7 +233,7 @@ fn asks(
     moment: &rollout::Moment<'_, '_>,
 ) -> (Option<Action>, Option<Event>) {
     let deleting = turn.cx.database.metadata.deletion_timestamp.is_some();
-    if deleting || turn.blocked.is_some() {
+    if deleting || turn.blocked.is_some() || pause::is_paused(turn.cx) {
         return (None, None);
     }
     if answers.busy() || inplace::under_way(turn.cx).is_some() || major::active(turn.cx).is_some() {
@@ -273,6 +280,8 @@ fn objects(
     actions.extend(config::change(cx, now).or_else(|| config::wake(cx)));
     // Last: an API server may refuse a schedule that dbctl takes, and nothing else should wait for that.
     actions.extend(backup::plan(cx));
+    actions.extend(notes::claims(cx));
+    actions.extend(storage::plan(cx, scale, now));
     actions
 }
 

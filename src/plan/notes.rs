@@ -1,17 +1,44 @@
 //! What is noted beside the data, on Patroni's `NAME-config`: a Database and its StatefulSet go, the data and what must be
 //! known of it stay. Patroni, which writes the rest of the object, leaves foreign annotations alone.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::context::Context;
-use super::object::uid_of;
+use super::object::{terminating, uid_of};
+use super::ownership::{Owner, owner};
 use super::release::{self, RELEASE};
 use super::rollout::{Note, ROLLOUT};
 use super::text::at;
+use super::view::Member;
 use super::{Action, Apply, Kind, backup};
 
 /// Annotation with the id of the archive that the data's WAL goes to.
 pub const ARCHIVE: &str = "db.example.com/archive-id";
+
+/// Annotation of a claim with the system identifier of the data in its volume.
+pub const SYSTEM: &str = "db.example.com/system-identifier";
+
+/// Notes on each claim whose data it holds: a claim may outlive all else, or be carried elsewhere. Only of members that run,
+/// since Patroni runs none on another database's data.
+pub fn claims(cx: &Context<'_>) -> Vec<Action> {
+    let Some(identifier) = cx.view.config.initialize.as_deref().filter(|id| !id.is_empty()) else {
+        return Vec::new();
+    };
+    let running = cx.view.members.iter().filter(|member| member.is_running_primary() || member.streams());
+    let stamp = |member: &Member<'_>| {
+        let name = cx.names.claim(member.ordinal);
+        let claim = cx.observed.get(Kind::PersistentVolumeClaim, &name)?;
+        let ours = owner(cx, Kind::PersistentVolumeClaim, claim) == Owner::Ours && !terminating(claim);
+        let release = member.version();
+        let noted = |key: &str| at(claim, "/metadata/annotations")?.get(key)?.as_str();
+        if !ours || (noted(SYSTEM) == Some(identifier) && noted(RELEASE) == release) {
+            return None;
+        }
+        let patch = json!({ "metadata": { "annotations": { SYSTEM: identifier, RELEASE: release } } });
+        Some(Action::PatchClaim { name, uid: uid_of(claim).map(str::to_owned), patch })
+    };
+    running.filter_map(stamp).collect()
+}
 
 /// The id of the archive: what was noted once, else the Database's own UID. Patroni's object may have been lost, so it is
 /// noted on `NAME-backups` too.

@@ -223,6 +223,10 @@ pub struct Observed {
     pub nodes: BTreeMap<String, NodeState>,
     /// The Database that `spec.restoreFrom` names; `None` where it names none, or nobody has looked.
     pub source: Option<SourceDatabase>,
+    /// The definition of Databases is being deleted, and all of them with it. Known only of one that is to take its data along.
+    pub definition_going: bool,
+    /// Whether volumes of a storage class may grow, of those that are asked for it and may be read.
+    pub expansion: BTreeMap<String, bool>,
     /// What Patroni was asked for last.
     pub asked: Option<Asked>,
 }

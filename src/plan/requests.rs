@@ -9,6 +9,7 @@ use ring::digest;
 
 use super::context::Context;
 use super::operations::{Turn, begin, go_on};
+use super::pause::is_paused;
 use super::{Action, Event};
 use crate::api::{DatabaseStatus, Found, Operation, OperationPhase, Verb, requests};
 
@@ -73,7 +74,8 @@ pub fn plan(turn: &Turn<'_, '_>) -> Answers {
     };
     let mut operations: Vec<Operation> = Vec::new();
     for operation in old {
-        if under_way(operation) {
+        // Of what is under way when a pause begins, nothing is asked for until it is over.
+        if under_way(operation) && !is_paused(cx) {
             let mut good = found.iter().filter_map(|(_, _, parsed)| parsed.as_ref().ok());
             let request = good.find(|(_, request)| request.id.to_string() == operation.id);
             let step = go_on(turn, operation, request.map(|(_, request)| request));

@@ -40,7 +40,9 @@ pub fn committing(cx: &Context<'_>) -> i32 {
 /// The number that the StatefulSet says; where there is none but there is data, as many as the data was last spread
 /// over, since any of them may hold the newest.
 fn current(cx: &Context<'_>) -> Option<i32> {
-    cx.view.stateful_replicas().or_else(|| recorded(cx))
+    // A StatefulSet that is replaced leaves its pods for a moment, and they are members all the same.
+    let running = cx.view.members.iter().map(|member| member.ordinal + 1).max();
+    cx.view.stateful_replicas().or_else(|| recorded(cx).max(running))
 }
 
 /// One more than the highest ordinal that Patroni's objects name and that still has its volume. Where they name none,

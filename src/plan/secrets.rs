@@ -1,4 +1,4 @@
-//! The credentials. Made once, never changed: the data knows the passwords.
+//! The credentials. Made once, never changed: the data and its members know the passwords.
 
 use std::collections::BTreeMap;
 
@@ -22,10 +22,10 @@ pub mod internal {
 /// Key of the password in Secret `NAME-app`.
 pub const APP_PASSWORD: &str = "password";
 
-/// The Secrets that are missing. Once there is data, a missing one is not made anew, since its passwords would be
-/// wrong: see [`missing`].
+/// The Secrets that are missing. While members run, a missing one is not made anew, since they know the former's passwords:
+/// see [`missing`]. Data that nobody runs on yet is given those of new Secrets by the first primary.
 pub fn plan(cx: &Context<'_>) -> Vec<Action> {
-    if cx.view.initialized() {
+    if known(cx) {
         return Vec::new();
     }
     let absent = |name: &String| cx.observed.get(Kind::Secret, name).is_none();
@@ -68,9 +68,14 @@ fn app_text(cx: &Context<'_>) -> BTreeMap<String, String> {
     )
 }
 
+/// There are those who know the passwords.
+fn known(cx: &Context<'_>) -> bool {
+    cx.view.initialized() && !cx.view.members.is_empty()
+}
+
 /// The Secret that the data's passwords were in and that is gone.
 pub fn missing(cx: &Context<'_>) -> Option<String> {
     let names = [cx.names.internal_secret(), cx.names.app_secret()];
     let gone = |name: &String| cx.observed.get(Kind::Secret, name).is_none();
-    names.into_iter().find(gone).filter(|_| cx.view.initialized())
+    names.into_iter().find(gone).filter(|_| known(cx))
 }

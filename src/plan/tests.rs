@@ -2,6 +2,8 @@
 
 mod failover;
 mod inplace;
+mod pause;
+mod storage;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -36,6 +38,8 @@ fn names(actions: &[Action]) -> Vec<String> {
             Action::Apply(apply) => format!("apply {} {}", apply.kind, name_of(&apply.body)),
             Action::Delete { kind, name, .. } => format!("delete {kind} {name}"),
             Action::ReplacePod { pod, .. } => format!("replace {pod}"),
+            Action::Orphan { name, .. } => format!("orphan StatefulSet {name}"),
+            Action::PatchClaim { name, patch, .. } => format!("patch {name} {patch}"),
             Action::PatchPatroniConfig { member, patch } => format!("patch {member} {patch}"),
             Action::Ask { ask: Ask::Switchover { leader, candidate, .. }, .. } => {
                 format!("switchover {leader} {candidate}")
@@ -342,6 +346,51 @@ fn a_lost_secret_is_not_replaced_by_one_with_wrong_passwords() {
         assert!(world.observed.get(Kind::Secret, name).is_none());
         assert_eq!(says(&world, "Ready"), is("False", reason::SECRET_MISSING));
         assert_eq!(says(&world, "Writable").0, "True");
+    }
+}
+
+#[test]
+fn secrets_that_were_lost_with_their_database_are_made_anew_for_its_data() {
+    let mut world = World::settled(json!({}));
+    world.delete();
+    world.settle();
+    for name in ["db-internal", "db-app"] {
+        world.observed.remove(Kind::Secret, name);
+    }
+    world.recreate(json!({}));
+    world.settle();
+    assert!(world.observed.get(Kind::Secret, "db-internal").is_some());
+    assert_eq!(says(&world, "Ready").0, "True");
+}
+
+#[test]
+fn a_removed_members_slot_is_let_go_and_nobody_elses() {
+    let ttl = |world: &World| {
+        let config = world.get(Kind::ConfigMap, "db-config")["metadata"]["annotations"]["config"].as_str();
+        serde_json::from_str::<Value>(config.unwrap()).unwrap().get("member_slots_ttl").cloned()
+    };
+    let keep = |world: &mut World, slots: Value| {
+        let kept = json!({ "metadata": { "annotations": { "retain_slots": slots.to_string() } } });
+        world.change(Kind::ConfigMap, "db-leader", kept);
+        world.settle();
+    };
+    let mut world = World::settled(json!({}));
+    keep(&mut world, json!(["db_0", "db_1", "db_2"]));
+    assert_eq!(ttl(&world), None);
+    world.edit(json!({ "replicas": 2 }));
+    world.settle();
+    assert_eq!(ttl(&world), Some(json!(1)));
+    keep(&mut world, json!(["db_0", "db_1"]));
+    assert_eq!(ttl(&world), None);
+    assert_eq!(world.plan().actions, vec![]);
+}
+
+#[test]
+fn claims_say_whose_data_they_hold() {
+    let world = World::settled(json!({}));
+    for claim in world.observed.all(Kind::PersistentVolumeClaim) {
+        let notes = &claim["metadata"]["annotations"];
+        assert_eq!((&notes[SYSTEM], &notes[RELEASE]), (&json!("7710"), &json!("16.15")));
     }
 }
 
@@ -776,23 +825,6 @@ fn even_numbers_are_advised_against_once() {
 }
 
 #[test]
-fn what_is_immutable_is_taken_from_the_live_stateful_set() {
-    let mut world = World::settled(json!({ "storage": { "size": "1Gi", "storageClassName": "fast" } }));
-    world.edit(json!({ "storage": { "size": "2Gi" } }));
-    world.settle();
-    let size = text(
-        world.get(Kind::StatefulSet, "db"),
-        "/spec/volumeClaimTemplates/0/spec/resources/requests/storage",
-    );
-    assert_eq!(size, Some("1Gi"));
-    assert_eq!(says(&world, "UpToDate"), is("False", reason::RESIZE_PENDING));
-    assert_eq!(says(&world, "StorageHealthy").1, reason::RESIZE_PENDING);
-    world.edit(json!({ "storage": { "size": "1024Mi" } }));
-    world.settle();
-    assert_eq!(says(&world, "UpToDate").0, "True");
-}
-
-#[test]
 fn a_new_release_reaches_the_pods_but_a_new_major_does_not() {
     for (version, image, up_to_date, runs) in [
         ("16.16", "dbctl/postgres:16.16", is("True", reason::PODS_UP_TO_DATE), "16.16"),
@@ -833,6 +865,18 @@ fn deletion_keeps_or_removes_what_the_policy_says() {
         }
         assert!(world.observed.get(Kind::Service, "db").is_none());
     }
+}
+
+/// Whoever deletes the definition deletes all Databases with it, and has not said a word about data.
+#[test]
+fn without_their_definition_databases_go_and_their_data_stays() {
+    let mut world = World::settled(json!({ "deletionPolicy": "Delete" }));
+    world.observed.definition_going = true;
+    world.delete();
+    world.settle();
+    assert!(world.database.is_none());
+    assert_eq!(world.observed.all(Kind::PersistentVolumeClaim).count(), 3);
+    assert_eq!(world.observed.all(Kind::Secret).count(), 2);
 }
 
 #[test]

@@ -12,6 +12,9 @@ use super::*;
 use crate::api::{LABEL_ROLE, Names};
 use crate::patroni::CONFIG_KEY;
 
+/// Annotation of a pod whose StatefulSet was deleted without it.
+const LEFT: &str = "test/left";
+
 /// One namespace with one Database in it, or none any more.
 pub struct World {
     pub database: Option<Database>,
@@ -236,6 +239,30 @@ impl World {
                 let release = label(&gone, LABEL_VERSION).unwrap_or_default().to_owned();
                 self.replaced.push((pod.clone(), release));
                 self.observed.answers.remove(pod);
+            }
+            Action::Orphan { name, uid } => {
+                let gone = self.observed.remove(Kind::StatefulSet, name).unwrap();
+                assert_eq!(uid_of(&gone), uid.as_deref());
+                for pod in self.pods() {
+                    let left =
+                        json!({ "metadata": { "ownerReferences": null, "annotations": { LEFT: "yes" } } });
+                    self.change(Kind::Pod, &pod, left);
+                }
+            }
+            Action::PatchClaim { name, uid, patch } => {
+                assert_eq!(uid_of(self.get(Kind::PersistentVolumeClaim, name)), uid.as_deref());
+                self.change(Kind::PersistentVolumeClaim, name, patch.clone());
+                if patch.get("spec").is_none() {
+                    return;
+                }
+                let size =
+                    self.get(Kind::PersistentVolumeClaim, name)["spec"]["resources"]["requests"]["storage"]
+                        .clone();
+                self.change(
+                    Kind::PersistentVolumeClaim,
+                    name,
+                    json!({ "status": { "capacity": { "storage": size } } }),
+                );
             }
             Action::PatchPatroniConfig { patch, .. } => self.patch_config(patch),
             Action::Ask { ask, cause } => {
@@ -480,9 +507,16 @@ impl World {
                 Kind::PersistentVolumeClaim,
                 json!({
                     "metadata": { "name": claim, "namespace": "ns", "labels": labels },
-                    "spec": template["spec"], "status": { "phase": "Bound" },
+                    "spec": template["spec"], "status": { "phase": "Bound", "capacity": template["spec"]["resources"]["requests"] },
                 }),
             );
+        }
+        if self.observed.get(Kind::Pod, &pod).is_some_and(|pod| pod["metadata"]["annotations"][LEFT] == "yes")
+        {
+            let owner = json!({ "kind": "StatefulSet", "name": "db", "uid": uid_of(set) });
+            let adopted =
+                json!({ "metadata": { "ownerReferences": [owner], "annotations": { LEFT: null } } });
+            self.change(Kind::Pod, &pod, adopted);
         }
         if self.observed.get(Kind::Pod, &pod).is_none() {
             let mut labels = set["spec"]["template"]["metadata"]["labels"].clone();
@@ -508,7 +542,8 @@ impl World {
     }
 
     pub fn pods(&self) -> Vec<String> {
-        let own = self.observed.all(Kind::Pod).filter(|pod| !owners(pod).is_empty());
+        let left = |pod: &&Value| at(pod, "/metadata/annotations").is_some_and(|all| all.get(LEFT).is_some());
+        let own = self.observed.all(Kind::Pod).filter(|pod| !owners(pod).is_empty() || left(pod));
         own.map(|pod| name_of(pod).to_owned()).collect()
     }
 

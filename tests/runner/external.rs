@@ -111,15 +111,15 @@ impl External {
             controller: None,
         };
         external.write("kubeconfig", None);
-        let token = runtime().block_on(external.install());
-        external.write("controller", Some(&token));
         external.start_controller();
         external.start_node();
         external
     }
 
-    /// dbctl's controller, with its role.
+    /// Installs dbctl's definition and roles, where they are not there, and starts the controller.
     pub fn start_controller(&mut self) {
+        let token = runtime().block_on(self.install());
+        self.write("controller", Some(&token));
         let mut controller = dbctl(Path::new("/nonexistent"));
         controller.args(["controller", "--kubeconfig"]).arg(self.files.path().join("controller"));
         self.controller = Some(Process::start(controller, &self.log("controller")));
@@ -130,6 +130,11 @@ impl External {
         if let Some(controller) = self.controller.take() {
             controller.signal(rustix::process::Signal::KILL);
         }
+    }
+
+    /// Ends the controller.
+    pub fn stop_controller(&mut self) {
+        drop(self.controller.take());
     }
 
     fn log(&self, name: &str) -> PathBuf {

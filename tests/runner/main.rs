@@ -8,6 +8,7 @@ mod backups;
 mod checklist;
 mod cli;
 mod conformance;
+mod data;
 mod external;
 mod failover;
 mod faults;

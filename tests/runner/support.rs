@@ -191,6 +191,11 @@ impl Sandbox {
         }
     }
 
+    /// What runs beside the API server, where that is not the sandbox's own.
+    pub fn external(&mut self) -> &mut External {
+        self.external.as_mut().expect("the parts are apart")
+    }
+
     /// Kills what runs the pods, as a machine that loses power does.
     pub fn kill(&mut self) {
         if let Some(external) = &mut self.external {

@@ -1,12 +1,13 @@
 //! What is said at the top of the page: what is wrong, in one line, and what is going on.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::ResourceExt;
 
 use crate::api::{
     ConditionType, Database, DatabaseStatus, Failover, Operation, OperationPhase, Phase, ROLE_PRIMARY, reason,
 };
-use crate::cli::output;
 use crate::cli::ui::Tone;
+use crate::cli::{output, pause};
 
 /// A line, and what it is about.
 #[derive(Debug, PartialEq)]
@@ -26,6 +27,7 @@ fn line(tone: Tone, text: String) -> Headline {
 /// The lines, the worst first.
 pub fn lines(database: &Database, status: &DatabaseStatus, now: jiff::Timestamp) -> Vec<Headline> {
     let mut lines: Vec<Headline> = worst(status, now).into_iter().collect();
+    lines.extend(paused(database));
     lines.extend(full(status, now));
     lines.extend(upgrade(status, now));
     lines.extend(status.operations.iter().filter_map(|operation| under_way(operation, now)));
@@ -77,12 +79,28 @@ fn worst(status: &DatabaseStatus, now: jiff::Timestamp) -> Option<Headline> {
     Some(Headline { tone, text, tells: Some(ConditionType::Ready) })
 }
 
+/// Nothing is done here, whatever is asked for.
+fn paused(database: &Database) -> Option<Headline> {
+    pause::is_paused(database).then(|| Headline {
+        tone: Tone::Warning,
+        text: format!(
+            "dbctl is paused here, and changes nothing until `dbctl resume {}`; Patroni goes on electing",
+            database.name_any()
+        ),
+        tells: Some(ConditionType::UpToDate),
+    })
+}
+
+/// What says that room runs out.
+const ROOM: [&str; 3] = [reason::VOLUME_FULL, reason::VOLUME_NEARLY_FULL, reason::VOLUME_FILLING];
+
 /// PostgreSQL runs on for a while on a full volume: neither of the conditions above has to tell.
 fn full(status: &DatabaseStatus, now: jiff::Timestamp) -> Option<Headline> {
     let storage = condition(status, ConditionType::StorageHealthy)
-        .filter(|storage| storage.status == "False" && storage.reason == reason::VOLUME_FULL)?;
+        .filter(|storage| storage.status == "False" && ROOM.contains(&storage.reason.as_str()))?;
     let since = output::age(storage.last_transition_time.0, now);
-    let text = format!("no room since {since} ({}): {}", storage.reason, storage.message);
+    let word = if storage.reason == reason::VOLUME_FULL { "no room" } else { "little room" };
+    let text = format!("{word} since {since} ({}): {}", storage.reason, storage.message);
     Some(Headline { tone: Tone::Bad, text, tells: Some(ConditionType::StorageHealthy) })
 }
 

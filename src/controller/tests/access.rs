@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use k8s_openapi::api::storage::v1::StorageClass;
+
 use super::*;
 use crate::install::{RULES, qualified};
 
@@ -24,7 +26,12 @@ async fn asked(cluster: &Cluster, user: &str) -> BTreeSet<(String, bool)> {
 async fn whole_life(cluster: &Cluster) {
     cluster.create_database("bad", json!({ "replicas": "many" })).await;
     let backup = json!({ "enabled": true, "schedule": "0 3 * * *", "destination": "s3://b/p" });
-    cluster.create_database("db", json!({ "deletionPolicy": "Delete", "backup": backup })).await;
+    let storage = json!({ "size": "1Gi", "storageClassName": "fast" });
+    let class = json!({ "metadata": { "name": "fast" }, "provisioner": "x", "allowVolumeExpansion": true });
+    let classes: Api<StorageClass> = Api::all(cluster.client.clone());
+    classes.create(&PostParams::default(), &serde_json::from_value(class).unwrap()).await.unwrap();
+    let spec = json!({ "deletionPolicy": "Delete", "backup": backup, "storage": storage });
+    cluster.create_database("db", spec).await;
     eventually("the StatefulSet is made", || cluster.has(Kind::StatefulSet, "db")).await;
     cluster.play("db", 2).await;
     cluster.wait_for("db", "Ready", "True", "AllMembersReady").await;
@@ -53,6 +60,7 @@ async fn whole_life(cluster: &Cluster) {
         })
         .await;
     }
+    grow(cluster).await;
     let patch = Patch::Merge(json!({ "spec": { "replicas": 1, "backup": { "enabled": false } } }));
     cluster.databases().patch("db", &PatchParams::default(), &patch).await.unwrap();
     eventually("the budget goes", || async { !cluster.has(Kind::PodDisruptionBudget, "db").await }).await;
@@ -68,6 +76,34 @@ async fn whole_life(cluster: &Cluster) {
     }
     eventually("the Database is gone", || async {
         cluster.databases().get_opt("db").await.unwrap().is_none()
+    })
+    .await;
+}
+
+/// Claims grow, and the StatefulSet is replaced; what the garbage collector does in between, is done here.
+async fn grow(cluster: &Cluster) {
+    let patch = Patch::Merge(json!({ "spec": { "storage": { "size": "2Gi" } } }));
+    cluster.databases().patch("db", &PatchParams::default(), &patch).await.unwrap();
+    eventually("a claim asks for more", || async {
+        let claim = plain(cluster.api(Kind::PersistentVolumeClaim).get("data-db-0").await.unwrap());
+        claim["spec"]["resources"]["requests"]["storage"] == "2Gi"
+    })
+    .await;
+    let sets = cluster.api(Kind::StatefulSet);
+    eventually("the StatefulSet is to go without its pods", || async {
+        let set = sets.get("db").await.unwrap();
+        set.metadata.finalizers.is_some_and(|all| all == ["orphan"])
+    })
+    .await;
+    for pod in ["db-0", "db-1"] {
+        let free = Patch::Merge(json!({ "metadata": { "ownerReferences": null } }));
+        cluster.api(Kind::Pod).patch(pod, &PatchParams::default(), &free).await.unwrap();
+    }
+    let gone = Patch::Merge(json!({ "metadata": { "finalizers": null } }));
+    sets.patch("db", &PatchParams::default(), &gone).await.unwrap();
+    eventually("it is made anew with larger volumes", || async {
+        let set = sets.get_opt("db").await.unwrap().map(plain).unwrap_or_default();
+        set["spec"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"]["storage"] == "2Gi"
     })
     .await;
 }

@@ -7,10 +7,11 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use super::{RunState, Task, Wanted, catalog, enabled, is_paused, runs};
+use super::{RunState, Task, Wanted, catalog, enabled, runs};
 use crate::agent::ArchiveReport;
 use crate::api::{Catalog, CatalogEntry, ConditionType, DatabaseStatus, Verdict, reason};
 use crate::plan::context::Context;
+use crate::plan::pause::is_paused;
 use crate::plan::text::{list, text};
 use crate::plan::view::Member;
 use crate::plan::{Event, backup};

@@ -18,8 +18,9 @@ use super::context::Context;
 use super::notes::{self, ARCHIVE};
 use super::object::uid_of;
 use super::ownership::{Owner, owner};
+use super::pause::is_paused;
 use super::{Action, Kind};
-use crate::api::{Catalog, PAUSED, Verb, requests};
+use crate::api::{Catalog, Verb, requests};
 
 /// How late a backup of the schedule may still be begun, in seconds: the cluster may have been down when it was due.
 const STARTING_DEADLINE_SECONDS: i64 = 3600;
@@ -55,12 +56,6 @@ pub fn enabled<'a>(cx: &Context<'a>) -> Option<Wanted<'a>> {
     })
 }
 
-/// Somebody had the schedule rest.
-pub fn is_paused(cx: &Context<'_>) -> bool {
-    let annotations = cx.database.metadata.annotations.as_ref();
-    annotations.and_then(|annotations| annotations.get(PAUSED)).is_some_and(|value| value == "true")
-}
-
 /// What was last said of what is in the destination.
 pub fn catalog(cx: &Context<'_>) -> Option<Catalog> {
     Catalog::of(cx.observed.get(Kind::ConfigMap, &cx.names.backups())?)
@@ -84,6 +79,15 @@ pub fn plan(cx: &Context<'_>) -> Vec<Action> {
         });
     }
     actions
+}
+
+/// Has the schedules that there are rest.
+pub fn rest(cx: &Context<'_>) -> Vec<Action> {
+    let Some(wanted) = enabled(cx) else { return Vec::new() };
+    let live = |task: &Task| cx.observed.get(Kind::CronJob, &task.schedule(&cx.names));
+    let goes = |task: &Task| live(task).is_some_and(|live| live["spec"]["suspend"] != true);
+    let tasks = Task::ALL.into_iter().filter(goes);
+    tasks.filter_map(|task| scheduled(cx, &wanted, task, task.cron(&wanted)?)).collect()
 }
 
 fn scheduled(cx: &Context<'_>, wanted: &Wanted<'_>, task: Task, cron: &str) -> Option<Action> {

@@ -632,6 +632,7 @@ fn verifications_have_a_schedule_of_their_own() {
     world.database.as_mut().unwrap().metadata.annotations = Some(paused.into());
     world.settle();
     assert_eq!(world.get(Kind::CronJob, VERIFY)["spec"]["suspend"], true);
+    world.database.as_mut().unwrap().metadata.annotations = None;
     world.edit(json!({ "backup": { "verify": null } }));
     world.settle();
     assert!(!has(&world, Kind::CronJob, VERIFY) && has(&world, Kind::CronJob, CRON));

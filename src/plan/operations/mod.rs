@@ -151,6 +151,9 @@ fn in_the_way(turn: &Turn<'_, '_>, verb: Verb, busy: Option<&Operation>) -> Opti
     if cx.database.metadata.deletion_timestamp.is_some() {
         return Some("the database is being deleted".to_owned());
     }
+    if let Some(paused) = super::pause::refusal(cx) {
+        return Some(paused);
+    }
     if let Some(blocked) = turn.blocked {
         return Some(format!("nothing can be done with this database now: {}", blocked.message));
     }

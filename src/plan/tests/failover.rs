@@ -310,7 +310,7 @@ fn a_full_volume_is_told() {
     let storage = |world: &World| super::condition(&world.plan().status, "StorageHealthy").message.clone();
     assert_eq!(
         storage(&world),
-        "hardly any room is left on the volume of db-0: writes that need more of it fail until spec.storage.size grows"
+        "hardly any room is left on the volume of db-0: writes that need more of it fail until it is larger: `dbctl resize db --storage SIZE`"
     );
     world.answer("db-0", Some(answer("primary", "crashed")));
     let status = world.plan().status;

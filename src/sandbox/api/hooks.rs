@@ -39,7 +39,35 @@ pub fn admit(call: &Call, object: &mut Value) -> Result<(), Failure> {
 /// 422 where a definition cannot be served, 403 where somebody grants what they do not hold.
 pub fn check(call: &Call, old: Option<&Value>, object: &Value) -> Result<(), Failure> {
     escalation::check(call, old, object)?;
+    if let Some(old) = old.filter(|_| &*call.resource.storage == "/persistentvolumeclaims") {
+        check_growth(call, old, object)?;
+    }
     if &*call.resource.storage == crd::STORAGE { crd::check(call, object) } else { Ok(()) }
+}
+
+/// A claim grows only where its class allows it (the admission plugin `PersistentVolumeClaimResize`).
+fn check_growth(call: &Call, old: &Value, new: &Value) -> Result<(), Failure> {
+    let size = |claim: &Value| {
+        let text = claim.pointer("/spec/resources/requests/storage").and_then(Value::as_str)?;
+        text.parse::<crate::api::Quantity>().ok()
+    };
+    let name = new.pointer("/spec/storageClassName").and_then(Value::as_str).unwrap_or_default();
+    if size(new) <= size(old) {
+        return Ok(());
+    }
+    let classes = call.app.builtin("storage.k8s.io", "storageclasses")?;
+    let class =
+        call.app.store.latest(&classes.storage, name).map(|record| classes.load(&record)).transpose()?;
+    // The sandbox has volumes of classes that do not exist, too.
+    let allowed = match &class {
+        Some(class) => class["allowVolumeExpansion"] == json!(true),
+        None => !name.is_empty(),
+    };
+    if allowed {
+        return Ok(());
+    }
+    let why = "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support resize";
+    Err(Failure::forbidden(&call.resource, meta(new, "name"), why, None))
 }
 
 /// Namespaces that every cluster needs.

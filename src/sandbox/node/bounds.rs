@@ -68,6 +68,8 @@ pub(super) struct Bounds {
     directory: PathBuf,
     /// How large volumes are to be, by their handles.
     sizes: Arc<Mutex<HashMap<String, u64>>>,
+    /// How large the file systems are that are mounted.
+    mounted: Arc<Mutex<HashMap<String, u64>>>,
 }
 
 impl Bounds {
@@ -85,7 +87,7 @@ impl Bounds {
             // Some say their version with an error's exit code; that they say it is enough.
             command(tool).arg(argument).output().map_err(|source| missing(tool, source))?;
         }
-        Ok(Self { directory: volumes, sizes: Arc::default() })
+        Ok(Self { directory: volumes, sizes: Arc::default(), mounted: Arc::default() })
     }
 
     fn image(&self, handle: &str) -> PathBuf {
@@ -132,8 +134,19 @@ impl Bounds {
                 Err(error) if error.kind() != ErrorKind::NotFound => return Err(io("remove", &point)(error)),
                 _ => {}
             }
+            self.has(handle, size);
         }
         self.grow(handle, size)
+    }
+
+    fn has(&self, handle: &str, size: u64) {
+        self.mounted.lock().unwrap_or_else(PoisonError::into_inner).insert(handle.to_owned(), size);
+    }
+
+    /// Whether a volume is mounted and as large as that, and so is its file system.
+    pub fn is_as_large(&self, handle: &str, size: u64) -> bool {
+        let mounted = self.mounted.lock().unwrap_or_else(PoisonError::into_inner);
+        mounted.get(handle).is_some_and(|has| *has >= size.max(LEAST))
     }
 
     /// Whole or not at all: it has its name only once it is a file system.
@@ -159,11 +172,14 @@ impl Bounds {
             return Ok(());
         }
         run("losetup", command("losetup").arg("--set-capacity").arg(&device), &device)?;
-        run("resize2fs", command("resize2fs").arg(&device), &device)
+        run("resize2fs", command("resize2fs").arg(&device), &device)?;
+        self.has(handle, size);
+        Ok(())
     }
 
     /// Unmounts a volume that nobody uses any more.
     pub fn unmount(&self, handle: &str) -> Result<(), BoundsError> {
+        self.mounted.lock().unwrap_or_else(PoisonError::into_inner).remove(handle);
         unmount(&self.mount_point(handle))
     }
 
@@ -335,6 +351,7 @@ mod tests {
         bounds.resize("v", 32 << 20).unwrap();
         bounds.mount("v").unwrap();
         bounds.mount("v").unwrap();
+        assert!(bounds.is_as_large("v", 32 << 20) && !bounds.is_as_large("v", 64 << 20));
         let data = bounds.data("v");
         std::fs::create_dir(&data).unwrap();
         std::fs::write(data.join("kept"), "x").unwrap();
@@ -347,6 +364,7 @@ mod tests {
         match bounds.resize("v", 64 << 20) {
             Err(error) if !may_resize() => {
                 eprintln!("SKIPPED growth of a mounted volume: {error}");
+                assert!(!bounds.is_as_large("v", 64 << 20), "it is not said to be what it is not");
                 bounds.unmount("v").unwrap();
                 bounds.mount("v").unwrap();
                 bounds.fill("v").unwrap();
@@ -359,6 +377,7 @@ mod tests {
             }
         }
         assert!(room(&data) > 40 << 20, "{}", room(&data));
+        assert!(bounds.is_as_large("v", 64 << 20));
 
         bounds.fill("v").unwrap();
         sweep(directory.path()).unwrap();

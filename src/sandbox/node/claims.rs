@@ -1,15 +1,21 @@
 //! Persistent volumes that nobody claims any more: the directory goes first, then the object.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
-use k8s_openapi::api::core::v1::PersistentVolume;
-use kube::api::{DeleteParams, Preconditions};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};
+use serde_json::json;
 
 use super::context::Context;
 use super::sources::{VOLUME_DRIVER, is_name};
+
+/// The condition of a claim whose volume has grown, while its file system has not.
+const RESIZE_PENDING: &str = "FileSystemResizePending";
 
 /// The directory of a volume that is to be deleted.
 fn to_delete(volume: &PersistentVolume) -> Option<&str> {
@@ -62,6 +68,73 @@ async fn size(context: &Context, volume: &PersistentVolume) {
     match tokio::task::spawn_blocking(move || bounds.resize(&handle, size)).await {
         Ok(Err(error)) => tracing::warn!("failed to {error}"),
         _ => tracing::debug!(size, "volume {} has its size", volume.name_any()),
+    }
+}
+
+/// How often it is looked whether a volume that has grown is as large for its pods, while there is one.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Says of claims whose volumes have grown when their file systems have too, for ever.
+pub(super) async fn expand(context: Arc<Context>) {
+    let claims = Api::<PersistentVolumeClaim>::all(context.client.clone());
+    let events = watcher(claims, watcher::Config::default()).default_backoff();
+    futures::pin_mut!(events);
+    let mut pending: BTreeMap<(String, String), PersistentVolumeClaim> = BTreeMap::new();
+    let mut tick = tokio::time::interval(LOOK);
+    loop {
+        tokio::select! {
+            event = events.next() => match event {
+                Some(Ok(watcher::Event::Apply(claim) | watcher::Event::InitApply(claim))) => {
+                    let key = (claim.namespace().unwrap_or_default(), claim.name_any());
+                    if awaits_node(&claim) { pending.insert(key, claim); } else { pending.remove(&key); }
+                }
+                Some(Ok(watcher::Event::Delete(claim))) => {
+                    pending.remove(&(claim.namespace().unwrap_or_default(), claim.name_any()));
+                }
+                Some(Ok(watcher::Event::Init)) => pending.clear(),
+                Some(Ok(watcher::Event::InitDone)) => {}
+                Some(Err(error)) => tracing::debug!(%error, "the watch of claims is retried"),
+                None => return,
+            },
+            _ = tick.tick() => {
+                for claim in pending.values() {
+                    finish(&context, claim).await;
+                }
+            }
+        }
+    }
+}
+
+fn awaits_node(claim: &PersistentVolumeClaim) -> bool {
+    let conditions = claim.status.as_ref().and_then(|status| status.conditions.as_deref());
+    conditions.into_iter().flatten().any(|each| each.type_ == RESIZE_PENDING && each.status == "True")
+}
+
+/// Says that the claim has the size that it was given, if that is so.
+async fn finish(context: &Context, claim: &PersistentVolumeClaim) {
+    let given = claim.status.as_ref().and_then(|status| status.allocated_resources.as_ref()?.get("storage"));
+    let volume = claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref());
+    let (Some(given), Some(volume)) = (given, volume.filter(|volume| is_name(volume))) else { return };
+    let size = given.0.parse::<crate::api::Quantity>().ok().and_then(|size| u64::try_from(size.value()).ok());
+    // The sandbox's volumes have their objects' names. A directory is as large as the disk at any time.
+    let grown = match (&context.bounds, size) {
+        (None, _) => true,
+        (Some(bounds), Some(size)) => bounds.is_as_large(volume, size),
+        (Some(_), None) => false,
+    };
+    if !grown {
+        return;
+    }
+    let api: Api<PersistentVolumeClaim> =
+        Api::namespaced(context.client.clone(), &claim.namespace().unwrap_or_default());
+    let patch = json!({
+        "metadata": { "uid": claim.metadata.uid, "resourceVersion": claim.metadata.resource_version },
+        "status": { "capacity": { "storage": given }, "conditions": null, "allocatedResourceStatuses": null },
+    });
+    if let Err(error) =
+        api.patch_status(&claim.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await
+    {
+        tracing::debug!(%error, "the growth of claim {} was not reported", claim.name_any());
     }
 }
 

@@ -299,6 +299,7 @@ pub async fn run(client: Client, mut config: NodeConfig, stop: CancellationToken
     parts.spawn(forever("the proxy", proxy::run(client.clone(), means.network.apart())));
     if let Some(first) = contexts.first() {
         parts.spawn(forever("the volumes' keeper", claims::reclaim(Arc::clone(first))));
+        parts.spawn(forever("the growth of volumes", claims::expand(Arc::clone(first))));
     }
     let mut pods = JoinSet::new();
     pods.spawn(crew::follow_pods(client, contexts, stop.clone()));

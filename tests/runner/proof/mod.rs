@@ -14,11 +14,11 @@ pub mod clients;
 pub mod cluster;
 mod faults;
 mod gaps;
-mod history;
+pub mod history;
 pub mod load;
 mod report;
 pub mod round;
-mod session;
+pub mod session;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, PersistentVolumeStatus, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Api;
 use kube::api::{ListParams, PostParams};
 use kube::runtime::events::EventType;
@@ -136,7 +138,10 @@ async fn reconcile_claim(context: &Context, key: &Key) -> Outcome {
         claim::Step::Grow(volume, size) => {
             write::merge(&volumes, &*volume, json!({"spec": {"capacity": {"storage": size}}})).await?;
         }
-        claim::Step::Report(status) => {
+        claim::Step::Report(mut status) => {
+            for condition in status.conditions.iter_mut().flatten() {
+                condition.last_transition_time.get_or_insert_with(|| Time(Timestamp::now()));
+            }
             write::status(&api, &*claim, claim.status.as_ref(), &*status).await?;
         }
         claim::Step::Complain(reason, note) => {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{
     CSIPersistentVolumeSource, ObjectReference, PersistentVolume, PersistentVolumeClaim,
-    PersistentVolumeClaimStatus, PersistentVolumeSpec,
+    PersistentVolumeClaimCondition, PersistentVolumeClaimStatus, PersistentVolumeSpec,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::ObjectMeta;
@@ -22,6 +22,9 @@ pub(super) const PROTECTION: &str = "kubernetes.io/pvc-protection";
 pub(super) const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
 /// The annotation on a claim whose volume this controller chose.
 pub(super) const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
+
+/// The condition of a claim whose volume has grown, while its file system has not.
+const RESIZE_PENDING: &str = "FileSystemResizePending";
 
 /// One step; its effect shows in the caches and leads to the next.
 #[derive(Clone, Debug, PartialEq)]
@@ -120,7 +123,41 @@ fn keep(claim: &PersistentVolumeClaim, volume: &Arc<PersistentVolume>, found: &F
         capacity: spec.capacity,
         ..claim.status.clone().unwrap_or_default()
     };
-    report(claim, status)
+    report(claim, awaiting_node(claim, status))
+}
+
+/// A volume that has grown is no larger for its pods until their node has let its file system grow too: until then the claim
+/// has the capacity that it had. The node takes all of this back.
+fn awaiting_node(
+    claim: &PersistentVolumeClaim,
+    status: PersistentVolumeClaimStatus,
+) -> PersistentVolumeClaimStatus {
+    let old = claim.status.clone().unwrap_or_default();
+    let size = |status: &PersistentVolumeClaimStatus| {
+        status.capacity.as_ref().and_then(|capacity| capacity.get("storage")).map(volume::bytes)
+    };
+    if size(&old).is_none_or(|had| size(&status).is_none_or(|has| has <= had)) {
+        return status;
+    }
+    let condition = || PersistentVolumeClaimCondition {
+        type_: RESIZE_PENDING.to_owned(),
+        status: "True".to_owned(),
+        message: Some(
+            "Waiting for user to (re-)start a pod to finish file system resize of volume on node.".to_owned(),
+        ),
+        ..Default::default()
+    };
+    let known = old.conditions.filter(|all| all.iter().any(|each| each.type_ == RESIZE_PENDING));
+    PersistentVolumeClaimStatus {
+        capacity: old.capacity,
+        allocated_resources: status.capacity,
+        allocated_resource_statuses: Some(BTreeMap::from([(
+            "storage".to_owned(),
+            "NodeResizePending".to_owned(),
+        )])),
+        conditions: known.or_else(|| Some(vec![condition()])),
+        ..status
+    }
 }
 
 fn lose(claim: &PersistentVolumeClaim) -> Step {

@@ -130,6 +130,28 @@ fn a_claim_goes_from_step_to_step_until_it_is_bound() {
         claim::step(&grown, &volumes, &found()),
         claim::Step::Grow(Arc::clone(&volumes[0]), Quantity("3Gi".into()))
     );
+    // The volume has grown, and its file system has not.
+    let larger = [of_claim(Some("u"), "3Gi")];
+    let claim::Step::Report(status) = claim::step(&grown, &larger, &found()) else { panic!() };
+    let pending = serde_json::to_value(&status).unwrap();
+    assert_eq!(
+        (&pending["capacity"], &pending["allocatedResources"], &pending["conditions"][0]["type"]),
+        (&json!({"storage": "2Gi"}), &json!({"storage": "3Gi"}), &json!("FileSystemResizePending"))
+    );
+    let waits = claim(&|object| {
+        done(object);
+        object["spec"]["resources"]["requests"]["storage"] = json!("3Gi");
+        object["status"] = pending.clone();
+        object["status"]["conditions"][0]["lastTransitionTime"] = json!("2026-01-01T00:00:00Z");
+    });
+    assert_eq!(claim::step(&waits, &larger, &found()), claim::Step::Rest);
+    // Then the node says that it is done.
+    let finished = claim(&|object| {
+        done(object);
+        object["spec"]["resources"]["requests"]["storage"] = json!("3Gi");
+        object["status"]["capacity"]["storage"] = json!("3Gi");
+    });
+    assert_eq!(claim::step(&finished, &larger, &found()), claim::Step::Rest);
     assert_eq!(claim::step(&claim(&done), &none, &found()), {
         let lost = serde_json::from_value(json!({"phase": "Lost"})).unwrap();
         claim::Step::Report(Box::new(lost))
