@@ -36,12 +36,22 @@ fn servers(sandbox: &Sandbox) -> Vec<String> {
 }
 
 /// A database of that release with writers on it.
-fn loaded(sandbox: &Sandbox, release: &str) -> Load {
+fn loaded(sandbox: &Sandbox, release: &str, members: usize) -> Load {
     sandbox.start();
     sandbox
-        .run(&["create", "db", "--replicas", "3", "--version", release, "--storage", "1Gi", "--wait"])
+        .run(&[
+            "create",
+            "db",
+            "--replicas",
+            &members.to_string(),
+            "--version",
+            release,
+            "--storage",
+            "1Gi",
+            "--wait",
+        ])
         .ok();
-    Load::start(sandbox, "db", 3)
+    Load::start(sandbox, "db", members)
 }
 
 /// One step, when it began and the longest time without an acknowledged write in it.
@@ -90,7 +100,8 @@ fn is_done(status: &Value, release: &str) -> bool {
 fn roles(sandbox: &Sandbox) -> (String, Vec<String>) {
     let status = sandbox.database("db")["status"].clone();
     let primary = status["primary"].as_str().unwrap().to_owned();
-    let members = ["db-2", "db-1", "db-0"].into_iter().map(str::to_owned);
+    let members = status["instances"].as_array().unwrap().iter().rev();
+    let members = members.map(|member| member["name"].as_str().unwrap().to_owned());
     (primary.clone(), members.filter(|member| *member != primary).collect())
 }
 
@@ -123,7 +134,7 @@ fn order(told: &[Told]) -> Vec<&str> {
 
 fn upgrade_under_load(from: &str, to: &str) {
     let mut sandbox = Sandbox::own();
-    let load = loaded(&sandbox, from);
+    let load = loaded(&sandbox, from, 3);
     let plan = sandbox.run(&["upgrade", "db", "--to", to, "--dry-run"]).ok();
     let roles = roles(&sandbox);
     let first = format!("1. {}, a replica, restarts with", roles.1[0]);
@@ -160,6 +171,7 @@ fn settings_are_known(sandbox: &Sandbox, release: &str) {
 }
 
 #[test]
+#[ignore = "long: three members, with a table of the gaps"]
 fn an_upgrade_under_load_loses_nothing_and_keeps_to_its_order() {
     upgrade_under_load("16.13", "16.15");
 }
@@ -202,7 +214,7 @@ fn a_release_that_does_not_run_halts_at_the_first_replica_and_writes_go_on() {
     let sandbox = Sandbox::own();
     // No such release exists, so that nothing else can be meant.
     broken(&sandbox, "16.99", "16.15");
-    let load = loaded(&sandbox, "16.15");
+    let load = loaded(&sandbox, "16.15", 3);
     let (primary, replicas) = roles(&sandbox);
     let began = load.now();
     let answer = sandbox.run(&["upgrade", "db", "--to", "16.99", "--yes", "--wait", "--timeout", "5m"]);
@@ -243,9 +255,9 @@ fn a_release_that_does_not_run_halts_at_the_first_replica_and_writes_go_on() {
 }
 
 /// The controller killed at the `kill`th step, and a new one started at once.
-fn killed_at(kill: Option<usize>) -> Vec<Told> {
+fn killed_at(kill: Option<usize>, members: usize) -> Vec<Told> {
     let mut sandbox = Sandbox::apart();
-    let load = loaded(&sandbox, "16.13");
+    let load = loaded(&sandbox, "16.13", members);
     let roles = roles(&sandbox);
     sandbox.run(&["upgrade", "db", "--to", "16.15", "--yes"]).ok();
     let mut steps = 0;
@@ -262,14 +274,14 @@ fn killed_at(kill: Option<usize>) -> Vec<Told> {
     );
     table(&told);
     assert_eq!(order(&told), expected(&roles));
-    assert_eq!(servers(&sandbox), ["16.15"; 3]);
+    assert_eq!(servers(&sandbox), vec!["16.15"; members]);
     nothing_is_lost(load);
     told
 }
 
 #[test]
 fn an_upgrade_whose_controller_is_killed_at_every_step_keeps_to_its_order() {
-    killed_at(None);
+    killed_at(None, 2);
 }
 
 /// `cargo test --test runner -- --ignored --nocapture killed_at_each_step`: an upgrade for each step.
@@ -279,7 +291,7 @@ fn upgrades_whose_controller_is_killed_at_each_step_in_turn() {
     let (mut kill, mut steps) = (0, 1);
     while kill < steps {
         println!("the controller is killed at step {kill}:");
-        steps = killed_at(Some(kill)).len();
+        steps = killed_at(Some(kill), 3).len();
         kill += 1;
     }
 }

@@ -31,16 +31,61 @@ fn render(database: &Database, assessment: &Assessment) -> String {
 #[test]
 fn each_step_says_what_it_means_for_sessions() {
     let (assessment, mut observed) = healthy();
-    insta::assert_snapshot!(render(&with(json!({}), json!({})), &assessment), @"");
+    insta::assert_snapshot!(render(&with(json!({}), json!({})), &assessment), @r#"
+    Upgrade of database "db" in namespace "shop" from PostgreSQL 16.13 to 16.15:
+      1. db-2, a replica, restarts with 16.15: sessions on it end, writes go on; commits wait for
+         the others
+      2. db-1, a replica, restarts with 16.15: sessions on it end, writes go on; commits wait for
+         the others
+      3. the primary's role moves from db-0 to db-1, as it stands: sessions on db-0 end, and writes
+         are down for about a second
+      4. db-0, a replica by then, restarts with 16.15: writes go on
+      each member must run 16.15, stream without lag, be listed as a synchronous standby and
+      stay well for 10 s before the next one is touched; one that does not within 10 minutes, or
+      whose container keeps ending, gets 16.13 back, and nothing else is touched until --resume
+      or --abort
+    "#);
     let backup = json!({ "backup": { "enabled": true, "schedule": "@daily", "destination": "s3://b/p" } });
     let taken = with(backup.clone(), json!({ "lastBackupTime": "2026-11-22T09:30:00Z" }));
     assert!(!render(&taken, &assessment).contains("base backup"));
     let half = json!({ "instances": [{ "name": "db-2", "version": "16.15" }], "lastBackupTime": "2026-11-21T09:30:00Z" });
-    insta::assert_snapshot!(render(&with(backup, half), &assessment), @"");
+    insta::assert_snapshot!(render(&with(backup, half), &assessment), @r#"
+    Upgrade of database "db" in namespace "shop" from PostgreSQL 16.13 to 16.15:
+      1. a base backup is taken to s3://b/p; sessions go on
+      2. db-1, a replica, restarts with 16.15: sessions on it end, writes go on; commits wait for
+         the others
+      3. the primary's role moves from db-0 to db-1, as it stands: sessions on db-0 end, and writes
+         are down for about a second
+      4. db-0, a replica by then, restarts with 16.15: writes go on
+      each member must run 16.15, stream without lag, be listed as a synchronous standby and
+      stay well for 10 s before the next one is touched; one that does not within 10 minutes, or
+      whose container keeps ending, gets 16.13 back, and nothing else is touched until --resume
+      or --abort
+    "#);
     observed.remove(Kind::Pod, "db-2");
-    insta::assert_snapshot!(render(&with(json!({ "replicas": 2 }), json!({})), &of(&observed)), @"");
+    insta::assert_snapshot!(render(&with(json!({ "replicas": 2 }), json!({})), &of(&observed)), @r#"
+    Upgrade of database "db" in namespace "shop" from PostgreSQL 16.13 to 16.15:
+      1. db-1, a replica, restarts with 16.15: sessions on it end, writes go on; meanwhile commits
+         are on the primary alone (SyncDegraded)
+      2. the primary's role moves from db-0 to db-1, as it stands: sessions on db-0 end, and writes
+         are down for about a second
+      3. db-0, a replica by then, restarts with 16.15: writes go on; meanwhile commits are on the
+         primary alone
+      each member must run 16.15, stream without lag, be listed as a synchronous standby and
+      stay well for 10 s before the next one is touched; one that does not within 10 minutes, or
+      whose container keeps ending, gets 16.13 back, and nothing else is touched until --resume
+      or --abort
+    "#);
     observed.remove(Kind::Pod, "db-1");
-    insta::assert_snapshot!(render(&with(json!({ "replicas": 1 }), json!({})), &of(&observed)), @"");
+    insta::assert_snapshot!(render(&with(json!({ "replicas": 1 }), json!({})), &of(&observed)), @r#"
+    Upgrade of database "db" in namespace "shop" from PostgreSQL 16.13 to 16.15:
+      1. db-0, the only member, restarts with 16.15: all sessions end, and nobody can read or write
+         until it runs again
+      each member must run 16.15, stream without lag, be listed as a synchronous standby and
+      stay well for 10 s before the next one is touched; one that does not within 10 minutes, or
+      whose container keeps ending, gets 16.13 back, and nothing else is touched until --resume
+      or --abort
+    "#);
 }
 
 #[test]
@@ -79,7 +124,35 @@ fn what_is_unsafe_is_refused_with_the_next_step() {
     observed.insert(Kind::Pod, pod);
     observed.answers.get_mut("db-0").unwrap().state = "stopped".into();
     told.push(refuse(json!({}), &of(&observed), "16.15").unwrap());
-    insta::assert_snapshot!(told.join("\n\n"), @"");
+    insta::assert_snapshot!(told.join("\n\n"), @r#"
+    failed to upgrade database "db": from 16.13 to 18.6 is more than one major release; go through 17 and 18, one at a time
+    first: dbctl upgrade db --to 17.MINOR --major
+
+    failed to upgrade database "db": it runs 16.13, and PostgreSQL 15 cannot read its data
+    what a restore of an older backup brings back is a new database: dbctl restore
+
+    failed to upgrade database "db": from 16.13 to 17.11 the data's format changes, which needs --major and is down for a while
+    to do it: dbctl upgrade db --to 17.11 --major
+
+    failed to upgrade database "db": an upgrade to 16.14 is under way
+    take it back: dbctl upgrade db --abort
+    see how it is: dbctl status db
+
+    failed to upgrade database "db": an upgrade to 16.14 has halted
+    take it back: dbctl upgrade db --abort
+    try again: dbctl upgrade db --resume
+
+    failed to upgrade database "db": every member must be well before it begins, and db-1 is not streaming from the primary
+    see dbctl logs db --member db-1
+    see how it is: dbctl status db
+
+    failed to upgrade database "db": every member must be well before it begins, and db-1 has no pod
+    see dbctl logs db --member db-1
+    see how it is: dbctl status db
+
+    failed to upgrade database "db": no primary is running (db-0 is stopped)
+    see how it is: dbctl status db
+    "#);
 }
 
 #[test]
@@ -121,5 +194,5 @@ fn the_summary_tells_the_longest_gap_of_this_upgrade() {
     let database = with(json!({}), json!({ "failovers": failovers }));
     let since = at("2026-11-22T10:00:00Z");
     let text = summary(&database, version("16.15"), std::time::Duration::from_millis(83_400), since);
-    insta::assert_snapshot!(text, @"");
+    insta::assert_snapshot!(text, @r#"database "db": all of 3 members run PostgreSQL 16.15, after 1m 23s; writes were down for 1.2 s while the role moved"#);
 }
