@@ -33,6 +33,9 @@ pub struct MajorUpgrade {
     /// The system identifier of the new data, once there is any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system_identifier: Option<String>,
+    /// How long pg_upgrade took, and how, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub took: Option<String>,
     /// Why it is taken back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -125,6 +128,7 @@ mod tests {
             initialize: "7".to_owned(),
             member: Some("db-1".to_owned()),
             system_identifier: None,
+            took: None,
             reason: None,
             closed_at: Timestamp::UNIX_EPOCH,
             writable_at: None,

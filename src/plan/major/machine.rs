@@ -162,7 +162,9 @@ fn upgrading(state: &State) -> Next {
         (MajorState::Failed, _) => back(state, report.words.clone()),
         (MajorState::Made, Some(made)) => {
             let system_identifier = Some(made.system_identifier.clone());
-            Next::Mark(Box::new(MajorUpgrade { system_identifier, ..state.at(MajorStage::Clearing) }))
+            let seconds = std::time::Duration::from_millis(made.milliseconds).as_secs_f64();
+            let took = Some(format!("{seconds:.1} s of it for pg_upgrade ({})", made.method));
+            Next::Mark(Box::new(MajorUpgrade { system_identifier, took, ..state.at(MajorStage::Clearing) }))
         }
         (MajorState::Upgrading, _) => Next::Wait(format!("{name} runs pg_upgrade: {}", report.words)),
         _ => Next::Wait(format!("{name} is about to run pg_upgrade {}", report.words).trim().to_owned()),

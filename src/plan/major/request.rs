@@ -104,6 +104,7 @@ pub fn go_on(turn: &Turn<'_, '_>, operation: Operation, arguments: Option<&Upgra
                         initialize,
                         member: None,
                         system_identifier: None,
+                        took: None,
                         reason: None,
                         closed_at: turn.now,
                         writable_at: None,
@@ -206,6 +207,7 @@ fn foreign(name: &str) -> Prepared {
 fn told(turn: &Turn<'_, '_>, operation: Operation, mark: &MajorUpgrade) -> Step {
     let down =
         downtime(mark).map_or_else(String::new, |seconds| format!("; writes were down for {seconds:.1} s"));
+    let took = mark.took.as_ref().map_or_else(String::new, |took| format!(", {took}"));
     match mark.stage {
         MajorStage::Finished => {
             let after = match outcome(turn.cx, &turn.cx.names.backup_job(&job::after(&mark.id))) {
@@ -221,7 +223,7 @@ fn told(turn: &Turn<'_, '_>, operation: Operation, mark: &MajorUpgrade) -> Step 
             succeeded(
                 turn,
                 operation,
-                format!("upgraded from {} to {}{down}{after}{behind}", mark.from, mark.to),
+                format!("upgraded from {} to {}{down}{took}{after}{behind}", mark.from, mark.to),
             )
         }
         MajorStage::Undone => {

@@ -28,6 +28,7 @@ fn mark(stage: MajorStage) -> MajorUpgrade {
         initialize: OLD.to_owned(),
         member: None,
         system_identifier: None,
+        took: None,
         reason: None,
         closed_at: Timestamp::UNIX_EPOCH,
         writable_at: None,
@@ -74,7 +75,6 @@ struct Member {
     facts: (i64, i64, bool),
     runs: bool,
     state: MajorState,
-    finished: bool,
 }
 
 impl World {
@@ -87,7 +87,6 @@ impl World {
             facts,
             runs: true,
             state: MajorState::Unknown,
-            finished: false,
         };
         // The second has moved to a newer timeline while all were told to stop.
         let members = [

@@ -129,3 +129,16 @@ fn an_upgrade_that_is_aborted_leaves_every_row() {
         assert_eq!(sandbox.sql(NAME, "select count(*), count(distinct text) from t"), "5000|5000");
     }
 }
+
+/// How long nobody can write with a gigabyte, beside what pg_upgrade alone takes of it.
+#[test]
+#[ignore = "a measurement"]
+fn downtime_with_a_gigabyte() {
+    let sandbox = Sandbox::new();
+    made(&sandbox, "16.15", "3");
+    sandbox.sql(NAME, "create table big as select g as n, repeat(md5(g::text), 28) as text from generate_series(1, 1000000) g");
+    eprintln!("{}", sandbox.sql(NAME, "select pg_size_pretty(pg_database_size('app'))"));
+    let answer = sandbox.run(&["upgrade", NAME, "--to", "17.11", "--major", "--yes", "--wait"]).ok();
+    upgraded(&answer);
+    assert_eq!(sandbox.sql(NAME, "select count(*) from big"), "1000000");
+}
