@@ -7,7 +7,7 @@ use super::rollout::{Rollout, State};
 use super::scale::Scale;
 use super::text::text;
 use super::view::Member;
-use super::{Kind, backup, config, fencing, members, pause, storage};
+use super::{Kind, backup, config, fencing, pause, storage};
 use crate::api::{ConditionType, Verdict, reason};
 use crate::patroni::Answer;
 

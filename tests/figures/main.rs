@@ -1,9 +1,19 @@
 //! The figures that users feel, measured on the release binary: `cargo bench`.
 //!
 //! `cargo bench -- NAME` measures one of them: `database` is one database's life, `api` the API server with the objects
-//! of a thousand.
+//! of a thousand, `backups` what archiving, backups and restores take.
 
 mod api;
+#[expect(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "its stores are the tests', which need more and fail by panicking"
+)]
+mod backups;
+#[path = "../runner/cache.rs"]
+#[expect(clippy::unwrap_used, reason = "it is the tests'")]
+mod cache;
 mod objects;
 
 use std::path::Path;
@@ -91,9 +101,7 @@ fn measure(home: &Path) -> Outcome<()> {
 fn database() -> Outcome<()> {
     let home = tempfile::Builder::new().prefix("dbctl-").tempdir_in("/tmp")?;
     std::fs::set_permissions(home.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-    let cache = dbctl::sandbox::home::Home::locate()?.cache();
-    std::fs::create_dir_all(&cache)?;
-    std::os::unix::fs::symlink(cache, home.path().join("cache"))?;
+    std::os::unix::fs::symlink(cache::cache(), home.path().join("cache"))?;
     let outcome = measure(home.path());
     dbctl(home.path(), &["sandbox", "down"])?;
     outcome
@@ -112,9 +120,10 @@ fn main() -> Outcome<()> {
     }
     let names: Vec<&str> =
         arguments.iter().map(String::as_str).filter(|argument| !argument.starts_with("--")).collect();
-    let figures: [(&str, Measure); 2] = [("database", database), ("api", api::measure)];
+    let figures: [(&str, Measure); 3] =
+        [("database", database), ("api", api::measure), ("backups", backups::measure)];
     if let Some(unknown) = names.iter().find(|name| !figures.iter().any(|(known, _)| known == *name)) {
-        return Err(format!("no figures of the name {unknown:?}: database or api").into());
+        return Err(format!("no figures of the name {unknown:?}: database, api or backups").into());
     }
     for (_, measure) in figures.iter().filter(|(name, _)| names.is_empty() || names.contains(name)) {
         measure()?;

@@ -6,6 +6,7 @@ mod access;
 mod agent;
 mod backups;
 mod checklist;
+mod cache;
 mod cli;
 mod conformance;
 mod data;

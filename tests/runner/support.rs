@@ -15,6 +15,7 @@ use kube::ResourceExt;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
+pub use crate::cache::cache;
 use crate::external::{Apart, External, client};
 use crate::recording::Target;
 
@@ -134,19 +135,6 @@ pub fn dbctl(home: &Path) -> Command {
     }
     command.env("DBCTL_HOME", home).env("NO_COLOR", "1").stdin(Stdio::null());
     command
-}
-
-/// Where software is cached: `DBCTL_TEST_CACHE`, else where dbctl itself keeps it.
-pub fn cache() -> PathBuf {
-    if let Some(cache) = std::env::var_os("DBCTL_TEST_CACHE") {
-        return cache.into();
-    }
-    let home = Home::locate().unwrap();
-    std::fs::create_dir_all(home.cache()).unwrap();
-    // As dbctl does with its home: pods' user must get through.
-    let open = std::fs::metadata(home.root()).unwrap().permissions().mode() | 0o711;
-    std::fs::set_permissions(home.root(), Permissions::from_mode(open)).unwrap();
-    home.cache()
 }
 
 impl Sandbox {

@@ -156,6 +156,7 @@ async fn steps(source: &Source, place: &Place, choice: &Choice) -> Result<Recove
         unpacked = unpack(&source.store, &directory, &record.archives, place, &done) => unpacked?,
         () = tell(&done, record.bytes) => {}
     }
+    tracing::info!("the backup is unpacked; PostgreSQL checks it");
     let manifest = format!("{directory}/{}", record.manifest.name);
     let manifest = source
         .store

@@ -203,6 +203,7 @@ pub fn progress(cx: &Context<'_>, operations: &[Operation]) -> Option<UpgradePro
             to: mark.to.to_string(),
             step: format!("{:?}", mark.stage),
             pod: mark.member.clone(),
+            message: operation.and_then(|operation| operation.message.clone()),
             started_at: Some(Time(mark.closed_at)),
         });
     }
@@ -212,6 +213,7 @@ pub fn progress(cx: &Context<'_>, operations: &[Operation]) -> Option<UpgradePro
         to: cx.spec().version.to_string(),
         step: "Preparing".to_owned(),
         pod: None,
+        message: operation.message.clone(),
         started_at: operation.started_at.clone(),
     })
 }

@@ -5,39 +5,23 @@
 
 mod facts;
 mod moto;
+mod packages;
 mod proxy;
 mod s3s;
+mod server;
 mod software;
 mod tests;
-
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
 use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::client::HttpError;
 use object_store::{BackoffConfig, ClientOptions, Error, RetryConfig};
-use tokio::runtime::Runtime;
 
 pub use moto::Moto;
 pub use proxy::{Action, FaultProxy, Refusal, Rule};
 pub use s3s::S3sFs;
+pub use server::{BUCKET, Key, REGION};
 
-/// Where all of them say they are.
-pub const REGION: &str = "us-east-1";
-/// The bucket that each has.
-pub const BUCKET: &str = "backups";
-
-/// What a client proves itself with.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Key {
-    pub id: String,
-    pub secret: String,
-}
-
-impl Key {
-    pub fn new(id: &str, secret: &str) -> Self {
-        Self { id: id.to_owned(), secret: secret.to_owned() }
-    }
-}
+use server::{listen, threads};
 
 /// A client's settings for the bucket at that URL. It tries once, and waits for nothing longer than half a minute.
 pub fn settings(url: &str, key: &Key) -> AmazonS3Builder {
@@ -92,19 +76,6 @@ pub fn find<'error, E: std::error::Error + 'static>(
     error: &'error (dyn std::error::Error + 'static),
 ) -> Option<&'error E> {
     std::iter::successors(Some(error), |error| error.source()).find_map(|error| error.downcast_ref())
-}
-
-/// Threads for a server in this process; dropped with `shutdown_background`, as tests may be asynchronous themselves.
-fn threads() -> Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
-}
-
-/// A port of the loopback's, listening.
-fn listen() -> (TcpListener, SocketAddr) {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.set_nonblocking(true).unwrap();
-    let address = listener.local_addr().unwrap();
-    (listener, address)
 }
 
 /// Waits for a future wherever one is, also on a thread that already drives others.
