@@ -196,6 +196,12 @@ impl Bench {
         Ok(data.ok_or("there is no data directory")?)
     }
 
+    /// Waits until nothing is left to archive, which else would go on beside what is measured.
+    pub fn archived(&self) -> Outcome<()> {
+        let status = self.data()?.join("pg_wal/archive_status");
+        until("is all WAL archived", || names(&status).iter().all(|name| !name.ends_with(".ready")))
+    }
+
     /// Adds rows of orders until the cluster has that size. zstd makes them about as small as a shop's.
     pub fn fill(&self, size: Size) -> Outcome<()> {
         self.sql(
@@ -208,7 +214,7 @@ impl Bench {
             if missing < 1 << 20 {
                 self.sql("vacuum orders")?;
                 self.sql("checkpoint")?;
-                return Ok(());
+                return self.archived();
             }
             let rows = missing.min(64 << 20) / 190;
             self.sql(&format!(

@@ -88,6 +88,9 @@ impl Wal {
 /// Measures all of it.
 pub fn measure(bench: &Bench, barman: Option<&Barman>) -> Outcome<Vec<Row>> {
     let wal = Wal::of(bench)?;
+    // What a shop's data are, pgbench's are not: most of them is blank.
+    bench.sql("drop table pgbench_accounts, pgbench_branches, pgbench_history, pgbench_tellers")?;
+    bench.archived()?;
     let mut rows = push(bench, &wal, barman)?;
     rows.push(sustained(bench, &wal, barman)?);
     rows.extend(fetch(bench, &wal, barman)?);
