@@ -12,8 +12,8 @@ use serde_json::json;
 
 use super::create::FIELD_MANAGER;
 use super::error::{CliError, Result};
-use super::session::Session;
 use super::major::{self, MajorArgs};
+use super::session::Session;
 use super::{Context, api_error, complete, confirm, request, sandbox, scale};
 use crate::api::{Database, PgVersion, ResumeArguments, UpgradeProgress, Verb, reason};
 use crate::plan::{Assessment, Unfit};

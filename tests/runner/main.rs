@@ -5,8 +5,8 @@
 mod access;
 mod agent;
 mod backups;
-mod checklist;
 mod cache;
+mod checklist;
 mod cli;
 mod conformance;
 mod data;

@@ -71,7 +71,9 @@ pub fn begin(
     let stuck = verb == Verb::Restore && inplace::under_way(turn.cx).is_some();
     let busy = busy.filter(|busy| !(stuck && busy.kind == verb.to_string()));
     // What has halted is in its own way, and so is what is to be taken back.
-    if let Some(refused) = in_the_way(turn, verb, busy).filter(|_| !matches!(verb, Verb::Resume | Verb::AbortUpgrade)) {
+    if let Some(refused) =
+        in_the_way(turn, verb, busy).filter(|_| !matches!(verb, Verb::Resume | Verb::AbortUpgrade))
+    {
         return rejected(turn, operation, refused);
     }
     let begun = match verb {
@@ -81,9 +83,9 @@ pub fn begin(
         Verb::Verify => {
             request.arguments(verb).map(|arguments| verify::begin(turn, operation.clone(), &arguments))
         }
-        Verb::Upgrade => {
-            request.arguments(verb).map(|arguments| major::request::begin(turn, operation.clone(), &arguments))
-        }
+        Verb::Upgrade => request
+            .arguments(verb)
+            .map(|arguments| major::request::begin(turn, operation.clone(), &arguments)),
         Verb::AbortUpgrade => {
             request.arguments(verb).map(|arguments| major::request::abort(turn, operation.clone(), arguments))
         }
