@@ -47,10 +47,10 @@ struct Cluster {
     _state: tempfile::TempDir,
 }
 
-/// A controller that is one of several, none of which has much patience.
+/// A controller that is one of several, and renews often.
 fn elected(identity: &str) -> ControllerConfig {
     let millis = std::time::Duration::from_millis;
-    let terms = Terms { lease: millis(3000), give_up: millis(2000), renew: millis(500), retry: millis(300) };
+    let terms = Terms { lease: millis(12_000), give_up: millis(9000), renew: millis(500), retry: millis(1000) };
     let lease = LeaseConfig {
         namespace: NAMESPACE.to_owned(),
         name: ACCOUNT.to_owned(),

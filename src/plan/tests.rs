@@ -952,7 +952,7 @@ fn requests_are_answered_once_and_never_looped_over() {
         4
     );
     let said = |kind: &str| operations.iter().find(|o| o.kind == kind).unwrap().message.clone().unwrap();
-    assert!(said("restore").contains("not available in this version"));
+    assert!(said("restore").contains("backups of db are off"));
     assert!(said("failover").contains("another object's uid"));
     assert!(said("backup").contains("malformed"));
     assert!(said("dance").contains("unknown verb"));
