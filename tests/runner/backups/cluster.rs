@@ -85,13 +85,19 @@ pub fn data_directories(sandbox: &Sandbox) -> Vec<PathBuf> {
 /// One value from SQL on the primary, as the superuser.
 #[track_caller]
 pub fn as_superuser(sandbox: &Sandbox, sql: &str) -> String {
-    let primary = sandbox.database(NAME)["status"]["primary"].as_str().unwrap().to_owned();
+    as_superuser_of(sandbox, NAME, sql)
+}
+
+/// The same of any database.
+#[track_caller]
+pub fn as_superuser_of(sandbox: &Sandbox, name: &str, sql: &str) -> String {
+    let primary = sandbox.database(name)["status"]["primary"].as_str().unwrap().to_owned();
     let answer = runtime().block_on(async {
         let client = sandbox.client().await;
         let pod = Api::<Pod>::default_namespaced(client.clone()).get(&primary).await.unwrap();
         let address: IpAddr = pod.status.unwrap().pod_ip.unwrap().parse().unwrap();
         let secrets = Api::<Secret>::default_namespaced(client);
-        let mut secret = secrets.get(&Names(NAME).internal_secret()).await.unwrap().data.unwrap();
+        let mut secret = secrets.get(&Names(name).internal_secret()).await.unwrap().data.unwrap();
         let password = String::from_utf8(secret.remove("superuser-password").unwrap().0).unwrap();
         let target = Target {
             address: Address::Tcp((address, 5432).into()),

@@ -113,7 +113,8 @@ impl Bench {
                 return Err(busy.to_string());
             }
             let own = operations.iter().find(|operation| operation["id"] == id);
-            Ok(own.and_then(|own| own["phase"].as_str()).unwrap_or("forgotten").to_owned())
+            let phase = own.and_then(|own| own["phase"].as_str());
+            phase.map(str::to_owned).ok_or_else(|| format!("{id} has not been taken up"))
         })
     }
 }
