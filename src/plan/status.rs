@@ -60,7 +60,6 @@ pub fn status(
         failovers: record.failovers,
         outage: record.outage,
         conditions: merge_conditions(&old.conditions, &verdicts, generation, now),
-        ..old
     };
     (status, record.events)
 }

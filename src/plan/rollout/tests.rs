@@ -485,7 +485,9 @@ fn restarted(world: &mut World, member: &str) {
 fn settings_that_need_a_restart_get_one_in_the_order_that_standbys_need() {
     let restart = |member: &str| Ask::Restart { member: member.into() };
     let moves = |to: &str| Ask::Switchover { leader: "db-0".into(), candidate: to.into(), insist: false };
-    let cases: [(&[(&str, i64, i64)], Vec<Ask>); 4] = [
+    // Settings with their old and new values, and what is asked for.
+    type Case<'c> = (&'c [(&'c str, i64, i64)], Vec<Ask>);
+    let cases: [Case<'_>; 4] = [
         (&[("max_connections", 100, 200)], vec![restart("db-2"), restart("db-1"), moves("db-1")]),
         (&[("shared_buffers", 200, 100)], vec![restart("db-2"), restart("db-1"), moves("db-1")]),
         (&[("max_connections", 200, 100)], vec![restart("db-0"), restart("db-2"), restart("db-1")]),
