@@ -205,8 +205,12 @@ impl<'a, F: FnMut(Step)> Taking<'a, F> {
         if copied.stop.timeline != start.timeline {
             return Err(self.timeline(start, copied.stop.timeline));
         }
-        self.switch(start).await?;
-        self.await_wal(start, copied.stop, &id, directory).await?;
+        let behind = self.switch(start).await?;
+        let mut needed = segments(start, copied.stop, self.size);
+        if !needed.contains(&behind) {
+            needed.push(behind);
+        }
+        self.await_wal(needed, &id, directory).await?;
         let stored: u64 =
             copied.archives.iter().flat_map(|archive| &archive.parts).map(|part| part.bytes).sum();
         let record = Record {
@@ -316,17 +320,20 @@ impl<'a, F: FnMut(Step)> Taking<'a, F> {
         Ok(())
     }
 
-    /// Has the primary finish the segment that the backup ends in: on an idle one nobody else does.
-    async fn switch(&self, start: Point) -> Result<(), TakeError> {
+    /// Has the primary finish the segment that the backup ends in, with something behind its end: on an idle one nobody else does,
+    /// and a recovery to just there knows only by a further record that it is there. Returns the segment with that.
+    async fn switch(&self, start: Point) -> Result<Segment, TakeError> {
         let mode = Mode::Sql { database: "postgres".to_owned() };
         let mut primary = Connection::open(&self.source.primary, &mode, LIMITS)
             .await
             .map_err(|error| self.server(error))?;
+        let message = "SELECT pg_logical_emit_message(false, 'dbctl', 'backup')";
+        primary.query(message).await.map_err(|error| self.server(error))?;
         let sql = "SELECT pg_walfile_name(pg_switch_wal())";
         let rows = primary.query(sql).await.map_err(|error| self.server(error))?;
         let file = rows.into_iter().flatten().flatten().next().unwrap_or_default();
         match file.parse() {
-            Ok(WalFile::Segment(segment)) if segment.timeline == start.timeline => Ok(()),
+            Ok(WalFile::Segment(segment)) if segment.timeline == start.timeline => Ok(segment),
             Ok(WalFile::Segment(segment)) => Err(self.timeline(start, segment.timeline)),
             _ => Err(TakeError::Answer {
                 member: "the primary".to_owned(),
@@ -335,17 +342,16 @@ impl<'a, F: FnMut(Step)> Taking<'a, F> {
         }
     }
 
-    /// Waits until the archive holds all WAL from the start to the stop.
+    /// Waits until the archive holds all that WAL.
     async fn await_wal(
         &mut self,
-        start: Point,
-        stop: Point,
+        needed: Vec<Segment>,
         id: &BackupId,
         directory: &str,
     ) -> Result<(), TakeError> {
         let began = tokio::time::Instant::now();
         let mut beaten = began;
-        for segment in segments(start, stop, self.size) {
+        for segment in needed {
             (self.report)(Step::Wal(segment));
             while !archive::holds(self.store, self.epoch, WalFile::Segment(segment)).await? {
                 if began.elapsed() > PATIENCE {
