@@ -223,7 +223,7 @@ fn data_is_upgraded_and_the_old_stays_whole() {
         bench.holds(&bench.new, "v/pgdata");
         bench.holds(&bench.old, "v/pgdata.old-01JD");
         if from == "16.15" {
-            killed(&bench, "k", &[], takes, 0.7);
+            killed(&bench, "k", &[], takes, 0.4);
         }
     }
 }
