@@ -63,9 +63,9 @@ async fn sweep(member: &Member, kept: BTreeSet<Ulid>) {
     for id in discarded(&map).into_iter().filter(|id| kept.contains(id)) {
         let data = member.environment.data.clone();
         tracing::info!("removing the data that was kept of before restore {id}");
-        match tokio::task::spawn_blocking(move || aside::discard(&data, id)).await {
-            Ok(Err(error)) => tracing::warn!("failed to remove the data of before restore {id}: {error}"),
-            Ok(Ok(())) | Err(_) => {}
+        let removed = tokio::task::spawn_blocking(move || aside::discard(&data, id)).await;
+        if let Ok(Err(error)) = removed {
+            tracing::warn!("failed to remove the data of before restore {id}: {error}");
         }
     }
 }

@@ -40,7 +40,7 @@ pub fn run() -> Result<ExitCode, AgentError> {
         };
         let mut prepared = prepare(environment)?;
         prepared.member.major = told;
-        reside(prepared, mark).await
+        Box::pin(reside(prepared, mark)).await
     });
     // A disk that hangs must not keep the container.
     runtime.shutdown_background();

@@ -141,8 +141,7 @@ impl Upgrade<'_> {
         if args.how.dry_run {
             return context
                 .ui
-                .data("the old data and the old release come back, unless the new primary was started\n")
-                .map_err(Into::into);
+                .data("the old data and the old release come back, unless the new primary was started\n");
         }
         let id = request::put(
             context,

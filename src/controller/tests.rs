@@ -50,7 +50,8 @@ struct Cluster {
 /// A controller that is one of several, and renews often.
 fn elected(identity: &str) -> ControllerConfig {
     let millis = std::time::Duration::from_millis;
-    let terms = Terms { lease: millis(12_000), give_up: millis(9000), renew: millis(500), retry: millis(1000) };
+    let terms =
+        Terms { lease: millis(12_000), give_up: millis(9000), renew: millis(500), retry: millis(1000) };
     let lease = LeaseConfig {
         namespace: NAMESPACE.to_owned(),
         name: ACCOUNT.to_owned(),

@@ -7,7 +7,6 @@ mod api;
 #[expect(
     dead_code,
     clippy::unwrap_used,
-    clippy::panic,
     reason = "its stores are the tests', which need more and fail by panicking"
 )]
 mod backups;

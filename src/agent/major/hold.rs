@@ -230,7 +230,7 @@ impl Keeper<'_> {
         self.facts = None;
         match result {
             Ok(made) => {
-                tracing::info!("upgraded to {} in {} ms ({})", mark.to, made.milliseconds, made.method)
+                tracing::info!("upgraded to {} in {} ms ({})", mark.to, made.milliseconds, made.method);
             }
             Err(error) => {
                 tracing::error!("failed to {error}");

@@ -40,9 +40,9 @@ pub async fn run(context: &Context, session: &Session, args: &RestoreArgs) -> Re
         (asked(args), plan, "replace its data")
     };
     if args.dry_run {
-        context.ui.data(&plan)?
+        context.ui.data(&plan)?;
     } else {
-        context.ui.note(plan.trim_end())
+        context.ui.note(plan.trim_end());
     }
     request::check_idle(context, &database, Verb::Restore, &doing)?;
     if args.dry_run {

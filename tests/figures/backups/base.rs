@@ -43,7 +43,7 @@ fn back_up(bench: &Bench) -> Outcome<Taken> {
 fn place(bench: &Bench, name: &str) -> Outcome<PathBuf> {
     let place = bench.directory(name)?;
     match fs::remove_dir_all(place.join("data")) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
         _ => bench.directory(&format!("{name}/data")),
     }
 }

@@ -2,7 +2,7 @@
 //! through a failover whose dead primary takes WAL along that it had not archived.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use dbctl::backup::wal::{Segment, WalFile};
@@ -153,7 +153,7 @@ impl Life {
     }
 
     /// Of a member's files, the segments that it has not archived.
-    fn unarchived(data: &PathBuf, segments: &[Segment]) -> usize {
+    fn unarchived(data: &Path, segments: &[Segment]) -> usize {
         let names: Vec<String> = segments.iter().map(ToString::to_string).collect();
         let waiting = waiting(data);
         waiting

@@ -70,7 +70,7 @@ fn members_come_and_go_under_load_and_stale_or_foreign_data_is_never_taken_up() 
     bench.sandbox.run(&[&create[..], &little].concat()).ok();
     let scaled = |bench: &Bench, to: usize| {
         if to == 1 {
-            spoil(bench)
+            spoil(bench);
         }
     };
     // Its way up again is not waited for: one of the three is refused at first.

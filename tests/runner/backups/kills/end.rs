@@ -75,7 +75,7 @@ impl Bench {
     /// What is wrong with a backup.
     fn verify(&self, id: &str) -> Option<String> {
         let answer = self.sandbox.run(&["backup", "verify", NAME, "--backup", id, "--wait"]);
-        (answer.code != 0).then(|| answer.stderr)
+        (answer.code != 0).then_some(answer.stderr)
     }
 
     /// Restores all that the archive holds behind that backup.
