@@ -11,9 +11,9 @@ use super::context::Context;
 use super::object::{terminating, uid_of};
 use super::ownership::{Owner, owner};
 use super::scale::Scale;
-use super::text::{list, text};
+use super::text::{at, list, text};
 use super::view::Member;
-use super::{Action, Kind, Observed, Room, members, name_of, scale};
+use super::{Action, Kind, Observed, Room, members, name_of, pod, rollout, scale};
 use crate::api::{ConditionType, Database, DatabaseStatus, Names, Quantity, Verdict, reason};
 
 /// The condition of a claim whose volume has grown, while its file system has not: a node does that, many only when a pod
@@ -105,13 +105,17 @@ pub fn plan(cx: &Context<'_>, scale: &Scale, now: Timestamp) -> Vec<Action> {
 }
 
 /// The StatefulSet's end, without its pods, where what it gives new volumes is too small. Never while members come or go: how
-/// many there are would be known by the pods alone for a moment.
+/// many there are would be known by the pods alone for a moment. Never with a template that is on its way to the pods either:
+/// what they were made from would be forgotten with the object.
 fn replacement(cx: &Context<'_>, scale: &Scale) -> Option<Action> {
     let set = cx.view.stateful_set.filter(|set| !terminating(set))?;
     let given: Quantity = members::template_size(cx)?.parse().ok()?;
     let settled = scale.waiting.is_none()
         && scale.switchover.is_none()
         && cx.view.stateful_replicas() == Some(cx.spec().replicas);
+    let wanted = pod::template(cx, members::release(cx));
+    let settled =
+        settled && at(set, "/spec/template").and_then(rollout::hash_of) == rollout::hash_of(&wanted);
     let ours = matches!(owner(cx, Kind::StatefulSet, set), Owner::Ours | Owner::Orphaned);
     (given < cx.spec().storage.size && settled && ours)
         .then(|| Action::Orphan { name: name_of(set).to_owned(), uid: uid_of(set).map(str::to_owned) })

@@ -121,7 +121,9 @@ impl External {
         let token = runtime().block_on(self.install());
         self.write("controller", Some(&token));
         let mut controller = dbctl(Path::new("/nonexistent"));
-        controller.args(["controller", "--kubeconfig"]).arg(self.files.path().join("controller"));
+        // There is no other, and what a killed one held would have the next one wait.
+        controller.args(["controller", "--no-leader-election", "--kubeconfig"]);
+        controller.arg(self.files.path().join("controller"));
         self.controller = Some(Process::start(controller, &self.log("controller")));
     }
 

@@ -159,6 +159,19 @@ fn in_the_way(turn: &Turn<'_, '_>, verb: Verb, busy: Option<&Operation>) -> Opti
     if let Some(blocked) = turn.blocked {
         return Some(format!("nothing can be done with this database now: {}", blocked.message));
     }
+    // What stands beside the data says so, whatever became of the request that began it.
+    if let Some(mark) = inplace::under_way(cx).filter(|_| verb != Verb::Restore) {
+        return Some(format!(
+            "restore {} is under way, in which all members stop: ask again when it is done",
+            mark.id
+        ));
+    }
+    if let Some(mark) = major::active(cx).filter(|_| verb != Verb::AbortUpgrade) {
+        return Some(format!(
+            "the upgrade to {} is under way, in which all members stop: ask again when it is done",
+            mark.to
+        ));
+    }
     // Without a primary, somebody has to be able to do something.
     if turn.rollout.is_moving() && !verb.is_aside() && turn.assessment.healthy_primary().is_some() {
         let what = match &turn.rollout.upgrade {
