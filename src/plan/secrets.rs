@@ -2,8 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::Value;
+
 use super::context::Context;
 use super::services::POSTGRES_PORT;
+use super::text::{at, list, text};
+use super::view::{CONTAINER, Member};
 use super::{Action, Kind, SecretPlan};
 use crate::patroni::APP_NAME;
 
@@ -70,7 +74,18 @@ fn app_text(cx: &Context<'_>) -> BTreeMap<String, String> {
 
 /// There are those who know the passwords.
 fn known(cx: &Context<'_>) -> bool {
-    cx.view.initialized() && !cx.view.members.is_empty()
+    cx.view.initialized() && !cx.view.members.iter().all(never_ran)
+}
+
+/// Its container has not been made even once: what it waits for may well be the Secret.
+fn never_ran(member: &Member<'_>) -> bool {
+    let mut containers = list(member.pod, "/status/containerStatuses").iter();
+    let waits = |container: &Value| {
+        at(container, "/state/waiting").is_some()
+            && at(container, "/lastState/terminated").is_none()
+            && text(container, "/containerID").unwrap_or_default().is_empty()
+    };
+    member.status.is_none() && containers.any(|container| container["name"] == CONTAINER && waits(container))
 }
 
 /// The Secret that the data's passwords were in and that is gone.

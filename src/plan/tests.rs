@@ -363,6 +363,24 @@ fn secrets_that_were_lost_with_their_database_are_made_anew_for_its_data() {
     assert_eq!(says(&world, "Ready").0, "True");
 }
 
+/// A controller that has just seen them takes them to be there for a while longer: pods are made, and wait for them.
+#[test]
+fn secrets_that_pods_wait_for_are_made() {
+    for (waits, made) in [("CreateContainerConfigError", true), ("CrashLoopBackOff", false)] {
+        let mut world = World::settled(json!({}));
+        world.observed.remove(Kind::Secret, "db-internal");
+        for pod in world.pods() {
+            let ran = if made { json!(null) } else { json!({ "terminated": { "exitCode": 1 } }) };
+            let container =
+                json!({ "name": "postgres", "state": { "waiting": { "reason": waits } }, "lastState": ran });
+            let status = json!({ "metadata": { "annotations": { "status": null } }, "status": { "containerStatuses": [container] } });
+            world.change(Kind::Pod, &pod, status);
+        }
+        world.pass(usize::MAX);
+        assert_eq!(world.observed.get(Kind::Secret, "db-internal").is_some(), made, "{waits}");
+    }
+}
+
 #[test]
 fn a_removed_members_slot_is_let_go_and_nobody_elses() {
     let ttl = |world: &World| {

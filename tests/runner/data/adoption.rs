@@ -2,14 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::Api;
 use kube::api::DeleteParams;
 
 use super::Bench;
 use crate::journeys::ready_with;
 use crate::proof::number;
-use crate::proof::session::{Login, Session};
 use crate::support::{Sandbox, eventually};
 
 /// How long a pod that is late stands still.
@@ -24,15 +23,6 @@ struct Run {
     late: [bool; 3],
     /// The Secrets are lost in between.
     secrets_lost: bool,
-}
-
-/// The password that a Secret holds.
-fn password(bench: &Bench, secret: &str, key: &str) -> String {
-    bench.runtime.block_on(async {
-        let secrets: Api<Secret> = Api::default_namespaced(bench.sandbox.client().await);
-        let data = secrets.get(secret).await.unwrap().data.unwrap();
-        String::from_utf8(data[key].0.clone()).unwrap()
-    })
 }
 
 /// Stops a pod's processes as soon as it runs.
@@ -59,7 +49,16 @@ fn run(bench: &Bench, run: Run, late: Duration) -> (usize, Duration) {
     std::thread::sleep(Duration::from_secs(2));
     bench.acknowledged(&cluster, "rows that db-0 does not have");
     let rows = bench.stop(&cluster);
-    sandbox.run(&["delete", "db", "--yes"]).ok();
+    sandbox.run(&["delete", "db", "--yes", "--no-wait"]).ok();
+    // It stands still, and would do so for as long as a pod may take.
+    bench.runtime.block_on(async {
+        let pods: Api<Pod> = Api::default_namespaced(sandbox.client().await);
+        pods.delete("db-0", &DeleteParams::default().grace_period(0)).await.unwrap();
+    });
+    eventually("it is deleted", || match sandbox.run(&["status", "db"]) {
+        answer if answer.code == 6 => Ok(()),
+        answer => Err(answer.transcript()),
+    });
     let listed = sandbox.run(&["list", "--retained"]).ok();
     assert!(listed.stdout.contains("db") && listed.stdout.contains("3.0 GiB"), "{}", listed.transcript());
     if run.secrets_lost {
@@ -80,14 +79,7 @@ fn run(bench: &Bench, run: Run, late: Duration) -> (usize, Duration) {
     assert_eq!(bench.lost(&cluster, &again), vec![], "acknowledged rows are lost: {run:?}");
     let took = began.elapsed();
     // The app's password has just worked; the superuser's does, and that of replicas, since they stream.
-    let superuser = Login {
-        user: "postgres".into(),
-        password: password(bench, "db-internal", "superuser-password"),
-        database: "postgres".into(),
-    };
-    eventually("the superuser's password works", || {
-        bench.runtime.block_on(Session::open(again.service, &superuser)).map(drop)
-    });
+    bench.superuser("db", "select 1");
     sandbox.run(&["delete", "db", "--yes", "--deletion-policy", "delete"]).ok();
     (rows, took)
 }

@@ -12,11 +12,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
 use kube::Api;
 
 use crate::proof::clients::WRITERS;
 use crate::proof::cluster::Cluster;
+use crate::proof::session::{Login, Session};
 use crate::support::{Sandbox, eventually};
 
 /// A sandbox, and a database in it that is written to all the time.
@@ -100,6 +101,32 @@ impl Bench {
         let volume = self.claim(claim).spec.unwrap().volume_name.unwrap();
         let place = self.sandbox.home().join("sandbox/volumes").join(volume);
         if bounded { place.join("data") } else { place }
+    }
+
+    /// The password that a Secret holds.
+    fn password(&self, secret: &str, key: &str) -> String {
+        self.runtime.block_on(async {
+            let secrets: Api<Secret> = Api::default_namespaced(self.sandbox.client().await);
+            let data = secrets.get(secret).await.unwrap().data.unwrap();
+            String::from_utf8(data[key].0.clone()).unwrap()
+        })
+    }
+
+    /// SQL as the superuser, with the password of the Secret.
+    #[track_caller]
+    fn superuser(&self, name: &str, sql: &str) {
+        let login = Login {
+            user: "postgres".into(),
+            password: self.password(&format!("{name}-internal"), "superuser-password"),
+            database: "postgres".into(),
+        };
+        let service = self.look(name, 1).service;
+        eventually("the superuser is served", || {
+            self.runtime.block_on(async {
+                let session = Session::open(service, &login).await?;
+                session.query(sql, Duration::from_secs(30)).await.map(drop)
+            })
+        });
     }
 
     fn primary(&self, name: &str) -> String {
