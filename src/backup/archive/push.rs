@@ -98,9 +98,25 @@ pub async fn push(store: &Store, owner: &Owner, data: &Path, path: &Path) -> Res
         Err(source) if is_unwritten(data, file, &raw, &source) => return Ok(Pushed::Unwritten),
         Err(source) => return Err(PushError::Content { file, source }),
     };
-    let stored = StoredWal { file, hash: ContentHash::of(&raw) };
-    let object = packed(file, raw).map_err(|source| PushError::File { path: path.to_owned(), source })?;
-    store_once(store, owner, stored, epoch, object).await
+    let prepared = async {
+        let prepared = prepare(file, raw.into()).await;
+        prepared.map_err(|source| PushError::File { path: path.to_owned(), source })
+    };
+    // The store is asked what it has while the file is made ready: the processor works, and the network waits.
+    let (claim, present, prepared) =
+        tokio::join!(claim::hold(store, owner), contents(store, file, epoch), prepared);
+    claim?;
+    let (hash, object) = prepared?;
+    store_once(store, StoredWal { file, hash }, epoch, &present?, object).await
+}
+
+/// A file's hash, and what is stored of it. Each has a thread of its own, and where there are two cores, the hash takes no time.
+async fn prepare(file: WalFile, raw: Bytes) -> io::Result<(ContentHash, Bytes)> {
+    let same = raw.clone();
+    let hash = tokio::task::spawn_blocking(move || ContentHash::of(&same));
+    let object = tokio::task::spawn_blocking(move || packed(file, raw));
+    let (hash, object) = tokio::join!(hash, object);
+    Ok((hash?, object??))
 }
 
 /// A cluster's, from `PG_VERSION` and the first bytes of `global/pg_control` (`ControlFileData`: the system identifier).
@@ -162,25 +178,23 @@ fn stored_as(file: WalFile, raw: &[u8], epoch: Epoch) -> Result<WalFile, Content
 }
 
 /// What is stored of a file.
-fn packed(file: WalFile, raw: Vec<u8>) -> io::Result<Bytes> {
+fn packed(file: WalFile, raw: Bytes) -> io::Result<Bytes> {
     match file {
-        WalFile::History(_) => Ok(raw.into()),
+        WalFile::History(_) => Ok(raw),
         _ => Ok(zstd::bulk::compress(&raw, LEVEL)?.into()),
     }
 }
 
 async fn store_once(
     store: &Store,
-    owner: &Owner,
     stored: StoredWal,
     epoch: Epoch,
+    present: &[Object],
     object: Bytes,
 ) -> Result<Pushed, PushError> {
     let key = stored.key(epoch);
     let done = if matches!(stored.file, WalFile::Partial(_)) { Pushed::Partial } else { Pushed::Stored };
-    let (claim, present) = tokio::join!(claim::hold(store, owner), contents(store, stored.file, epoch));
-    claim?;
-    if is_there(&present?, stored, &key)? {
+    if is_there(present, stored, &key)? {
         return Ok(if done == Pushed::Stored { Pushed::Present } else { done });
     }
     let put = store.put(&key, object).await;

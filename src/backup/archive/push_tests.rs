@@ -182,7 +182,7 @@ async fn what_comes_back_is_whole_or_nothing() {
     let key = StoredWal { file: name.parse().unwrap(), hash: ContentHash::of(&bytes) }.key(EPOCH);
     let object = bench.store.get(&key).await.unwrap().unwrap();
     std::fs::remove_file(bench.pgdata().join("pg_wal/RECOVERYXLOG")).unwrap();
-    let other = packed(name.parse().unwrap(), full(5, 1).1).unwrap();
+    let other = packed(name.parse().unwrap(), full(5, 1).1.into()).unwrap();
     for damaged in [&object[..object.len() - 1], &[b"x", &object[1..]].concat(), b"", &other] {
         bench.store.put(&key, damaged.to_vec().into()).await.unwrap();
         let error = bench.fetch(&name).await.unwrap_err();
