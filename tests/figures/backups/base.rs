@@ -75,8 +75,8 @@ pub fn memory(bench: &Bench, size: Size) -> Outcome<Vec<Row>> {
     );
     let restore = peak(&mut bootstrap(bench, &taken, &place(bench, "bare")?)?)?;
     Ok(vec![
-        Row::new(format!("peak memory of a backup of {size}"), "MB", vec![backup]).at_most(MEMORY),
-        Row::new(format!("peak memory of a restore of {size}"), "MB", vec![restore]).at_most(MEMORY),
+        Row::new(format!("peak memory of a backup of {size}"), "MB", vec![backup]).at_most(MEMORY).told(),
+        Row::new(format!("peak memory of a restore of {size}"), "MB", vec![restore]).at_most(MEMORY).told(),
     ])
 }
 
@@ -135,7 +135,7 @@ pub fn measure(bench: &Bench, barman: Option<&Barman>, size: Size) -> Outcome<Ve
     bench.dbctl(&["restore", "copy", "--from", NAME, "--wait"])?;
     let whole =
         Row::new(format!("dbctl restore --wait of {size}, whole"), "s", vec![seconds(began.elapsed())]);
-    rows.push(whole);
+    rows.push(whole.told());
     Ok(rows)
 }
 
@@ -172,7 +172,7 @@ fn backups(bench: &Bench, barman: Option<&Barman>, size: Size) -> Outcome<(Vec<R
     let copy = Row::new(format!("base backup of {size}, copied and stored"), "s", copy);
     let copy = copy.at_most_times(1.0, &floor, tools).beside(tools, &floor).beside("barman-cloud", &theirs);
     let whole = Row::new("  the whole backup-now --wait", "s", whole).beside(tools, &floor);
-    Ok((vec![copy, whole.beside("barman-cloud", &theirs)], last))
+    Ok((vec![copy.told(), whole.beside("barman-cloud", &theirs).told()], last))
 }
 
 fn restores(bench: &Bench, barman: Option<&Barman>, size: Size, taken: &Taken) -> Outcome<Vec<Row>> {
@@ -185,7 +185,8 @@ fn restores(bench: &Bench, barman: Option<&Barman>, size: Size, taken: &Taken) -
         .join("base")
         .join(&taken.id)
         .join("base.0000.tar.zst");
-    let (mut unpacked, mut whole, mut floor, mut theirs) = (vec![], vec![], vec![], vec![]);
+    let (mut unpacked, mut whole, mut floor, mut synced, mut theirs) =
+        (vec![], vec![], vec![], vec![], vec![]);
     for round in 0..=rounds() {
         let data = place(bench, "restored")?;
         let (unpack, all) = restore(&mut bootstrap(bench, taken, &data)?)?;
@@ -195,6 +196,8 @@ fn restores(bench: &Bench, barman: Option<&Barman>, size: Size, taken: &Taken) -
             zstd.arg("-dc").stdin(File::open(&object)?),
             Command::new("tar").args(["-x", "-C"]).arg(&data),
         )?;
+        // dbctl's is on the disk when it is done.
+        let sync = timed(Command::new("sync").arg("-f").arg(&data), 0)?;
         let beside = match barman {
             Some(barman) => {
                 let data = place(bench, "restored")?;
@@ -207,6 +210,7 @@ fn restores(bench: &Bench, barman: Option<&Barman>, size: Size, taken: &Taken) -
             unpacked.push(seconds(unpack));
             whole.push(seconds(all));
             floor.push(seconds(bare));
+            synced.push(seconds(bare + sync));
             theirs.extend(beside.map(seconds));
         }
     }
@@ -215,7 +219,8 @@ fn restores(bench: &Bench, barman: Option<&Barman>, size: Size, taken: &Taken) -
     let unpacked = Row::new(format!("restore of {size}, unpacked"), "s", unpacked);
     let unpacked = unpacked.at_most_times(1.2, &floor, tools).beside(tools, &floor);
     let whole = Row::new("  and checked and recovered by PostgreSQL", "s", whole);
-    Ok(vec![unpacked.beside("barman-cloud", &theirs), whole])
+    let unpacked = unpacked.beside("and sync", &synced).beside("barman-cloud", &theirs);
+    Ok(vec![unpacked.told(), whole.told()])
 }
 
 /// Runs it; returns how long it unpacked, by its log, and how long it took in all.

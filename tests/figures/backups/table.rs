@@ -60,6 +60,12 @@ impl Row {
         self
     }
 
+    /// Says it at once: who waits for the table waits long, and it may never come.
+    pub fn told(self) -> Self {
+        println!("{}", self.cells().join(" | ").replace('\n', "; "));
+        self
+    }
+
     fn cells(&self) -> [String; 6] {
         let middle = median(&self.values);
         let least = self.values.iter().copied().fold(f64::INFINITY, f64::min);

@@ -117,7 +117,8 @@ fn push(bench: &Bench, wal: &Wal, barman: Option<&Barman>) -> Outcome<Vec<Row>> 
     }
     let row = Row::new("wal-push of a segment of 16 MiB", "ms", ours).at_most(100.0);
     let memory = Row::new("  its peak memory", "MB", memory).at_most(64.0);
-    Ok(vec![row.beside("barman-cloud", &theirs), memory.beside("barman-cloud", &their_memory)])
+    let (row, memory) = (row.beside("barman-cloud", &theirs), memory.beside("barman-cloud", &their_memory));
+    Ok(vec![row.told(), memory.told()])
 }
 
 /// One after the other, as `archive_command` gives.
@@ -141,7 +142,8 @@ fn sustained(bench: &Bench, wal: &Wal, barman: Option<&Barman>) -> Outcome<Row> 
         }
         theirs.push(RUN as f64 / began.elapsed().as_secs_f64());
     }
-    Ok(Row::new("sustained push, one after the other", "segments/s", ours).beside("barman-cloud", &theirs))
+    let row = Row::new("sustained push, one after the other", "segments/s", ours);
+    Ok(row.beside("barman-cloud", &theirs).told())
 }
 
 fn fetch(bench: &Bench, wal: &Wal, barman: Option<&Barman>) -> Outcome<Vec<Row>> {
@@ -170,10 +172,11 @@ fn fetch(bench: &Bench, wal: &Wal, barman: Option<&Barman>) -> Outcome<Vec<Row>>
         }
         asker.settled(segment)?;
     }
+    let miss = Row::new("wal-fetch, from the store", "ms", miss).at_most(150.0);
     Ok(vec![
-        Row::new("wal-fetch, fetched ahead", "ms", hit).at_most(10.0),
-        Row::new("wal-fetch, from the store", "ms", miss).at_most(150.0).beside("barman-cloud", &their_miss),
-        Row::new("wal-fetch, not there", "ms", none).beside("barman-cloud", &their_none),
+        Row::new("wal-fetch, fetched ahead", "ms", hit).at_most(10.0).told(),
+        miss.beside("barman-cloud", &their_miss).told(),
+        Row::new("wal-fetch, not there", "ms", none).beside("barman-cloud", &their_none).told(),
     ])
 }
 
