@@ -97,6 +97,8 @@ async fn pass(database: &Database, key: &Key, shared: &Arc<Shared>) -> Result<Op
     carry_out(&mut actor, &actions, key, shared).await?;
     if gone {
         shared.asks.forget(key);
+        // Whoever creates it again may have removed its Secrets meanwhile.
+        shared.known.forget(key);
         shared.metrics.forget(key);
     } else {
         let sighting = Sighting::of(&key.1, &observed, jiff::Timestamp::now());
