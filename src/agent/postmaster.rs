@@ -50,6 +50,32 @@ pub fn is_primary(data: &Path) -> bool {
     file.is_some_and(|file| !replica() && is_postgres(file.pid, data))
 }
 
+/// Processes that work in the data directory, as all of PostgreSQL's do. One that has ended and was not waited for is none.
+fn workers(data: &Path) -> io::Result<Vec<i32>> {
+    let data = fs::canonicalize(data)?;
+    let processes = fs::read_dir("/proc")?.flatten();
+    let works =
+        |pid: &i32| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|directory| directory == data);
+    Ok(processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(works).collect())
+}
+
+/// Takes away the `postmaster.pid` of a server that was killed; its number may be any process's by now, one of a restarted
+/// container mostly, and PostgreSQL would not start then. Where processes still work in the directory nothing is done, and
+/// they are returned.
+///
+/// # Errors
+/// Where the directory cannot be read, or the file not removed.
+pub fn forget_killed(data: &Path) -> io::Result<Vec<i32>> {
+    let workers = workers(data)?;
+    if workers.is_empty() {
+        match fs::remove_file(data.join("postmaster.pid")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(workers)
+}
+
 #[expect(
     deprecated,
     reason = "what it became is unsafe, for types that may close their file; this one owns it"
@@ -139,5 +165,24 @@ mod tests {
         let text = format!("{}\n/data\n1\n5432\n/run\n*\n1 2\nready\n", std::process::id());
         fs::write(data.path().join("postmaster.pid"), text).unwrap();
         assert!(!is_primary(data.path()));
+    }
+
+    #[test]
+    fn what_a_killed_one_left_goes_once_nothing_works_in_the_directory() {
+        let data = tempfile::tempdir().unwrap();
+        assert_eq!(forget_killed(data.path()).unwrap(), Vec::<i32>::new());
+        let file = data.path().join("postmaster.pid");
+        fs::write(&file, format!("{}\n", std::process::id())).unwrap();
+        let mut worker =
+            std::process::Command::new("sleep").arg("600").current_dir(data.path()).spawn().unwrap();
+        assert_eq!(forget_killed(data.path()).unwrap(), [worker.id().cast_signed()]);
+        assert!(file.exists());
+        worker.kill().unwrap();
+        // It has ended, and nobody has waited for it.
+        while !forget_killed(data.path()).unwrap().is_empty() {
+            std::thread::yield_now();
+        }
+        assert!(!file.exists());
+        worker.wait().unwrap();
     }
 }

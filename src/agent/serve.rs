@@ -94,9 +94,12 @@ impl Own {
     }
 }
 
+/// Blocks that are kept for root are neither used nor free, as in `df`.
 pub(super) fn room(path: &Path) -> Option<Disk> {
     let found = rustix::fs::statvfs(path).ok()?;
-    Some(Disk { size: found.f_blocks * found.f_frsize, free: found.f_bavail * found.f_frsize })
+    let used = found.f_blocks.saturating_sub(found.f_bfree);
+    let (size, free) = (used.saturating_add(found.f_bavail), found.f_bavail);
+    Some(Disk { size: size.saturating_mul(found.f_frsize), free: free.saturating_mul(found.f_frsize) })
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::archive::PUSH_NOTE;
 use super::report::ArchiveError;
-use crate::backup::archive::{FetchError, Fetched, PushError, Pushed, Spool, fetch, push};
+use crate::backup::archive::{FetchError, Fetched, Purpose, PushError, Pushed, Spool, fetch, push};
 use crate::backup::claim::Owner;
 use crate::backup::layout::Epoch;
 use crate::backup::store::{Destination, DestinationError, Patience, Settings, Store, StoreError};
@@ -134,15 +134,16 @@ pub async fn wal_fetch(source: &Source, file: &str, to: &Path) -> Result<Fetched
         return Ok(Fetched::Found);
     }
     let store = Store::open(&destination, &Settings::of_process(), Patience::SHORT)?;
-    let fetched = match tokio::time::timeout(FETCH_LIMIT, fetch(&store, epoch, file, to)).await {
-        Ok(fetched) => fetched?,
-        Err(_) => {
-            return Err(WalError::Late {
-                doing: format!("fetch {file} from {destination}"),
-                limit: FETCH_LIMIT,
-            });
-        }
-    };
+    let fetched =
+        match tokio::time::timeout(FETCH_LIMIT, fetch(&store, epoch, file, to, Purpose::Recovery)).await {
+            Ok(fetched) => fetched?,
+            Err(_) => {
+                return Err(WalError::Late {
+                    doing: format!("fetch {file} from {destination}"),
+                    limit: FETCH_LIMIT,
+                });
+            }
+        };
     if let (Fetched::Found, Some(segment)) = (fetched, segment) {
         prefetch(source, &spool, segment, to);
     }

@@ -21,6 +21,7 @@ mod major;
 mod proof;
 mod recording;
 mod restore;
+mod settings;
 mod stores;
 mod support;
 mod upgrade;

@@ -1,13 +1,15 @@
 //! pg_upgrade on a volume: the new data is made beside the old, then takes its place. It can be killed at any instant and
 //! run again. <https://www.postgresql.org/docs/current/pgupgrade.html>
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::disk::{self, Made, Progress, Volume};
 use super::tool::{self, PREVIOUS_BIN, ToolError, output, program, value};
+use crate::agent::postmaster::forget_killed;
 use crate::api::PgVersion;
 use crate::patroni::SUPERUSER;
 
@@ -15,6 +17,8 @@ use crate::patroni::SUPERUSER;
 const ATTEMPTS: u32 = 3;
 /// More processes than this do not make it faster.
 const JOBS: usize = 8;
+/// So long what was killed has to end.
+const ENDING: Duration = Duration::from_secs(30);
 /// The longest reason that is told on, in characters.
 const LONGEST: usize = 1500;
 
@@ -77,6 +81,9 @@ pub enum UpgradeError {
     /// The old server was not stopped in order.
     #[error("upgrade the data: its server was not shut down in order, but is {0:?}")]
     Unclean(String),
+    /// Something works on the old data.
+    #[error("upgrade the data: processes {0:?} work in its directory")]
+    Busy(Vec<i32>),
     /// pg_upgrade says no.
     #[error("upgrade the data with pg_upgrade: {0}")]
     Refused(String),
@@ -147,6 +154,7 @@ async fn make(with: &Upgrade, volume: &Volume) -> Result<Made, UpgradeError> {
             wanted: with.from.major(),
         });
     }
+    settle(volume.data()).await?;
     let first = attempts(with, volume)? == 1;
     let control = tool::control(Some(&old_programs), volume.data()).await?;
     let state = value(&control, "Database cluster state").unwrap_or_default();
@@ -167,6 +175,22 @@ async fn make(with: &Upgrade, volume: &Volume) -> Result<Made, UpgradeError> {
     volume.note(&made).map_err(on("note in", volume.root()))?;
     let _ = fs::remove_file(counter(volume));
     Ok(made)
+}
+
+/// Waits until nothing is left of a server that an attempt before has started.
+async fn settle(data: &Path) -> Result<(), UpgradeError> {
+    const PAUSE: Duration = Duration::from_millis(100);
+    let begun = Instant::now();
+    loop {
+        let busy = forget_killed(data).map_err(on("settle", data))?;
+        if busy.is_empty() {
+            return Ok(());
+        }
+        if begun.elapsed() > ENDING {
+            return Err(UpgradeError::Busy(busy));
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
 }
 
 fn counter(volume: &Volume) -> PathBuf {
@@ -228,14 +252,26 @@ fn server_options(settings: &[(String, String)], old: bool) -> String {
     options.join(" ")
 }
 
+/// A directory for sockets without the locks of servers that were killed.
+fn sockets(with: &Upgrade) -> Result<PathBuf, UpgradeError> {
+    let path = with.sockets.join("upgrade");
+    match fs::remove_dir_all(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(on("clear", &path)(error)),
+        _ => {}
+    }
+    fs::create_dir(&path).map_err(on("make", &path))?;
+    Ok(path)
+}
+
 async fn run(with: &Upgrade, volume: &Volume, old: &Path, method: &str) -> Result<(), UpgradeError> {
     let path = log(volume);
     let file = fs::File::create(&path).map_err(on("write", &path))?;
     let jobs = std::thread::available_parallelism().map_or(1, usize::from).min(JOBS);
+    let sockets = sockets(with)?;
     let mut command = program(None, "pg_upgrade");
     command
         // It leaves scripts there that nobody needs.
-        .current_dir(&with.sockets)
+        .current_dir(&sockets)
         .arg("--old-bindir")
         .arg(old)
         .arg("--old-datadir")
@@ -245,7 +281,7 @@ async fn run(with: &Upgrade, volume: &Volume, old: &Path, method: &str) -> Resul
         .args(["--username", SUPERUSER, "--jobs", &jobs.to_string(), &format!("--{method}")])
         .args(["--old-options", &server_options(&with.settings, true)])
         .arg("--socketdir")
-        .arg(&with.sockets);
+        .arg(&sockets);
     let new = server_options(&with.settings, false);
     if !new.is_empty() {
         command.args(["--new-options", &new]);
@@ -281,11 +317,20 @@ fn why(said: &str, fresh: &Path) -> String {
         .filter(|line| **line != "Failure, exiting")
         .map(|line| line.trim_end_matches("fatal").trim().to_owned())
         .collect();
-    // Its lists lie in the new data, which goes.
-    let mentioned = lines.iter().filter(|line| line.ends_with(".txt")).map(Path::new);
-    for list in mentioned.filter(|path| path.starts_with(fresh)) {
-        let text = fs::read_to_string(list).unwrap_or_default();
-        words.extend(text.lines().take(5).map(|line| line.trim().to_owned()));
+    // Its lists and its servers' logs lie in the new data, which goes.
+    let mentioned = || lines.iter().flat_map(|line| line.split(' ')).map(|word| word.trim_matches('"'));
+    let read = |end: &'static str| {
+        let named: BTreeSet<&str> =
+            mentioned().filter(|word| word.ends_with(end) && Path::new(word).starts_with(fresh)).collect();
+        named.into_iter().filter_map(|path| fs::read_to_string(path).ok())
+    };
+    for list in read(".txt") {
+        words.extend(list.lines().take(5).map(|line| line.trim().to_owned()));
+    }
+    for log in read(".log") {
+        words.extend(
+            log.lines().filter(|line| line.contains("FATAL:") || line.contains("PANIC:")).map(str::to_owned),
+        );
     }
     let words = if words.is_empty() { "it does not say why".to_owned() } else { words.join("; ") };
     words.chars().take(LONGEST).collect()
@@ -353,5 +398,16 @@ mod tests {
         let why = why(&said, &fresh);
         assert!(why.starts_with("Checking for presence of required libraries; Your installation"), "{why}");
         assert!(why.contains("$libdir/foo") && why.ends_with("In database: app"), "{why}");
+        let log = fresh.join("pg_upgrade_output.d/pg_upgrade_server.log");
+        fs::write(&log, "LOG:  starting\nFATAL:  lock file \"postmaster.pid\" already exists\n").unwrap();
+        let said = format!(
+            "*failure*\nConsult the last few lines of \"{}\" for\nthe probable cause.\n",
+            log.display()
+        );
+        let why = super::why(&said, &fresh);
+        assert!(
+            why.ends_with("the probable cause.; FATAL:  lock file \"postmaster.pid\" already exists"),
+            "{why}"
+        );
     }
 }

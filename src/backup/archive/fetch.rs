@@ -18,6 +18,16 @@ pub enum Fetched {
     Absent,
 }
 
+/// What becomes of a fetched file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// PostgreSQL waits for it. It asks again after a crash, and syncs what it keeps itself (`KeepFileRestoredFromArchive` in its
+    /// `xlogarchive.c`).
+    Recovery,
+    /// It lies there until it is asked for, and is taken as it is then: it must be whole after a crash too.
+    Spool,
+}
+
 /// Why it is not known whether the archive has a file, or why it could not be had. A recovery must not take this for the end of the WAL.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
@@ -60,11 +70,17 @@ pub enum FetchError {
     Store(#[from] StoreError),
 }
 
-/// Fetches a file to `to`: all of it, checked and on the disk, or nothing.
+/// Fetches a file to `to`: all of it, and checked, or nothing.
 ///
 /// # Errors
 /// Where that is not possible although the file may be there.
-pub async fn fetch(store: &Store, epoch: Epoch, file: WalFile, to: &Path) -> Result<Fetched, FetchError> {
+pub async fn fetch(
+    store: &Store,
+    epoch: Epoch,
+    file: WalFile,
+    to: &Path,
+    purpose: Purpose,
+) -> Result<Fetched, FetchError> {
     let present = contents(store, file, epoch).await?;
     let key = match present.as_slice() {
         [] => return absent(store).await,
@@ -80,7 +96,8 @@ pub async fn fetch(store: &Store, epoch: Epoch, file: WalFile, to: &Path) -> Res
     if ContentHash::of(&raw) != stored.hash {
         return Err(damaged("its bytes are not those that were archived"));
     }
-    write(&raw, to).map_err(|source| FetchError::Write { path: to.display().to_string(), source })?;
+    write(&raw, to, purpose)
+        .map_err(|source| FetchError::Write { path: to.display().to_string(), source })?;
     Ok(Fetched::Found)
 }
 
@@ -109,11 +126,13 @@ fn capacity(object: &[u8]) -> io::Result<usize> {
 }
 
 /// Under another name first, so that a file of that name is always whole.
-fn write(raw: &[u8], to: &Path) -> io::Result<()> {
+fn write(raw: &[u8], to: &Path, purpose: Purpose) -> io::Result<()> {
     let directory = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file = tempfile::Builder::new().prefix(".wal-fetch-").tempfile_in(directory)?;
     file.write_all(raw)?;
-    file.as_file().sync_data()?;
+    if purpose == Purpose::Spool {
+        file.as_file().sync_data()?;
+    }
     file.persist(to).map_err(|error| error.error)?;
-    std::fs::File::open(directory)?.sync_all()
+    Ok(())
 }

@@ -5,7 +5,7 @@ mod origin;
 mod push;
 mod spool;
 
-pub use fetch::{FetchError, Fetched, fetch};
+pub use fetch::{FetchError, Fetched, Purpose, fetch};
 pub use origin::{Origin, OriginError};
 pub use push::{PushError, Pushed, holds, push};
 pub use spool::Spool;

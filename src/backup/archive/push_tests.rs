@@ -1,4 +1,4 @@
-use super::super::fetch::{FetchError, Fetched, fetch};
+use super::super::fetch::{FetchError, Fetched, Purpose, fetch};
 use super::super::spool::Spool;
 use super::*;
 
@@ -42,7 +42,7 @@ impl Bench {
 
     async fn fetch(&self, file: &str) -> Result<Fetched, FetchError> {
         let to = self.pgdata().join("pg_wal/RECOVERYXLOG");
-        fetch(&self.store, EPOCH, file.parse().unwrap(), &to).await
+        fetch(&self.store, EPOCH, file.parse().unwrap(), &to, Purpose::Recovery).await
     }
 
     fn fetched(&self) -> Vec<u8> {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
-use super::fetch::{FetchError, Fetched, fetch};
+use super::fetch::{FetchError, Fetched, Purpose, fetch};
 use crate::backup::layout::Epoch;
 use crate::backup::store::Store;
 use crate::backup::wal::{Segment, SegmentSize, WalFile};
@@ -89,7 +89,7 @@ impl Spool {
                 continue;
             }
             let to = self.directory.join(segment.to_string());
-            if fetch(store, epoch, WalFile::Segment(segment), &to).await? == Fetched::Absent {
+            if fetch(store, epoch, WalFile::Segment(segment), &to, Purpose::Spool).await? == Fetched::Absent {
                 break;
             }
         }

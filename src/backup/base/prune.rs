@@ -152,3 +152,7 @@ mod tests;
 #[cfg(test)]
 #[path = "prune_lives.rs"]
 mod lives;
+
+#[cfg(test)]
+#[path = "prune_reach.rs"]
+mod reach;

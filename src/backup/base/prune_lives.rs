@@ -1,15 +1,14 @@
 //! Whole lives of databases, pruned again and again by the real thing: what a backup that stays could ever be restored to, it
 //! can be restored to for ever.
 //!
-//! What can be reached is told by a recovery that is written down here once more, from names of files alone, as PostgreSQL's
-//! `XLogFileReadAnyTLI` goes about it: for each segment the newest timeline on the way that had begun by then and whose file
-//! is there, as far as that file holds what belongs to the way. Nothing of `retention`, `timeline` or `chain` is used.
+//! What can be reached is told by `reach`, which is written anew here.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
 use super::super::verified::{Outcome, Verified};
+use super::reach::{Base, Files, Line, Lines, UNITS};
 use super::tests::{EPOCH, SIZE, commit_until};
 use super::*;
 use crate::backup::base::BackupId;
@@ -17,9 +16,6 @@ use crate::backup::layout::{ContentHash, StoredWal};
 use crate::backup::server::Point;
 use crate::backup::store::name;
 use crate::backup::wal::{Segment, WalFile};
-
-/// Positions are counted in thirds of a segment, so that forks fall into segments and onto their borders.
-const UNITS: u64 = 3;
 
 /// Where a unit begins.
 fn position(unit: u64) -> u64 {
@@ -62,29 +58,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 1..60)
 }
 
-/// A timeline: which one it left, at which unit it begins, and to where it has been written.
-#[derive(Clone, Copy, Debug)]
-struct Line {
-    parent: Option<usize>,
-    begin: u64,
-    end: u64,
-}
-
-/// A base backup: on which timeline, and its units.
-#[derive(Clone, Debug)]
-struct Base {
-    id: BackupId,
-    line: usize,
-    start: u64,
-    stop: u64,
-}
-
-/// The names of files: timeline, from 0, and number of the segment.
-type Files = BTreeSet<(usize, u64)>;
-
 struct Life {
     store: Store,
-    lines: Vec<Line>,
+    lines: Lines,
     now: usize,
     /// All whole segments that were ever archived.
     ever: Files,
@@ -99,7 +75,7 @@ impl Life {
     fn new() -> Self {
         Self {
             store: Store::in_memory(),
-            lines: vec![Line { parent: None, begin: 0, end: 0 }],
+            lines: Lines(vec![Line { parent: None, begin: 0, end: 0 }]),
             now: 0,
             ever: Files::new(),
             running: Vec::new(),
@@ -108,37 +84,6 @@ impl Life {
             restoring: BTreeSet::new(),
             began: 1_800_000_000,
         }
-    }
-
-    /// The timelines on the way to one, oldest first.
-    fn way(&self, to: usize) -> Vec<usize> {
-        let mut way: Vec<usize> = std::iter::successors(Some(to), |line| self.lines[*line].parent).collect();
-        way.reverse();
-        way
-    }
-
-    /// Up to where a backup can be restored along that timeline, where the archive has those files; none where it cannot.
-    fn reach(&self, base: &Base, to: usize, files: &Files) -> Option<u64> {
-        let way = self.way(to);
-        let on = way.iter().position(|line| *line == base.line)?;
-        // Whatever is younger on the way holds what follows its own beginning.
-        let leaves = |at: usize| way[at + 1..].iter().map(|line| self.lines[*line].begin).min();
-        if leaves(on).is_some_and(|fork| fork < base.stop) {
-            return None;
-        }
-        let mut reached = base.start;
-        for segment in base.start / UNITS.. {
-            let newest_first = (0..way.len()).rev();
-            let mut eligible = newest_first.filter(|at| self.lines[way[*at]].begin / UNITS <= segment);
-            let Some(file) = eligible.find(|at| files.contains(&(way[*at], segment))) else { break };
-            let whole = (segment + 1) * UNITS;
-            let until = leaves(file).map_or(whole, |fork| fork.min(whole)).min(self.lines[to].end);
-            reached = reached.max(until);
-            if until < whole {
-                break;
-            }
-        }
-        (reached >= base.stop).then_some(reached)
     }
 
     /// What is in the store of whole segments and of histories.
@@ -162,9 +107,9 @@ impl Life {
     }
 
     async fn write(&mut self, units: u64) {
-        let line = self.lines[self.now];
+        let line = self.lines.0[self.now];
         let end = line.end + units;
-        self.lines[self.now].end = end;
+        self.lines.0[self.now].end = end;
         for segment in line.end / UNITS..end / UNITS {
             if self.ever.insert((self.now, segment)) {
                 let file = Segment::of(self.now as u32 + 1, segment * SIZE.bytes(), SIZE);
@@ -175,16 +120,16 @@ impl Life {
 
     /// A new timeline from there on.
     async fn fork(&mut self, parent: usize, at: u64) {
-        let unfilled = self.lines[self.now];
+        let unfilled = self.lines.0[self.now];
         if !unfilled.end.is_multiple_of(UNITS) {
             let file = Segment::of(self.now as u32 + 1, unfilled.end / UNITS * SIZE.bytes(), SIZE);
             self.archive(WalFile::Partial(file), "p".to_owned()).await;
         }
-        self.lines.push(Line { parent: Some(parent), begin: at, end: at });
-        self.now = self.lines.len() - 1;
-        let way = self.way(self.now);
+        self.lines.0.push(Line { parent: Some(parent), begin: at, end: at });
+        self.now = self.lines.0.len() - 1;
+        let way = self.lines.way(self.now);
         let lines = way.windows(2).map(|pair| {
-            let at = position(self.lines[pair[1]].begin);
+            let at = position(self.lines.0[pair[1]].begin);
             format!("{}\t{:X}/{:X}\treason\n", pair[0] + 1, at >> 32, at & 0xFFFF_FFFF)
         });
         let text: String = lines.collect();
@@ -196,7 +141,7 @@ impl Life {
     }
 
     async fn begin(&mut self, back: u64) {
-        let line = self.lines[self.now];
+        let line = self.lines.0[self.now];
         let own = self.good.iter().filter(|base| base.line == self.now).map(|base| base.start);
         let first = own.max().unwrap_or_default().max(line.begin);
         let start = line.end.saturating_sub(back).max(first);
@@ -217,7 +162,7 @@ impl Life {
             return Ok(());
         }
         // It is whole once its last segment is archived.
-        base.stop = self.lines[self.now].end;
+        base.stop = self.lines.0[self.now].end;
         self.write(UNITS - base.stop % UNITS).await;
         commit_until(&self.store, &base.id, position(base.stop)).await;
         self.good.push(base);
@@ -244,11 +189,12 @@ impl Life {
     /// What each backup that stays could ever be restored to, it can be restored to now.
     async fn check(&self) -> Result<BTreeMap<String, u64>, TestCaseError> {
         let (files, histories) = self.stored().await;
-        prop_assert_eq!(histories.len() + 1, self.lines.len(), "histories");
+        prop_assert_eq!(histories.len() + 1, self.lines.0.len(), "histories");
         let mut farthest = BTreeMap::new();
         for base in self.good.iter().chain(&self.running) {
-            for to in 0..self.lines.len() {
-                let (could, can) = (self.reach(base, to, &self.ever), self.reach(base, to, &files));
+            for to in 0..self.lines.0.len() {
+                let (could, can) =
+                    (self.lines.reach(base, to, &self.ever), self.lines.reach(base, to, &files));
                 prop_assert_eq!(can, could, "{} along timeline {}", base.id, to + 1);
                 farthest.insert(format!("{} {to}", base.id), can.unwrap_or_default());
             }
@@ -264,10 +210,10 @@ impl Life {
     async fn step(&mut self, step: &Step) -> Result<(), TestCaseError> {
         match step {
             Step::Write(units) => self.write(*units).await,
-            Step::Failover => self.fork(self.now, self.lines[self.now].end).await,
+            Step::Failover => self.fork(self.now, self.lines.0[self.now].end).await,
             Step::Recover(on, part) => {
-                let on = on.index(self.lines.len());
-                let to = (self.lines[on].end as f64 * part) as u64;
+                let on = on.index(self.lines.0.len());
+                let to = (self.lines.0[on].end as f64 * part) as u64;
                 self.fork(on, to).await;
             }
             Step::Begin(back) if self.running.len() < MOST => self.begin(*back).await,
@@ -335,13 +281,13 @@ fn a_backup_reaches_what_its_files_lead_to() {
     let (files, _) = tokio::runtime::Runtime::new().unwrap().block_on(life.stored());
     let without =
         |file: (usize, u64)| files.iter().copied().filter(|other| *other != file).collect::<Files>();
-    assert_eq!(life.reach(&base, 1, &without((1, 4))), Some(12));
-    assert_eq!(life.reach(&base, 1, &without((0, 1))), None);
+    assert_eq!(life.lines.reach(&base, 1, &without((1, 4))), Some(12));
+    assert_eq!(life.lines.reach(&base, 1, &without((0, 1))), None);
     // The old timeline ends at the fork, even where it has a file of that segment.
     let mut old = without((1, 3));
     old.insert((0, 3));
-    assert_eq!(life.reach(&base, 1, &old), Some(11));
+    assert_eq!(life.lines.reach(&base, 1, &old), Some(11));
     // A way that leaves before a backup is whole does not lead over it.
-    life.lines.push(Line { parent: Some(0), begin: 6, end: 30 });
-    assert_eq!(life.reach(&base, 2, &files), None);
+    life.lines.0.push(Line { parent: Some(0), begin: 6, end: 30 });
+    assert_eq!(life.lines.reach(&base, 2, &files), None);
 }

@@ -1,7 +1,7 @@
 //! A base backup's archives become a data directory.
 //!
-//! Objects are read one after the other, and checked while they are; decompression and writing have a thread of their own.
-//! Between the two wait a few parts of an object, so memory is bounded whatever the size.
+//! Objects are read one after the other, and checked while they are; decompression has a thread of its own, and so has writing.
+//! Between them wait a few parts, so memory is bounded whatever the size.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -20,13 +20,13 @@ use tokio::sync::mpsc;
 use crate::backup::base::{Part, StoredArchive};
 use crate::backup::store::{Store, StoreError};
 
-/// Parts of objects that wait to be unpacked.
+/// Parts that wait to be unpacked, or to be written.
 const AHEAD: usize = 16;
 /// How often an object that stops coming is asked for again, without anything having come in between.
 const TRIES: u32 = 5;
 /// After which pause.
 const PAUSE: Duration = Duration::from_secs(5);
-/// How much is written to a file at once.
+/// How much is unpacked, and written to a file, at once.
 const BUFFER: usize = 256 << 10;
 
 /// Why a backup was not unpacked.
@@ -233,19 +233,36 @@ impl Read for Pipe {
     }
 }
 
-fn write_all(pipe: Pipe, packed: bool, into: &Path, place: &Place) -> io::Result<()> {
+fn write_all(mut pipe: Pipe, packed: bool, into: &Path, place: &Place) -> io::Result<()> {
     directory(into)?;
-    if packed {
-        // It goes on over the end of a frame, as `zstd -d` does.
-        let mut unpacked = zstd::stream::read::Decoder::new(pipe)?;
-        entries(&mut unpacked, into, place)?;
-        io::copy(&mut unpacked, &mut io::sink())?;
-    } else {
-        let mut pipe = pipe;
+    let write = |mut pipe: Pipe| {
         entries(&mut pipe, into, place)?;
-        io::copy(&mut pipe, &mut io::sink())?;
+        io::copy(&mut pipe, &mut io::sink()).map(drop)
+    };
+    if !packed {
+        return write(pipe);
     }
-    Ok(())
+    std::thread::scope(|scope| {
+        let (to, from) = mpsc::channel(AHEAD);
+        scope.spawn(move || {
+            if let Err(error) = decompress(&mut pipe, &to) {
+                let _ = to.blocking_send(Err(error));
+            }
+        });
+        write(Pipe { from, part: Bytes::new() })
+    })
+}
+
+/// Sends what comes out of it until it ends, or nobody takes it any more. It goes on over the end of a frame, as `zstd -d` does.
+fn decompress(pipe: &mut Pipe, to: &mpsc::Sender<io::Result<Bytes>>) -> io::Result<()> {
+    let mut unpacked = zstd::stream::read::Decoder::new(pipe)?;
+    loop {
+        let mut part = Vec::with_capacity(BUFFER);
+        (&mut unpacked).take(BUFFER as u64).read_to_end(&mut part)?;
+        if part.is_empty() || to.blocking_send(Ok(part.into())).is_err() {
+            return Ok(());
+        }
+    }
 }
 
 /// The files of a tar archive, as PostgreSQL sends them: directories, files, and links to tablespaces. Owner, mode and time

@@ -11,7 +11,7 @@ use dbctl::api::Names;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Stops;
 use super::cluster::{
@@ -25,18 +25,25 @@ use crate::stores::{FaultProxy, Key, Moto, REGION, S3sFs};
 use crate::support::{Sandbox, dbctl, eventually};
 
 /// The Secret of the destination's credentials.
-const SECRET: &str = "bucket";
+pub const SECRET: &str = "bucket";
 
 /// Makes the Secret, or puts another key into it.
 pub fn put_secret(sandbox: &Sandbox, url: &str, key: &Key) {
+    put_settings(
+        sandbox,
+        &json!({
+            "AWS_ENDPOINT_URL": url, "AWS_REGION": REGION,
+            "AWS_ACCESS_KEY_ID": key.id, "AWS_SECRET_ACCESS_KEY": key.secret,
+        }),
+    );
+}
+
+/// The same with whatever a store needs.
+pub fn put_settings(sandbox: &Sandbox, settings: &Value) {
     runtime().block_on(async {
         let secrets: Api<Secret> = Api::default_namespaced(sandbox.client().await);
         let secret = json!({
-            "apiVersion": "v1", "kind": "Secret", "metadata": { "name": SECRET },
-            "stringData": {
-                "AWS_ENDPOINT_URL": url, "AWS_REGION": REGION,
-                "AWS_ACCESS_KEY_ID": key.id, "AWS_SECRET_ACCESS_KEY": key.secret,
-            },
+            "apiVersion": "v1", "kind": "Secret", "metadata": { "name": SECRET }, "stringData": settings,
         });
         let apply = PatchParams::apply("test").force();
         secrets.patch(SECRET, &apply, &Patch::Apply(secret)).await.unwrap();

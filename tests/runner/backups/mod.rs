@@ -1,7 +1,8 @@
 //! Backups: what `archive_command` and `restore_command` do with failing stores, and journeys with base backups.
 
+mod azure;
 mod bucket;
-mod cluster;
+pub mod cluster;
 mod fetch;
 mod inplace;
 mod kills;
@@ -11,7 +12,7 @@ mod push;
 mod retention;
 mod timelines;
 mod times;
-mod wal;
+pub mod wal;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

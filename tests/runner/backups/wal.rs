@@ -11,7 +11,7 @@ use dbctl::backup::wal::WalFile;
 use dbctl::sandbox::provision::{Identity, Image, Provisioner, Silent};
 use tempfile::TempDir;
 
-use crate::stores::{BUCKET, Key, REGION};
+use crate::stores::{Azurite, BUCKET, Key, REGION};
 use crate::support::{Answer, cache, dbctl, eventually};
 
 /// The archive's id.
@@ -146,6 +146,11 @@ impl Place {
         Self { url: format!("s3://{BUCKET}/{prefix}"), environment }
     }
 
+    /// A prefix in a container of Azure's.
+    pub fn azure(azurite: &Azurite, prefix: &str) -> Self {
+        Self { url: format!("az://{BUCKET}/{prefix}"), environment: azurite.settings() }
+    }
+
     /// A directory.
     pub fn directory(path: &Path) -> Self {
         Self { url: format!("file://{}", path.display()), environment: Vec::new() }
@@ -154,7 +159,7 @@ impl Place {
     fn program(&self) -> Command {
         let mut command = dbctl(Path::new("/nowhere"));
         for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("AWS_") {
+            if ["AWS_", "AZURE_"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
                 command.env_remove(name);
             }
         }

