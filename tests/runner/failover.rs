@@ -35,7 +35,7 @@ fn node_of(sandbox: &Sandbox, pod: &str) -> String {
 
 #[test]
 fn the_primarys_role_is_moved_restarts_go_in_order_and_history_tells() {
-    let sandbox = Sandbox::own();
+    let sandbox = Sandbox::alone();
     sandbox.run(&["sandbox", "up", "--nodes", "3"]).ok();
     sandbox.run(&["create", "db", "--replicas", "3", "--storage", "1Gi", "--wait"]).ok();
     sandbox.sql("db", "create table t (n int); insert into t values (1)");

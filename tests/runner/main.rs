@@ -24,4 +24,5 @@ mod restore;
 mod settings;
 mod stores;
 mod support;
+mod turns;
 mod upgrade;

@@ -5,7 +5,6 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use dbctl::sandbox::provision::{Provisioner, Silent};
@@ -18,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 pub use crate::cache::cache;
 use crate::external::{Apart, External, client};
 use crate::recording::Target;
+use crate::turns::Turn;
 
 /// How many lines of each pod's log a failure shows.
 const LAST_LINES: usize = 40;
@@ -58,9 +58,6 @@ impl ControlPlane {
     }
 }
 
-/// Whole journeys share two cores; one at a time is both faster and easier to read.
-static JOURNEY: Mutex<()> = Mutex::new(());
-
 /// Names a kubeconfig: journeys then go through that API server, and of the sandbox only the node runs.
 const KUBECONFIG: &str = "DBCTL_TEST_KUBECONFIG";
 
@@ -70,7 +67,7 @@ pub struct Sandbox {
     external: Option<External>,
     _apart: Option<Apart>,
     home: TempDir,
-    _turn: MutexGuard<'static, ()>,
+    _turn: Turn,
 }
 
 /// A line of the API server's count of requests.
@@ -158,7 +155,15 @@ impl Sandbox {
 
     /// The sandbox, whatever the environment names: for what only its own API server has.
     pub fn own() -> Self {
-        let turn = JOURNEY.lock().unwrap_or_else(PoisonError::into_inner);
+        Self::with(Turn::shared())
+    }
+
+    /// The same, with nothing else beside it: for what is struck under load.
+    pub fn alone() -> Self {
+        Self::with(Turn::alone())
+    }
+
+    fn with(turn: Turn) -> Self {
         // Short, for Unix sockets; open, for the unprivileged user that postgres runs as.
         let home = tempfile::Builder::new().prefix("dbctl-").tempdir_in("/tmp").unwrap();
         std::fs::set_permissions(home.path(), Permissions::from_mode(0o755)).unwrap();

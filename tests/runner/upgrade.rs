@@ -133,7 +133,7 @@ fn order(told: &[Told]) -> Vec<&str> {
 }
 
 fn upgrade_under_load(from: &str, to: &str) {
-    let mut sandbox = Sandbox::own();
+    let mut sandbox = Sandbox::alone();
     let load = loaded(&sandbox, from, 3);
     let plan = sandbox.run(&["upgrade", "db", "--to", to, "--dry-run"]).ok();
     let roles = roles(&sandbox);
@@ -211,7 +211,7 @@ fn broken(sandbox: &Sandbox, release: &str, like: &str) {
 
 #[test]
 fn a_release_that_does_not_run_halts_at_the_first_replica_and_writes_go_on() {
-    let sandbox = Sandbox::own();
+    let sandbox = Sandbox::alone();
     // No such release exists, so that nothing else can be meant.
     broken(&sandbox, "16.99", "16.15");
     let load = loaded(&sandbox, "16.15", 3);

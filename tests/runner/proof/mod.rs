@@ -59,7 +59,7 @@ impl Bench {
             eprintln!("SKIPPED the proof of failover: networks and disks of pods need root and loop devices");
             return None;
         }
-        let sandbox = Sandbox::own();
+        let sandbox = Sandbox::alone();
         sandbox.run(&["sandbox", "up", "--network=namespaces", "--volumes=bounded"]).ok();
         let runtime = runtime();
         let client = runtime.block_on(sandbox.client());
