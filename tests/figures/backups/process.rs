@@ -1,6 +1,7 @@
 //! Programs that are measured: how long they take, and how much memory.
 
 use std::fs;
+use std::io::{Read as _, Seek as _};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -15,14 +16,19 @@ const LOOK_AT_ALL: Duration = Duration::from_millis(20);
 
 /// Runs it to its end, which must have that code; returns how long that took.
 pub fn timed(command: &mut Command, code: i32) -> Outcome<Duration> {
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    // No pipe: what it leaves running, to fetch ahead, would hold that open, and PostgreSQL does not wait for it either.
+    let mut errors = tempfile::tempfile()?;
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors.try_clone()?);
     let began = Instant::now();
-    let output = command.spawn()?.wait_with_output()?;
+    let status = command.spawn()?.wait()?;
     let took = began.elapsed();
-    if output.status.code() == Some(code) {
+    if status.code() == Some(code) {
         return Ok(took);
     }
-    Err(format!("{command:?}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr)).into())
+    errors.rewind()?;
+    let mut words = String::new();
+    errors.read_to_string(&mut words)?;
+    Err(format!("{command:?}: {status}: {words}").into())
 }
 
 /// Runs it; returns what it printed.

@@ -3,12 +3,17 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::api::DeleteParams;
+
 use super::cluster::{
     Contents, NAME, archived_up_to_now, back_up, create, data_directories, directory, waiting,
 };
 use super::local::by_hand;
 use super::wal::Place;
 use super::{Stops, cluster::as_superuser};
+use crate::external::runtime;
 use crate::journeys::ready_with;
 use crate::support::{Sandbox, eventually};
 
@@ -31,8 +36,8 @@ fn archiving_goes_on_for_long() {
 /// How long the writer rests after each of its inserts.
 const REST: Duration = Duration::from_millis(200);
 
-/// Fills a segment every few seconds, whoever is the primary, until it is told to stop. Not more: a member that is killed
-/// again and again is held back for up to minutes, and must find its WAL on the primary then.
+/// Fills a segment every few seconds, whoever is the primary, until it is told to stop. Not more: a member that comes back must
+/// find its WAL on the primary.
 fn write(sandbox: &Sandbox, stop: &AtomicBool) {
     let sql = "insert into t select n, repeat(md5(random()::text), 8) from generate_series(1, 4000) n";
     while !stop.load(Ordering::Relaxed) {
@@ -55,6 +60,13 @@ fn change(sandbox: &Sandbox, round: usize) {
         name if !name.is_empty() && name != before => Ok(()),
         name => Err(name),
     });
+    if !round.is_multiple_of(2) {
+        // A container that is killed again and again is held back for up to five minutes; a new pod's is not.
+        runtime().block_on(async {
+            let pods: Api<Pod> = Api::default_namespaced(sandbox.client().await);
+            pods.delete(&before, &DeleteParams::default().grace_period(0)).await.unwrap();
+        });
+    }
     ready_with(sandbox, NAME, 3);
 }
 
