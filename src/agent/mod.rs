@@ -52,6 +52,8 @@ pub use bootstrap::{PostBootstrapError, post_bootstrap};
 pub use major::{
     Facts, Made, MajorReport, MajorState, Rehearsal, RehearseError, Upgrade, UpgradeError, rehearse, upgrade,
 };
+#[cfg(test)]
+pub use major::previous_programs;
 pub use render::{Environment, RenderError, render};
 pub use report::{AGENT_PORT, AgentReport, ArchiveError, ArchiveReport, Disk, Fenced, PostmasterState};
 pub use restore::{Bootstrap, BootstrapError, bootstrap};

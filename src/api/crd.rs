@@ -3,11 +3,14 @@
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 
-use super::Database;
+use super::{DBCTL_VERSION, Database, VERSION};
 
-/// The definition as the API server takes it.
+/// The definition as the API server takes it. It says which dbctl's it is.
 pub fn crd() -> CustomResourceDefinition {
-    Database::crd()
+    let mut definition = Database::crd();
+    let annotations = definition.metadata.annotations.get_or_insert_default();
+    annotations.insert(DBCTL_VERSION.to_owned(), VERSION.to_owned());
+    definition
 }
 
 /// The definition as `manifests/crd.yaml` holds it.

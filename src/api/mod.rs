@@ -25,8 +25,8 @@ pub use database::{
 };
 pub use major::{MAJOR_UPGRADE, MajorStage, MajorUpgrade};
 pub use names::{
-    BACKUP_NAME, DatabaseName, FIELD_MANAGER, FINALIZER, GROUP, LABEL_DATABASE, LABEL_ROLE, Names, PAUSED,
-    ROLE_PRIMARY, ROLE_REPLICA, VERIFY_NAME, name_problem,
+    BACKUP_NAME, DBCTL_VERSION, DatabaseName, FIELD_MANAGER, FINALIZER, GROUP, LABEL_DATABASE, LABEL_ROLE,
+    Names, PAUSED, ROLE_PRIMARY, ROLE_REPLICA, VERIFY_NAME, VERSION, name_problem,
 };
 pub use parameters::{known as known_parameters, parameter_problem};
 pub use quantity::{Quantity, QuantityError};

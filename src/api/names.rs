@@ -7,6 +7,11 @@ use std::fmt;
 pub const GROUP: &str = "db.example.com";
 /// The field manager of every server-side apply.
 pub const FIELD_MANAGER: &str = "dbctl";
+/// Annotation of the Database definition, and of the Lease of the controller that works: the version of the dbctl that wrote
+/// it.
+pub const DBCTL_VERSION: &str = "db.example.com/dbctl-version";
+/// This program's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Holds a deleted Database until what its deletion policy asks for is done.
 pub const FINALIZER: &str = "db.example.com/cleanup";
 /// Label with the database's name on every object of it.

@@ -24,8 +24,7 @@ fn refusal(place: &Place, doing: &str, status: &Status) -> CliError {
     match status.code {
         _ if is_unknown_kind(status) => {
             CliError::failed(format!("{doing}: the cluster does not know the kind Database ({message})"))
-                .hint("install it once per cluster: kubectl apply -f manifests/crd.yaml (or: dbctl generate crd | kubectl apply -f -)")
-                .hint("then run the controller: dbctl controller")
+                .hint("install dbctl in the cluster, once: dbctl install --wait")
         }
         404 => CliError::not_found(format!("failed to {doing}: {message}")),
         401 => CliError::failed(format!("{doing}: the API server does not accept your credentials ({message})"))
@@ -66,7 +65,7 @@ fn unreachable_server(place: &Place, doing: &str, error: &Error) -> CliError {
     let cause = root_cause(error);
     match error {
         Error::SerdeError(_) => CliError::failed(format!("{doing}: cannot read what the API server of {} answered: {cause}", name(place)))
-            .hint("is the Database definition in the cluster of this dbctl's version? kubectl apply -f manifests/crd.yaml"),
+            .hint("is the Database definition in the cluster of this dbctl's version? `dbctl version` tells"),
         _ => match place {
             Place::Sandbox(_) => CliError::failed(format!("{doing}: the sandbox does not answer: {cause}"))
                 .hint("see what it says with `dbctl sandbox logs`, or restart it with `dbctl sandbox down`"),
@@ -96,7 +95,7 @@ mod tests {
         let place = Place::Cluster("prod".into());
         for (status, outcome, text) in [
             (status(404, "NotFound", "orders-db"), Outcome::NotFound, "the server said so"),
-            (status(404, "NotFound", ""), Outcome::Failed, "manifests/crd.yaml"),
+            (status(404, "NotFound", ""), Outcome::Failed, "dbctl install"),
             (status(401, "Unauthorized", ""), Outcome::Failed, "credentials"),
             (status(403, "Forbidden", "x"), Outcome::Failed, "not allowed"),
             (status(422, "Invalid", "x"), Outcome::Usage, "refuses the object"),

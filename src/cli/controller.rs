@@ -25,7 +25,12 @@ pub struct ControllerArgs {
     #[arg(long, value_name = "IMAGE", default_value = DEFAULT_IMAGE)]
     image: String,
 
-    /// Serve metrics to Prometheus at http://ADDRESS/metrics, for example 0.0.0.0:8080 in a pod [default: nowhere]
+    /// Name of the Secret, in the namespace of each database, with which that image is pulled
+    #[arg(long, value_name = "SECRET")]
+    image_pull_secret: Option<String>,
+
+    /// Serve metrics to Prometheus at http://ADDRESS/metrics, for example 0.0.0.0:8080 in a pod, and /healthz and /readyz
+    /// [default: nowhere]
     #[arg(long, value_name = "ADDRESS")]
     metrics_address: Option<SocketAddr>,
 
@@ -62,13 +67,7 @@ impl ControllerArgs {
 /// # Errors
 /// Where there is no cluster, or the controller cannot go on.
 pub async fn run(context: &Context, args: ControllerArgs) -> Result<()> {
-    if !args.image.contains("{version}") {
-        return Err(CliError::usage(format!(
-            "--image {:?} does not say where the PostgreSQL release goes",
-            args.image
-        ))
-        .hint(format!("put {{version}} into it, for example {DEFAULT_IMAGE}")));
-    }
+    check_template("--image", &args.image)?;
     if context.global.sandbox {
         return Err(CliError::usage("the sandbox runs a controller already")
             .hint("leave --sandbox away to run the controller of a cluster"));
@@ -80,9 +79,22 @@ pub async fn run(context: &Context, args: ControllerArgs) -> Result<()> {
         lease: args.lease(context.global.namespace.as_deref())?,
         namespace: context.global.namespace.clone(),
         image: args.image,
+        pull_secret: args.image_pull_secret,
         metrics: args.metrics_address,
     };
     controller::run(session.streaming, config, stop).await.map_err(failed)
+}
+
+/// The members' image must say where the release goes.
+///
+/// # Errors
+/// Where it does not.
+pub fn check_template(flag: &str, template: &str) -> Result<()> {
+    if template.contains("{version}") {
+        return Ok(());
+    }
+    Err(CliError::usage(format!("{flag} {template:?} does not say where the PostgreSQL release goes"))
+        .hint(format!("put {{version}} into it, for example {DEFAULT_IMAGE}")))
 }
 
 /// Cancels the token when the process is told to end.

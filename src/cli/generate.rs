@@ -1,10 +1,12 @@
 //! `dbctl generate`.
 
+use std::path::{Path, PathBuf};
+
 use clap::{Args, Subcommand};
 
 use super::Context;
 use super::error::{CliError, Result};
-use crate::install::{NAMESPACE, Scope, rbac_yaml};
+use crate::install::{Manifest, NAMESPACE, Scope, manifests, rbac_yaml};
 
 /// Print what is generated from the program's own types
 #[derive(Debug, Args)]
@@ -25,12 +27,18 @@ enum What {
         #[arg(long, value_name = "NAMESPACE")]
         watch: Option<String>,
     },
+    /// All files of manifests/, which are those of an installation for all namespaces
+    Manifests {
+        /// Where to write them
+        #[arg(value_name = "DIRECTORY")]
+        directory: PathBuf,
+    },
 }
 
 /// Runs the command.
 ///
 /// # Errors
-/// Where standard output cannot be written.
+/// Where standard output, or a file, cannot be written.
 pub fn run(context: &Context, args: &GenerateArgs) -> Result<()> {
     let yaml = match &args.what {
         What::Crd => crate::api::crd_yaml(),
@@ -38,6 +46,20 @@ pub fn run(context: &Context, args: &GenerateArgs) -> Result<()> {
             let place = context.global.namespace.as_deref().unwrap_or(NAMESPACE);
             rbac_yaml(place, watch.as_deref().map_or(Scope::Cluster, Scope::Namespace))
         }
+        What::Manifests { directory } => return write_all(directory),
     };
-    context.ui.data(yaml.map_err(|error| CliError::failed(format!("write YAML: {error}")))?)
+    context.ui.data(yaml.map_err(not_written)?)
+}
+
+fn not_written(error: serde_yaml::Error) -> CliError {
+    CliError::failed(format!("write YAML: {error}"))
+}
+
+fn write_all(directory: &Path) -> Result<()> {
+    for Manifest { name, text } in manifests().map_err(not_written)? {
+        let path = directory.join(name);
+        std::fs::write(&path, text)
+            .map_err(|error| CliError::failed(format!("write {}: {error}", path.display())))?;
+    }
+    Ok(())
 }

@@ -19,6 +19,7 @@ mod events;
 mod failover;
 mod generate;
 mod history;
+mod install;
 mod list;
 mod logs;
 mod major;
@@ -36,7 +37,9 @@ mod scale;
 mod session;
 mod status;
 mod ui;
+mod uninstall;
 mod upgrade;
+mod version;
 mod wait;
 
 use std::ffi::OsString;
@@ -125,6 +128,9 @@ enum Command {
     Logs(logs::LogsArgs),
     Events(events::EventsArgs),
     History(history::HistoryArgs),
+    Install(install::InstallArgs),
+    Uninstall(uninstall::UninstallArgs),
+    Version(version::VersionArgs),
     Controller(controller::ControllerArgs),
     Sandbox(sandbox::SandboxArgs),
     Completions(completions::CompletionsArgs),
@@ -319,6 +325,9 @@ async fn talk(context: &Context, command: Command) -> Result<()> {
         Command::Logs(args) => logs::run(context, args).await,
         Command::Events(args) => events::run(context, args).await,
         Command::History(args) => history::run(context, args).await,
+        Command::Install(args) => Box::pin(install::run(context, args)).await,
+        Command::Uninstall(args) => Box::pin(uninstall::run(context, args)).await,
+        Command::Version(args) => version::run(context, args).await,
         Command::Controller(_)
         | Command::Sandbox(_)
         | Command::Completions(_)

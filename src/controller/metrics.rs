@@ -22,6 +22,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::cache::Key;
+use super::health::Health;
 use crate::api::{DatabaseStatus, Failover, reason};
 use crate::plan::{Observed, Room, Task, View, failed_jobs};
 
@@ -456,12 +457,13 @@ impl Metrics {
 pub async fn serve(
     metrics: Arc<Metrics>,
     address: SocketAddr,
+    health: Health,
     stop: CancellationToken,
 ) -> std::io::Result<impl Future<Output = std::io::Result<()>>> {
     let listener = TcpListener::bind(address).await?;
     let bound = listener.local_addr()?;
     tracing::info!("metrics at http://{bound}/metrics");
-    let router = Router::new().route("/metrics", get(move || async move { page(&metrics) }));
+    let router = Router::new().route("/metrics", get(move || async move { page(&metrics) })).merge(health.routes());
     Ok(axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).into_future())
 }
 

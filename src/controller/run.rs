@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::asks::Asks;
 use super::backoff::Backoff;
 use super::cache::{Cache, Key, keep};
+use super::health::Health;
 use super::known::Known;
 use super::lease::{Claim, LeaseConfig, LeaseError, Tenure};
 use super::metrics::{self, Metrics};
@@ -48,7 +49,9 @@ pub struct ControllerConfig {
     pub namespace: Option<String>,
     /// Image of a member's pod; `{version}` stands for the PostgreSQL release.
     pub image: String,
-    /// Where Prometheus may ask; nowhere without it.
+    /// Name of the Secret with which that is pulled, in each Database's namespace.
+    pub pull_secret: Option<String>,
+    /// Where Prometheus may ask, and a kubelet how it is; nowhere without it.
     pub metrics: Option<SocketAddr>,
     /// Which of several controllers works; without it, this one does.
     pub lease: Option<LeaseConfig>,
@@ -56,7 +59,13 @@ pub struct ControllerConfig {
 
 impl Default for ControllerConfig {
     fn default() -> Self {
-        Self { namespace: None, image: Settings::default().image, metrics: None, lease: None }
+        Self {
+            namespace: None,
+            image: Settings::default().image,
+            pull_secret: None,
+            metrics: None,
+            lease: None,
+        }
     }
 }
 
@@ -64,7 +73,7 @@ impl Default for ControllerConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum ControllerError {
     /// The definition of Databases is not installed.
-    #[error("find the Database resource: install it with `dbctl generate crd | kubectl apply -f -`")]
+    #[error("find the Database resource: install it with `dbctl install`")]
     NoDefinition,
     /// The API server does not answer, or forbids what the controller needs.
     #[error("list Databases: {0}")]
@@ -110,7 +119,7 @@ pub async fn run(
         patroni: patroni::Client::new()?,
         recorder: Recorder::new(client.clone(), reporter.clone()),
         reporter,
-        settings: Settings { image: config.image },
+        settings: Settings { image: config.image, pull_secret: config.pull_secret },
         backoff: Backoff::default(),
         asks: Asks::default(),
         silence: Silence::default(),
@@ -119,13 +128,14 @@ pub async fn run(
         metrics: Arc::default(),
         claim: tenure.as_ref().map_or_else(Claim::always, Tenure::claim),
     });
-    let served = serve_metrics(shared.metrics.clone(), config.metrics, stop.clone()).await?;
     let (mut watches, mut complete) = watches(&client, config.namespace.as_deref(), &shared.cache, &passes);
     if nodes::readable(&client).await {
         let (watch, listed) = watch_nodes(&client, &shared, passes);
         watches.push(watch);
         complete.push(listed);
     }
+    let health = Health::new(complete.clone(), tenure.as_ref());
+    let served = serve_metrics(shared.metrics.clone(), config.metrics, health, stop.clone()).await?;
     let (store, writer) = reflector::store();
     let changed = watcher(databases, watcher::Config::default())
         .backoff(retry::WatchPauses::default())
@@ -183,11 +193,12 @@ async fn lost(tenure: Option<&mut Tenure>) -> LeaseError {
 async fn serve_metrics(
     metrics: Arc<Metrics>,
     address: Option<SocketAddr>,
+    health: Health,
     stop: CancellationToken,
 ) -> Result<BoxFuture<'static, ControllerError>, ControllerError> {
     let Some(address) = address else { return Ok(pending().boxed()) };
     let failed = move |source| ControllerError::Metrics { address, source };
-    let served = metrics::serve(metrics, address, stop).await.map_err(failed)?;
+    let served = metrics::serve(metrics, address, health, stop).await.map_err(failed)?;
     let served = async move {
         match served.await {
             Err(source) => failed(source),

@@ -1,88 +1,14 @@
-//! What the controller may do at the Kubernetes API.
-//!
-//! The table holds what the controller's own calls need, and what it grants to members' pods in their Role: an API server
-//! lets nobody grant what they do not hold, unless they may `escalate` or `bind`, which amounts to everything.
+//! The controller's ServiceAccount and its roles.
 
 use serde_json::{Value, json};
 
-use crate::api::{FIELD_MANAGER, GROUP};
+use super::rights::{LEASES, RULES, Rule};
+use crate::api::FIELD_MANAGER;
 
 /// Where the controller runs.
 pub const NAMESPACE: &str = "dbctl-system";
 /// The controller's ServiceAccount, and the name of its roles and bindings.
 pub const ACCOUNT: &str = "dbctl-controller";
-
-/// Verbs on one resource.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rule {
-    /// API group; empty for the core one.
-    pub group: &'static str,
-    /// The resource, with its subresource where it is about one.
-    pub resource: &'static str,
-    /// The verbs, never `*`.
-    pub verbs: &'static [&'static str],
-}
-
-impl Rule {
-    /// The resource with its group, as `statefulsets.apps`, and its subresource behind a slash.
-    pub fn qualified(&self) -> String {
-        let (resource, subresource) = self.resource.split_once('/').unwrap_or((self.resource, ""));
-        qualified(self.group, resource, subresource)
-    }
-}
-
-/// A resource in one word.
-pub fn qualified(group: &str, resource: &str, subresource: &str) -> String {
-    let dot = if group.is_empty() { "" } else { "." };
-    let slash = if subresource.is_empty() { "" } else { "/" };
-    format!("{resource}{dot}{group}{slash}{subresource}")
-}
-
-const fn rule(group: &'static str, resource: &'static str, verbs: &'static [&'static str]) -> Rule {
-    Rule { group, resource, verbs }
-}
-
-/// Everything that the controller may do. Each verb is used; a test runs it with nothing else and counts.
-///
-/// Objects of a Database are found by a watch on its label (`list`, `watch`) and, before anything is made, by name (`get`),
-/// since one of that name may be somebody else's. An apply of what is not there yet needs both `create` and `patch`.
-pub const RULES: &[Rule] = &[
-    // The finalizer is part of the object itself.
-    rule(GROUP, "databases", &["list", "watch", "patch"]),
-    rule(GROUP, "databases/status", &["patch"]),
-    // Each database's ServiceAccount, Role and RoleBinding; the garbage collector removes them.
-    rule("", "serviceaccounts", &["get", "list", "watch", "create", "patch"]),
-    rule("rbac.authorization.k8s.io", "roles", &["get", "list", "watch", "create", "patch"]),
-    rule("rbac.authorization.k8s.io", "rolebindings", &["get", "list", "watch", "create", "patch"]),
-    rule("", "services", &["get", "list", "watch", "create", "patch"]),
-    rule("discovery.k8s.io", "endpointslices", &["list", "watch"]),
-    rule("apps", "statefulsets", &["get", "list", "watch", "create", "patch", "delete"]),
-    rule("policy", "poddisruptionbudgets", &["get", "list", "watch", "create", "patch", "delete"]),
-    // The schedule of backups, and one Job for each that is asked for; Jobs go by themselves.
-    rule("batch", "cronjobs", &["get", "list", "watch", "create", "patch", "delete"]),
-    rule("batch", "jobs", &["get", "list", "watch", "create"]),
-    // `patch` is for Patroni, which keeps the role label, and for the label that a dead primary leaves; `delete` for pods
-    // that somebody cut off from their StatefulSet.
-    rule("", "pods", &["get", "list", "watch", "patch", "delete"]),
-    // What outlives a Database goes by the controller's hand, where the deletion policy says so.
-    rule("", "configmaps", &["get", "list", "watch", "create", "patch", "delete"]),
-    rule("", "persistentvolumeclaims", &["get", "list", "watch", "patch", "delete"]),
-    // Neither `list` nor `watch`: they would show the content of every Secret there is, and RBAC knows no labels to narrow
-    // them by. Names it knows, but only as a list of whole ones, and a Database's name is the user's choice. So a Secret is
-    // read by the name that dbctl gives it, and one whose name is not known cannot be.
-    rule("", "secrets", &["get", "create", "delete"]),
-    // Of the whole cluster, so a Role for one namespace goes without: then a cordoned node moves no primary, and a node that
-    // is vouched to be off proves nothing.
-    rule("", "nodes", &["list", "watch"]),
-    // The same holds for these: without, whether volumes may grow is found out by trying.
-    rule("storage.k8s.io", "storageclasses", &["get"]),
-    // That of Databases: with it deleted, no Database takes its data along.
-    rule("apiextensions.k8s.io", "customresourcedefinitions", &["get"]),
-    rule("events.k8s.io", "events", &["create", "patch"]),
-];
-
-/// What it may do with Leases, in its own namespace only: by one, a single controller of several works.
-pub const LEASES: Rule = rule("coordination.k8s.io", "leases", &["get", "create", "update"]);
 
 /// What belongs to the whole cluster.
 const OF_CLUSTER: [&str; 3] = ["nodes", "storageclasses", "customresourcedefinitions"];
@@ -115,7 +41,7 @@ pub fn rbac(namespace: &str, scope: Scope<'_>) -> Vec<Value> {
 /// Name of the Role for the Lease and of its binding.
 const LEADER: &str = "dbctl-controller-lease";
 
-fn metadata(name: &str, namespace: Option<&str>) -> Value {
+pub(super) fn metadata(name: &str, namespace: Option<&str>) -> Value {
     let mut metadata = json!({ "name": name, "labels": labels() });
     if let Some(namespace) = namespace {
         metadata["namespace"] = json!(namespace);
@@ -149,7 +75,8 @@ fn rules(scope: Scope<'_>) -> Vec<Value> {
     RULES.iter().filter(held).map(written).collect()
 }
 
-fn labels() -> Value {
+/// What the installation's objects carry.
+pub(super) fn labels() -> Value {
     json!({
         "app.kubernetes.io/name": FIELD_MANAGER,
         "app.kubernetes.io/component": "controller",
@@ -162,71 +89,30 @@ fn labels() -> Value {
 /// # Errors
 /// Where they cannot be written as YAML.
 pub fn rbac_yaml(namespace: &str, scope: Scope<'_>) -> Result<String, serde_yaml::Error> {
-    let mut text = format!(
+    documents(
         "# What dbctl's controller may do. Generated: `dbctl generate rbac`; -n NAMESPACE is where it runs, --watch NAMESPACE\n\
-         # narrows it to one namespace. The namespace must exist: kubectl create namespace {namespace}\n"
-    );
-    for object in rbac(namespace, scope) {
+         # narrows it to one namespace.\n",
+        &rbac(namespace, scope),
+    )
+}
+
+/// A comment, and objects as one YAML file.
+///
+/// # Errors
+/// Where they cannot be written as YAML.
+pub fn documents(comment: &str, objects: &[Value]) -> Result<String, serde_yaml::Error> {
+    let mut text = comment.to_owned();
+    for object in objects {
         text.push_str("---\n");
-        text.push_str(&serde_yaml::to_string(&object)?);
+        text.push_str(&serde_yaml::to_string(object)?);
     }
     Ok(text)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
     use crate::api::Names;
-
-    #[test]
-    fn the_manifest_has_not_drifted() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/manifests/rbac.yaml");
-        let committed = std::fs::read_to_string(path).unwrap_or_default();
-        let wanted = rbac_yaml(NAMESPACE, Scope::Cluster).unwrap();
-        assert!(committed == wanted, "run `cargo run -- generate rbac > manifests/rbac.yaml`");
-    }
-
-    /// What the controller was seen to ask for: the table that `controller::tests::access` writes and checks.
-    const NEEDS: &str = include_str!("needs.txt");
-    /// What it grants to members' pods, and seldom asks for itself.
-    const GRANTED: [&str; 1] = ["patch pods"];
-
-    fn covered(rules: &[(String, &str)], need: &str) -> bool {
-        rules.iter().any(|(resource, verb)| need == format!("{verb} {resource}"))
-    }
-
-    #[test]
-    fn a_role_without_any_one_of_its_verbs_is_too_small() {
-        let all: Vec<(String, &str)> =
-            RULES.iter().flat_map(|rule| rule.verbs.iter().map(|verb| (rule.qualified(), *verb))).collect();
-        let lease = |need: &&str| need.ends_with(&LEASES.qualified());
-        let leases: Vec<String> =
-            LEASES.verbs.iter().map(|verb| format!("{verb} {}", LEASES.qualified())).collect();
-        assert_eq!(
-            BTreeSet::from_iter(NEEDS.lines().filter(lease)),
-            leases.iter().map(String::as_str).collect()
-        );
-        let needs: Vec<&str> = NEEDS.lines().filter(|need| !lease(need)).chain(GRANTED).collect();
-        for need in &needs {
-            assert!(covered(&all, need), "the role lacks {need}");
-        }
-        for index in 0..all.len() {
-            let mut fewer = all.clone();
-            let (resource, verb) = fewer.remove(index);
-            let suffices = needs.iter().all(|need| covered(&fewer, need));
-            assert!(!suffices, "nothing needs {verb} {resource}");
-        }
-    }
-
-    #[test]
-    fn nothing_is_wild_and_nothing_runs_in_pods() {
-        for rule in RULES {
-            assert!(rule.verbs.iter().all(|verb| *verb != "*" && *verb != "escalate" && *verb != "bind"));
-            assert!(rule.resource != "*" && rule.group != "*" && rule.resource != "pods/exec");
-        }
-    }
 
     /// The API server's own check, which a Role that grants more would not pass.
     #[test]

@@ -26,8 +26,11 @@ pub fn rules(names: Names<'_>) -> Value {
 /// ServiceAccount, Role and RoleBinding.
 pub fn plan(cx: &Context<'_>) -> Vec<Action> {
     let name = cx.names.main();
+    // From there it reaches each new pod of the account, and no pod that runs is made anew when it changes.
+    let pull: Vec<_> = cx.settings.pull_secret.iter().map(|secret| json!({ "name": secret })).collect();
+    let account = if pull.is_empty() { json!({}) } else { json!({ "imagePullSecrets": pull }) };
     let objects = [
-        (Kind::ServiceAccount, json!({})),
+        (Kind::ServiceAccount, account),
         (Kind::Role, json!({ "rules": rules(cx.names) })),
         (
             Kind::RoleBinding,

@@ -31,6 +31,8 @@ mod release;
 mod requests;
 mod restore;
 mod rollout;
+#[cfg(test)]
+mod samples;
 mod scale;
 mod secrets;
 mod services;
@@ -59,8 +61,12 @@ pub use object::{
     uid_of,
 };
 pub use ownership::needed;
+pub use pod::container_security;
 pub use release::RELEASE;
+#[cfg(test)]
+pub use samples::sample_pods;
 pub use secrets::internal;
+pub use services::POSTGRES_PORT;
 pub use storage::classes_to_grow;
 pub use text::{at, list, text};
 pub use view::{CONTAINER, LABEL_VERSION, Member, TEMPLATE, View};
@@ -76,11 +82,13 @@ use context::Context;
 pub struct Settings {
     /// The image of a member's pod; `{version}` stands for the PostgreSQL release.
     pub image: String,
+    /// Name of the Secret, in each Database's namespace, with which that image is pulled.
+    pub pull_secret: Option<String>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { image: "dbctl/postgres:{version}".to_owned() }
+        Self { image: "dbctl/postgres:{version}".to_owned(), pull_secret: None }
     }
 }
 

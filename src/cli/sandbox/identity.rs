@@ -10,12 +10,11 @@ use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::PostParams;
 use kube::{Api, Client};
-use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::FIELD_MANAGER;
 use crate::cli::error::{CliError, Result};
-use crate::install::{ACCOUNT, NAMESPACE, Scope, apply, rbac};
+use crate::install::{ACCOUNT, NAMESPACE, Scope, apply, namespace_object, rbac};
 use crate::sandbox::process;
 
 /// How long a token is asked for.
@@ -36,8 +35,7 @@ pub struct Identity {
 /// Where the API server refuses, or the file cannot be written.
 pub async fn prepare(admin: &Client, state: &Path) -> Result<Identity> {
     let failed = |error: &dyn Display| CliError::failed(format!("give the controller its role: {error}"));
-    let namespace = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE } });
-    for object in std::iter::once(namespace).chain(rbac(NAMESPACE, Scope::Cluster)) {
+    for object in std::iter::once(namespace_object(NAMESPACE)).chain(rbac(NAMESPACE, Scope::Cluster)) {
         apply(admin, FIELD_MANAGER, object).await.map_err(|error| failed(&error))?;
     }
     let mut identity = Identity { file: state.join("controller-token"), renew: Timestamp::UNIX_EPOCH };

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::election::{Election, Record, Step, Terms};
 use super::{Claim, now};
+use crate::api::{DBCTL_VERSION, VERSION};
 
 /// Where the Lease is, and who wants it.
 #[derive(Clone, Debug)]
@@ -57,6 +58,7 @@ pub enum LeaseError {
 pub struct Tenure {
     claim: Claim,
     held: watch::Receiver<bool>,
+    seen: watch::Receiver<bool>,
     stop: CancellationToken,
     /// Until its end has been told.
     task: Option<JoinHandle<Result<(), LeaseError>>>,
@@ -67,10 +69,12 @@ impl Tenure {
     pub fn begin(client: Client, config: LeaseConfig) -> Self {
         let (claim, stop) = (Claim::none(), CancellationToken::new());
         let (tell, held) = watch::channel(false);
+        let (tell_seen, seen) = watch::channel(false);
         let api = Api::namespaced(client, &config.namespace);
         let election = Election::new(config.identity.clone(), config.terms);
-        let campaign = Campaign { api, config, election, claim: claim.clone(), tell, stop: stop.clone() };
-        Self { claim, held, stop, task: Some(tokio::spawn(campaign.run())) }
+        let campaign =
+            Campaign { api, config, election, claim: claim.clone(), tell, tell_seen, stop: stop.clone() };
+        Self { claim, held, seen, stop, task: Some(tokio::spawn(campaign.run())) }
     }
 
     /// Until when it may act.
@@ -81,6 +85,11 @@ impl Tenure {
     /// Becomes true once the Lease is held.
     pub fn held(&self) -> watch::Receiver<bool> {
         self.held.clone()
+    }
+
+    /// Becomes true once it is known who holds the Lease.
+    pub fn seen(&self) -> watch::Receiver<bool> {
+        self.seen.clone()
     }
 
     /// Ends when the Lease is lost, or cannot be had.
@@ -120,6 +129,7 @@ struct Campaign {
     election: Election,
     claim: Claim,
     tell: watch::Sender<bool>,
+    tell_seen: watch::Sender<bool>,
     stop: CancellationToken,
 }
 
@@ -175,7 +185,10 @@ impl Campaign {
     async fn look(&mut self) -> Result<Step, LeaseError> {
         let sent = now();
         match self.bounded(self.api.get_opt(&self.config.name)).await {
-            Some(Ok(lease)) => Ok(self.election.read(sent, lease.as_ref().map(record), now())),
+            Some(Ok(lease)) => {
+                self.tell_seen.send_if_modified(|seen| !std::mem::replace(seen, true));
+                Ok(self.election.read(sent, lease.as_ref().map(record), now()))
+            }
             Some(Err(error)) if self.is_final(&error) => Err(self.refused(error)),
             failed => {
                 self.note("read", failed.and_then(Result::err));
@@ -224,6 +237,8 @@ impl Campaign {
                 name: Some(self.config.name.clone()),
                 namespace: Some(self.config.namespace.clone()),
                 resource_version: version,
+                // Of all that tell a controller's version, only this is written by one that works.
+                annotations: Some([(DBCTL_VERSION.to_owned(), VERSION.to_owned())].into()),
                 ..ObjectMeta::default()
             },
             spec: Some(LeaseSpec {

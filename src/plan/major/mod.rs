@@ -12,6 +12,8 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Map, Value, json};
 
+#[cfg(test)]
+pub use job::rehearsal;
 pub use machine::undone;
 
 use super::backup::{self, Task};

@@ -11,11 +11,9 @@ use tempfile::TempDir;
 
 use super::python::{self, BUILDS, Pip, last_words};
 use super::release::{cached_message, exist_message};
-use super::{Identity, PATRONI, Progress, ProvisionError, Release, check, io};
+use super::{DRIVER, Identity, PATRONI, Progress, ProvisionError, Release, check, io};
 
 const STAGING_PREFIX: &str = ".staging-";
-/// The PostgreSQL driver of Patroni.
-const DRIVER: &str = "psycopg[binary]==3.3.9";
 
 /// One installation; the caller holds the cache's lock.
 pub(super) struct Installer<'a> {

@@ -18,6 +18,8 @@ pub use release::{ImageError, Release};
 
 /// The Patroni release that pods run.
 pub const PATRONI: &str = "4.1.5";
+/// The driver that it speaks to PostgreSQL with.
+pub const DRIVER: &str = "psycopg[binary]==3.3.9";
 
 /// Where installation reports what it does. The library never prints; a caller with a terminal draws this.
 pub trait Progress: Send + Sync {
