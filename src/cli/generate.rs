@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::Context;
 use super::error::{CliError, Result};
-use crate::install::{Manifest, NAMESPACE, Scope, manifests, rbac_yaml};
+use crate::install::{Manifest, NAMESPACE, Scope, manifests, rbac_yaml, rights_table};
 
 /// Print what is generated from the program's own types
 #[derive(Debug, Args)]
@@ -27,6 +27,8 @@ enum What {
         #[arg(long, value_name = "NAMESPACE")]
         watch: Option<String>,
     },
+    /// The same as a table in Markdown that says why, which README.md has
+    Rights,
     /// All files of manifests/, which are those of an installation for all namespaces
     Manifests {
         /// Where to write them
@@ -46,6 +48,7 @@ pub fn run(context: &Context, args: &GenerateArgs) -> Result<()> {
             let place = context.global.namespace.as_deref().unwrap_or(NAMESPACE);
             rbac_yaml(place, watch.as_deref().map_or(Scope::Cluster, Scope::Namespace))
         }
+        What::Rights => return context.ui.data(rights_table()),
         What::Manifests { directory } => return write_all(directory),
     };
     context.ui.data(yaml.map_err(not_written)?)

@@ -257,7 +257,7 @@ mod tests {
     #[test]
     fn the_readme_says_why() {
         let readme = include_str!("../../README.md");
-        assert!(readme.contains(&rights_table()), "README.md needs this table:\n{}", rights_table());
+        assert!(readme.contains(&rights_table()), "README.md needs what `cargo run -- generate rights` prints");
     }
 
     /// What the controller was seen to ask for: the table that `controller::tests::access` writes and checks.
