@@ -724,7 +724,8 @@ mod tests {
         // A port that was free a moment ago.
         let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let stop = CancellationToken::new();
-        let serving = tokio::spawn(serve(metrics, address, stop.clone()).await.unwrap());
+        let health = Health::new(Vec::new(), None);
+        let serving = tokio::spawn(serve(metrics, address, health, stop.clone()).await.unwrap());
         let answer = reqwest::get(format!("http://{address}/metrics")).await.unwrap();
         assert_eq!(answer.headers()["content-type"], CONTENT_TYPE);
         assert!(answer.text().await.unwrap().contains("database_primary_info"));

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::support::{Answer, Sandbox, cache, eventually};
@@ -37,6 +37,13 @@ fn command(sandbox: &Sandbox, args: &[&str]) -> Command {
 
 fn kubectl(sandbox: &Sandbox, args: &[&str]) -> Answer {
     command(sandbox, args).output().unwrap().into()
+}
+
+/// The same at the API server of a kubeconfig; the words are divided by blanks.
+pub fn kubectl_at(kubeconfig: &Path, words: &str) -> Answer {
+    let mut command = Command::new(kubectl_binary());
+    command.args(words.split(' ')).env("KUBECONFIG", kubeconfig).env("HOME", "/nonexistent");
+    command.output().unwrap().into()
 }
 
 /// The same with something to read.
@@ -99,7 +106,7 @@ fn the_example_goes_through_kubectl() {
 }
 
 /// A process that is killed at the end.
-struct Background(Child);
+pub struct Background(Child);
 
 impl Drop for Background {
     fn drop(&mut self) {
@@ -109,7 +116,7 @@ impl Drop for Background {
 }
 
 impl Background {
-    fn start(mut command: Command) -> Self {
+    pub fn start(mut command: Command) -> Self {
         Self(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
     }
 

@@ -13,6 +13,7 @@ mod data;
 mod external;
 mod failover;
 mod faults;
+mod install;
 mod isolation;
 mod journeys;
 mod kills;

@@ -40,6 +40,34 @@ async fn another_takes_over_from_one_that_stops_and_from_one_that_hangs() {
 }
 
 #[tokio::test]
+async fn it_is_ready_when_it_stands_by_or_works_and_says_its_version() {
+    let mut cluster = Cluster::start(lax_definition()).await;
+    held_by(&cluster, "first").await;
+    // A port that was free a moment ago.
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let says = |path: &'static str| async move {
+        let answer = reqwest::get(format!("http://{address}{path}")).await.ok()?;
+        let ready = answer.status().is_success();
+        Some((ready, answer.text().await.unwrap()))
+    };
+    let config = ControllerConfig { metrics: Some(address), ..elected("second") };
+    let second = tokio::spawn(run(cluster.client.clone(), config, cluster.stop.child_token()));
+    eventually("it stands by", || async {
+        says("/readyz").await.is_some_and(|(ready, text)| ready && text.starts_with("standing by"))
+    })
+    .await;
+    cluster.controller.abort();
+    held_by(&cluster, "second").await;
+    eventually("it works", || async { says("/readyz").await == Some((true, "working\n".to_owned())) }).await;
+    assert_eq!(says("/healthz").await, Some((true, "ok\n".to_owned())));
+    let leases: Api<Lease> = Api::namespaced(cluster.client.clone(), NAMESPACE);
+    let version = leases.get(ACCOUNT).await.unwrap().annotations()[crate::api::DBCTL_VERSION].clone();
+    assert_eq!(version, crate::api::VERSION);
+    cluster.controller = second;
+    cluster.stop().await;
+}
+
+#[tokio::test]
 async fn one_that_loses_the_lease_ends() {
     let cluster = Cluster::start(lax_definition()).await;
     held_by(&cluster, "first").await;
