@@ -49,11 +49,11 @@ mod watchdog;
 pub use admit::AdmitError;
 pub use backup::{BackupError, Job, backup};
 pub use bootstrap::{PostBootstrapError, post_bootstrap};
+#[cfg(test)]
+pub use major::previous_programs;
 pub use major::{
     Facts, Made, MajorReport, MajorState, Rehearsal, RehearseError, Upgrade, UpgradeError, rehearse, upgrade,
 };
-#[cfg(test)]
-pub use major::previous_programs;
 pub use render::{Environment, RenderError, render};
 pub use report::{AGENT_PORT, AgentReport, ArchiveError, ArchiveReport, Disk, Fenced, PostmasterState};
 pub use restore::{Bootstrap, BootstrapError, bootstrap};

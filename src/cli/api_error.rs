@@ -27,8 +27,10 @@ fn refusal(place: &Place, doing: &str, status: &Status) -> CliError {
                 .hint("install dbctl in the cluster, once: dbctl install --wait")
         }
         404 => CliError::not_found(format!("failed to {doing}: {message}")),
-        401 => CliError::failed(format!("{doing}: the API server does not accept your credentials ({message})"))
-            .hint("log in again, or name another context with --context"),
+        401 => {
+            CliError::failed(format!("{doing}: the API server does not accept your credentials ({message})"))
+                .hint("log in again, or name another context with --context")
+        }
         403 => CliError::failed(format!("{doing}: you are not allowed to ({message})"))
             .hint("ask for the right, or name another context or namespace with --context and -n"),
         422 => {
@@ -39,8 +41,10 @@ fn refusal(place: &Place, doing: &str, status: &Status) -> CliError {
             let details = if details.is_empty() { vec![message.to_owned()] } else { details };
             error.details(details)
         }
-        429 | 503 | 504 => CliError::failed(format!("{doing}: the API server of {} is too busy ({message})", name(place)))
-            .hint("try again in a moment"),
+        429 | 503 | 504 => {
+            CliError::failed(format!("{doing}: the API server of {} is too busy ({message})", name(place)))
+                .hint("try again in a moment")
+        }
         _ => CliError::failed(format!("{doing}: {message}")),
     }
 }
@@ -64,8 +68,11 @@ fn root_cause(error: &Error) -> String {
 fn unreachable_server(place: &Place, doing: &str, error: &Error) -> CliError {
     let cause = root_cause(error);
     match error {
-        Error::SerdeError(_) => CliError::failed(format!("{doing}: cannot read what the API server of {} answered: {cause}", name(place)))
-            .hint("is the Database definition in the cluster of this dbctl's version? `dbctl version` tells"),
+        Error::SerdeError(_) => CliError::failed(format!(
+            "{doing}: cannot read what the API server of {} answered: {cause}",
+            name(place)
+        ))
+        .hint("is the Database definition in the cluster of this dbctl's version? `dbctl version` tells"),
         _ => match place {
             Place::Sandbox(_) => CliError::failed(format!("{doing}: the sandbox does not answer: {cause}"))
                 .hint("see what it says with `dbctl sandbox logs`, or restart it with `dbctl sandbox down`"),

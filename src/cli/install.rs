@@ -22,7 +22,8 @@ use super::session::Session;
 use super::{Context, api_error};
 use crate::api::FIELD_MANAGER;
 use crate::install::{
-    Change, Installation, NAMESPACE, api_of, change, default_image, is_installed, resource, resource_name, submit,
+    Change, Installation, NAMESPACE, api_of, change, default_image, is_installed, resource, resource_name,
+    submit,
 };
 use found::Found;
 
@@ -113,8 +114,10 @@ pub async fn run(context: &Context, args: InstallArgs) -> Result<()> {
         return context.ui.data(printed(format, &objects(&wanted)?)?);
     }
     if args.wait && context.global.sandbox {
-        return Err(CliError::usage("the sandbox starts no pods of a Deployment, so there is nothing to wait for")
-            .hint("leave --wait away; the sandbox runs a controller of its own"));
+        return Err(CliError::usage(
+            "the sandbox starts no pods of a Deployment, so there is nothing to wait for",
+        )
+        .hint("leave --wait away; the sandbox runs a controller of its own"));
     }
     let session = Session::open(context).await?;
     guard::check(context, &session, &wanted).await?;
@@ -166,8 +169,8 @@ async fn add_api_ports(session: &Session, wanted: &mut Installation) {
 
 /// Brings one object to what it is to be, and says what became of it.
 async fn put(context: &Context, session: &Session, object: Value, dry_run: bool) -> Result<()> {
-    let object: DynamicObject =
-        serde_json::from_value(object).map_err(|error| CliError::failed(format!("read an object: {error}")))?;
+    let object: DynamicObject = serde_json::from_value(object)
+        .map_err(|error| CliError::failed(format!("read an object: {error}")))?;
     let types = object.types.clone().unwrap_or_default();
     let name = resource_name(&resource(&types), &object.name_any());
     let failed = |error: kube::Error| api_error::explain(session, &format!("{DOING}: apply {name}"), &error);
@@ -224,8 +227,14 @@ async fn established(session: &Session, name: &str) -> Result<()> {
 }
 
 /// Takes away what an earlier installation with other options had: most of all rights.
-async fn remove_rest(context: &Context, session: &Session, wanted: &Installation, dry_run: bool) -> Result<()> {
-    let failed = |error: kube::Error| api_error::explain(session, &format!("{DOING}: look for what it had"), &error);
+async fn remove_rest(
+    context: &Context,
+    session: &Session,
+    wanted: &Installation,
+    dry_run: bool,
+) -> Result<()> {
+    let failed =
+        |error: kube::Error| api_error::explain(session, &format!("{DOING}: look for what it had"), &error);
     let there = found::find(session, &wanted.namespace).await.map_err(failed)?;
     let wanted: Vec<Found> = objects(wanted)?.iter().filter_map(Found::of).collect();
     for rest in there.iter().filter(|found| !wanted.iter().any(|wanted| wanted.is(found))) {

@@ -48,12 +48,15 @@ pub struct UninstallArgs {
 pub async fn run(context: &Context, args: UninstallArgs) -> Result<()> {
     let session = Session::open(context).await?;
     let namespace = place(context);
-    let failed = |error: kube::Error| api_error::explain(&session, &format!("{DOING}: see what is there"), &error);
+    let failed =
+        |error: kube::Error| api_error::explain(&session, &format!("{DOING}: see what is there"), &error);
     let found = found::find(&session, &namespace).await.map_err(failed)?;
     let definition = definition(&session).await?.filter(|_| args.crd);
     if found.is_empty() && definition.is_none() {
-        return Err(CliError::not_found(format!("failed to {DOING}: nothing of it is in namespace {namespace:?}"))
-            .hint("name the controller's namespace with -n, if it has another one"));
+        return Err(CliError::not_found(format!(
+            "failed to {DOING}: nothing of it is in namespace {namespace:?}"
+        ))
+        .hint("name the controller's namespace with -n, if it has another one"));
     }
     let databases = databases(&session).await?;
     if definition.is_some() {
@@ -148,15 +151,19 @@ fn busy(database: &Database) -> Option<String> {
 }
 
 fn wait_for_busy(databases: &[Database]) -> Result<()> {
-    let busy: Vec<String> =
-        databases.iter().filter_map(|database| Some(format!("{}: {}", title(database), busy(database)?))).collect();
+    let busy: Vec<String> = databases
+        .iter()
+        .filter_map(|database| Some(format!("{}: {}", title(database), busy(database)?)))
+        .collect();
     if busy.is_empty() {
         return Ok(());
     }
-    Err(CliError::refused(format!("failed to {DOING}: databases are in the middle of what the controller does"))
-        .details(busy)
-        .hint("wait until that is done; `dbctl status NAME` shows how it goes")
-        .hint("with --force it stays half done until a controller runs again; nothing was changed"))
+    Err(CliError::refused(format!(
+        "failed to {DOING}: databases are in the middle of what the controller does"
+    ))
+    .details(busy)
+    .hint("wait until that is done; `dbctl status NAME` shows how it goes")
+    .hint("with --force it stays half done until a controller runs again; nothing was changed"))
 }
 
 fn announce(context: &Context, session: &Session, found: &[Found], definition: bool, databases: &[Database]) {
@@ -195,7 +202,11 @@ async fn remove_definition(
         Ok(_) => {}
         Err(kube::Error::Api(status)) if status.is_not_found() => {}
         Err(error) => {
-            return Err(api_error::explain(session, &format!("{DOING}: delete the definition {name}"), &error));
+            return Err(api_error::explain(
+                session,
+                &format!("{DOING}: delete the definition {name}"),
+                &error,
+            ));
         }
     }
     context.ui.data(format!("customresourcedefinition.apiextensions.k8s.io/{name} deleted\n"))
@@ -220,7 +231,8 @@ mod tests {
 
     #[test]
     fn what_nobody_else_ends_is_waited_for() {
-        let operation = |phase: &str| json!({ "operations": [{ "id": "i", "kind": "backup", "phase": phase }] });
+        let operation =
+            |phase: &str| json!({ "operations": [{ "id": "i", "kind": "backup", "phase": phase }] });
         let going = json!({ "deletionTimestamp": "2026-11-22T10:00:00Z" });
         for (metadata, status, wanted) in [
             (json!({}), json!({}), None),

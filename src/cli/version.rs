@@ -139,7 +139,11 @@ async fn in_cluster(context: &Context) -> (Option<Part>, Option<Part>) {
         Ok((controller, definition)) => {
             let part = |found: Result<Part, kube::Error>, what: &str| {
                 found.unwrap_or_else(|error| {
-                    Part::unknown(super::api_error::explain(&session, what, &error).message.replacen("failed to ", "cannot ", 1))
+                    Part::unknown(super::api_error::explain(&session, what, &error).message.replacen(
+                        "failed to ",
+                        "cannot ",
+                        1,
+                    ))
                 })
             };
             (Some(part(controller, "see the controller")), Some(part(definition, "see the definition")))
@@ -172,7 +176,9 @@ async fn definition(session: &Session) -> Result<Part, kube::Error> {
         None => Part::unknown(format!("{name} is not in the cluster")),
         Some(found) => match found.annotations().get(DBCTL_VERSION) {
             Some(version) => Part::known(version, name),
-            None => Part::unknown(format!("{name} does not say whose it is: a dbctl of before versions were noted")),
+            None => Part::unknown(format!(
+                "{name} does not say whose it is: a dbctl of before versions were noted"
+            )),
         },
     })
 }
@@ -244,7 +250,8 @@ mod tests {
 
     fn lease(name: &str, holder: &str, renewed: i64, version: Option<&str>) -> Lease {
         let annotations = version.map(|version| json!({ DBCTL_VERSION: version }));
-        let renewed = Timestamp::from_second(renewed).unwrap().strftime("%Y-%m-%dT%H:%M:%S.000000Z").to_string();
+        let renewed =
+            Timestamp::from_second(renewed).unwrap().strftime("%Y-%m-%dT%H:%M:%S.000000Z").to_string();
         serde_json::from_value(json!({
             "metadata": { "name": name, "annotations": annotations },
             "spec": { "holderIdentity": holder, "leaseDurationSeconds": 15, "renewTime": renewed },

@@ -463,7 +463,8 @@ pub async fn serve(
     let listener = TcpListener::bind(address).await?;
     let bound = listener.local_addr()?;
     tracing::info!("metrics at http://{bound}/metrics");
-    let router = Router::new().route("/metrics", get(move || async move { page(&metrics) })).merge(health.routes());
+    let router =
+        Router::new().route("/metrics", get(move || async move { page(&metrics) })).merge(health.routes());
     Ok(axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).into_future())
 }
 

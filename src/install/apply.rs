@@ -109,7 +109,14 @@ mod tests {
     fn what_others_write_is_no_change() {
         let before = object(json!({ "name": "x", "resourceVersion": "1", "labels": { "l": "1" } }), "1", "1");
         let table = [
-            (object(json!({ "name": "x", "resourceVersion": "2", "generation": 3, "labels": { "l": "1" } }), "1", "2"), Change::Unchanged),
+            (
+                object(
+                    json!({ "name": "x", "resourceVersion": "2", "generation": 3, "labels": { "l": "1" } }),
+                    "1",
+                    "2",
+                ),
+                Change::Unchanged,
+            ),
             (object(json!({ "name": "x", "labels": { "l": "2" } }), "1", "1"), Change::Configured),
             (object(json!({ "name": "x", "labels": { "l": "1" } }), "2", "1"), Change::Configured),
         ];
@@ -130,7 +137,8 @@ mod tests {
             assert_eq!(resource_name(&resource(&types), "x"), wanted);
         }
         // Plurals are what the API is asked by.
-        let types = TypeMeta { api_version: "networking.k8s.io/v1".to_owned(), kind: "NetworkPolicy".to_owned() };
+        let types =
+            TypeMeta { api_version: "networking.k8s.io/v1".to_owned(), kind: "NetworkPolicy".to_owned() };
         assert_eq!(resource(&types).plural, "networkpolicies");
     }
 }

@@ -18,7 +18,15 @@ const OF_PATRONI: [&str; 6] =
     ["postgres", "initdb", "pg_basebackup", "pg_controldata", "pg_isready", "pg_rewind"];
 /// Those that pg_upgrade runs, of both releases.
 const OF_PG_UPGRADE: [&str; 9] = [
-    "initdb", "pg_controldata", "pg_ctl", "pg_dump", "pg_dumpall", "pg_resetwal", "pg_restore", "postgres", "psql",
+    "initdb",
+    "pg_controldata",
+    "pg_ctl",
+    "pg_dump",
+    "pg_dumpall",
+    "pg_resetwal",
+    "pg_restore",
+    "postgres",
+    "psql",
 ];
 
 /// An instruction of a build file: its word, and the rest with continued lines joined.
@@ -60,17 +68,25 @@ fn rests<'a>(stage: &'a [Instruction], word: &str) -> Vec<&'a str> {
 /// Variables that stay in the image.
 fn environment(stage: &[Instruction]) -> BTreeMap<String, String> {
     let pairs = rests(stage, "ENV").into_iter().flat_map(str::split_whitespace);
-    pairs.filter_map(|pair| pair.split_once('=')).map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    pairs
+        .filter_map(|pair| pair.split_once('='))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
 }
 
 /// Where a COPY puts things.
 fn copied(stage: &[Instruction]) -> Vec<PathBuf> {
-    rests(stage, "COPY").into_iter().filter_map(|rest| rest.split_whitespace().last()).map(PathBuf::from).collect()
+    rests(stage, "COPY")
+        .into_iter()
+        .filter_map(|rest| rest.split_whitespace().last())
+        .map(PathBuf::from)
+        .collect()
 }
 
 /// The programs that the build looks for before it is done.
 fn looked_for(stage: &[Instruction], directory: &str) -> BTreeSet<String> {
-    let pattern = Regex::new(r"for program in ([a-z_ ]+); do test -x ([^;]+)/\$program \|\| exit 1; done").unwrap();
+    let pattern =
+        Regex::new(r"for program in ([a-z_ ]+); do test -x ([^;]+)/\$program \|\| exit 1; done").unwrap();
     rests(stage, "RUN")
         .into_iter()
         .flat_map(|run| pattern.captures_iter(run))
@@ -134,8 +150,18 @@ fn containers(templates: &[Value]) -> Vec<(&Value, &Value)> {
 fn the_source_names_the_programs() {
     let found = run_by_dbctl();
     for known in [
-        "patroni", "psql", "postgres", "initdb", "pg_ctl", "pg_controldata", "pg_waldump", "pg_verifybackup",
-        "pg_amcheck", "pg_upgrade", "pg_dumpall", "vacuumdb",
+        "patroni",
+        "psql",
+        "postgres",
+        "initdb",
+        "pg_ctl",
+        "pg_controldata",
+        "pg_waldump",
+        "pg_verifybackup",
+        "pg_amcheck",
+        "pg_upgrade",
+        "pg_dumpall",
+        "vacuumdb",
     ] {
         assert!(found.contains(known), "{known} is not found any more: {found:?}");
     }
@@ -193,7 +219,11 @@ fn the_software_is_what_is_tested() {
     let previous: PgVersion = previous.parse().unwrap();
     assert_eq!(previous.major() + 1, PgVersion::DEFAULT.major());
     // What runs in the end says which release it is.
-    assert!(runs.contains(r#"postgres (PostgreSQL) $POSTGRES"#) && runs.contains(r#"postgres (PostgreSQL) $PREVIOUS""#), "{runs}");
+    assert!(
+        runs.contains(r#"postgres (PostgreSQL) $POSTGRES"#)
+            && runs.contains(r#"postgres (PostgreSQL) $PREVIOUS""#),
+        "{runs}"
+    );
 }
 
 #[test]
@@ -233,7 +263,11 @@ fn mounts_hide_nothing_and_are_there() {
     for (_, container) in containers(&templates(false)) {
         for mount in container["volumeMounts"].as_array().unwrap() {
             let path = PathBuf::from(mount["mountPath"].as_str().unwrap());
-            assert!(!brought.iter().any(|brought| brought.starts_with(&path)), "{} hides something", path.display());
+            assert!(
+                !brought.iter().any(|brought| brought.starts_with(&path)),
+                "{} hides something",
+                path.display()
+            );
             seen.insert(path);
         }
     }
@@ -248,7 +282,9 @@ fn mounts_hide_nothing_and_are_there() {
             .map(|mount| mount["mountPath"].as_str().unwrap())
             .collect();
         for variable in container["env"].as_array().unwrap() {
-            let Some(path) = variable["value"].as_str().filter(|value| value.starts_with('/')) else { continue };
+            let Some(path) = variable["value"].as_str().filter(|value| value.starts_with('/')) else {
+                continue;
+            };
             assert!(mounts.iter().any(|mount| Path::new(path).starts_with(mount)), "{path} is in no mount");
         }
     }

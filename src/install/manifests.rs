@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
+use super::network;
 use super::objects::{Installation, namespace_object};
 use super::rbac::{NAMESPACE, Scope, documents, rbac_yaml};
-use super::network;
 use crate::api::crd_yaml;
 
 /// A file: its name and what is in it.

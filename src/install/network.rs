@@ -110,7 +110,9 @@ mod tests {
     #[test]
     fn a_controller_of_one_namespace_reaches_no_members_elsewhere() {
         let mut wanted = Installation::new("ops");
-        let to = |wanted: &Installation| controller(wanted)["spec"]["egress"][2]["to"][0]["namespaceSelector"].clone();
+        let to = |wanted: &Installation| {
+            controller(wanted)["spec"]["egress"][2]["to"][0]["namespaceSelector"].clone()
+        };
         assert_eq!(to(&wanted), json!({}));
         wanted.watch = Some("shop".to_owned());
         assert_eq!(to(&wanted), namespace("shop"));

@@ -79,7 +79,9 @@ impl Installation {
     /// Who may reach what over the network.
     pub fn policies(&self) -> Vec<Value> {
         let mut all = vec![network::controller(self)];
-        all.extend(self.watch.as_deref().map(|place| network::databases_policy(Some(place), &self.namespace)));
+        all.extend(
+            self.watch.as_deref().map(|place| network::databases_policy(Some(place), &self.namespace)),
+        );
         all
     }
 
@@ -239,7 +241,11 @@ mod tests {
             .iter()
             .map(|object| {
                 let place = object["metadata"]["namespace"].as_str().unwrap_or("-");
-                format!("{} {place}/{}", object["kind"].as_str().unwrap(), object["metadata"]["name"].as_str().unwrap())
+                format!(
+                    "{} {place}/{}",
+                    object["kind"].as_str().unwrap(),
+                    object["metadata"]["name"].as_str().unwrap()
+                )
             })
             .collect();
         insta::assert_snapshot!(places.join("\n"), @r"

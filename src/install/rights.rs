@@ -35,12 +35,7 @@ pub fn qualified(group: &str, resource: &str, subresource: &str) -> String {
 
 type Why = &'static [(&'static str, &'static str)];
 
-const fn rule(
-    group: &'static str,
-    resource: &'static str,
-    verbs: &'static [&'static str],
-    why: Why,
-) -> Rule {
+const fn rule(group: &'static str, resource: &'static str, verbs: &'static [&'static str], why: Why) -> Rule {
     Rule { group, resource, verbs, why }
 }
 
@@ -177,7 +172,10 @@ pub const RULES: &[Rule] = &[
         "secrets",
         &["get", "create", "delete"],
         &[
-            ("get", "by name, `NAME-app` and `NAME-internal`: whether it is there, and how to log in at Patroni"),
+            (
+                "get",
+                "by name, `NAME-app` and `NAME-internal`: whether it is there, and how to log in at Patroni",
+            ),
             ("create", "passwords, once; they are never changed"),
             ("delete", FOR_GOOD),
         ],
@@ -188,7 +186,10 @@ pub const RULES: &[Rule] = &[
         "",
         "nodes",
         &["list", "watch"],
-        &[("list watch", "cordoned nodes, which primaries leave; those vouched to be off (not with `--watch-namespace`)")],
+        &[(
+            "list watch",
+            "cordoned nodes, which primaries leave; those vouched to be off (not with `--watch-namespace`)",
+        )],
     ),
     // The same holds for these: without, whether volumes may grow is found out by trying.
     rule(
@@ -202,7 +203,10 @@ pub const RULES: &[Rule] = &[
         "apiextensions.k8s.io",
         "customresourcedefinitions",
         &["get"],
-        &[("get", "whether the definition is being deleted: then no data goes with a Database (not with `--watch-namespace`)")],
+        &[(
+            "get",
+            "whether the definition is being deleted: then no data goes with a Database (not with `--watch-namespace`)",
+        )],
     ),
     rule(
         "events.k8s.io",
@@ -257,7 +261,10 @@ mod tests {
     #[test]
     fn the_readme_says_why() {
         let readme = include_str!("../../README.md");
-        assert!(readme.contains(&rights_table()), "README.md needs what `cargo run -- generate rights` prints");
+        assert!(
+            readme.contains(&rights_table()),
+            "README.md needs what `cargo run -- generate rights` prints"
+        );
     }
 
     /// What the controller was seen to ask for: the table that `controller::tests::access` writes and checks.

@@ -6,7 +6,14 @@ use super::objects::Installation;
 
 /// The kinds of volumes that it allows.
 const VOLUMES: [&str; 8] = [
-    "configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret",
+    "configMap",
+    "csi",
+    "downwardAPI",
+    "emptyDir",
+    "ephemeral",
+    "persistentVolumeClaim",
+    "projected",
+    "secret",
 ];
 
 /// What a pod's spec breaks.
@@ -40,7 +47,10 @@ fn violations(spec: &Value) -> Vec<String> {
         check(effective("runAsNonRoot") == json!(true), "runAsNonRoot".to_owned());
         check(effective("runAsUser") != json!(0), "runAsUser".to_owned());
         let profile = effective("seccompProfile")["type"].clone();
-        check(profile == json!("RuntimeDefault") || profile == json!("Localhost"), "seccompProfile".to_owned());
+        check(
+            profile == json!("RuntimeDefault") || profile == json!("Localhost"),
+            "seccompProfile".to_owned(),
+        );
         let ports = container["ports"].as_array().into_iter().flatten();
         check(ports.into_iter().all(|port| port.get("hostPort").is_none()), "hostPort".to_owned());
     }

@@ -52,7 +52,9 @@ pub fn skew(versions: Versions<'_>) -> Vec<Advice> {
     let Versions { client, controller, definition } = versions;
     let mut all = Vec::new();
     let newest = controller.filter(|controller| is_newer(controller, client)).unwrap_or(client);
-    let by = |version: &str| if version == client { Remedy::Install } else { Remedy::InstallWith(version.to_owned()) };
+    let by = |version: &str| {
+        if version == client { Remedy::Install } else { Remedy::InstallWith(version.to_owned()) }
+    };
     if let Some(definition) = definition {
         if is_newer(newest, definition) {
             let whose = if newest == client { "this dbctl" } else { "the controller" };

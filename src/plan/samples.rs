@@ -31,7 +31,8 @@ pub fn sample_pods() -> Vec<(&'static str, Value)> {
         Action::Create(_, body) => body["spec"]["template"].clone(),
         other => panic!("{other:?}"),
     };
-    let rehearsal = major::rehearsal(cx, "01J0000000000000000000000", "10.0.0.1", before, database.spec.version);
+    let rehearsal =
+        major::rehearsal(cx, "01J0000000000000000000000", "10.0.0.1", before, database.spec.version);
     vec![
         ("member", pod::template(cx, database.spec.version)),
         ("backup", job(backup::requested(cx, &wanted, Task::Backup, "01J0000000000000000000000", None))),

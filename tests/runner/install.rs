@@ -48,7 +48,9 @@ impl Cluster {
     fn names(&self, kind: &str) -> Vec<String> {
         let format = "custom-columns=A:.metadata.namespace,B:.metadata.name";
         let answer = self.kubectl(&format!("get {kind} -A --no-headers -o {format}")).ok();
-        let line = |line: &str| line.split_whitespace().filter(|word| *word != "<none>").collect::<Vec<_>>().join("/");
+        let line = |line: &str| {
+            line.split_whitespace().filter(|word| *word != "<none>").collect::<Vec<_>>().join("/")
+        };
         let ours = |name: &String| name.contains("dbctl") || name.contains("db.example.com");
         answer.stdout.lines().map(line).filter(ours).collect()
     }
@@ -94,7 +96,8 @@ spec: {replicas: 3, version: '16.15', storage: {size: 1Gi}}
 fn make_database(cluster: &Cluster) -> String {
     cluster.with(async |client| {
         let database: Database = serde_yaml::from_str(DATABASE).unwrap();
-        let made = Api::<Database>::default_namespaced(client).create(&PostParams::default(), &database).await;
+        let made =
+            Api::<Database>::default_namespaced(client).create(&PostParams::default(), &database).await;
         made.unwrap().metadata.uid.unwrap()
     })
 }
@@ -138,9 +141,17 @@ fn an_installation_comes_and_goes_and_a_database_stays() {
     // (but for the port of this very API server, which is not where one mostly is).
     let manifests = concat!(env!("CARGO_MANIFEST_DIR"), "/manifests");
     let kustomized = cluster.kubectl(&format!("apply --server-side --force-conflicts -k {manifests}"));
-    assert_eq!(kustomized.ok().stdout.lines().filter(|line| line.ends_with("serverside-applied")).count(), 11);
+    assert_eq!(
+        kustomized.ok().stdout.lines().filter(|line| line.ends_with("serverside-applied")).count(),
+        11
+    );
     let third = cluster.dbctl("install").ok();
-    assert_eq!(changes(&third).iter().filter(|change| **change == "created").count(), 0, "{}", third.transcript());
+    assert_eq!(
+        changes(&third).iter().filter(|change| **change == "created").count(),
+        0,
+        "{}",
+        third.transcript()
+    );
 
     // Nobody runs the Deployment; then somebody does.
     let late = cluster.dbctl("install --wait --timeout 1s");
@@ -154,7 +165,11 @@ fn an_installation_comes_and_goes_and_a_database_stays() {
     assert_eq!(refused.code, 5, "{}", refused.transcript());
     assert!(refused.stderr.contains("default/orders-db"), "{}", refused.transcript());
     let dry = cluster.dbctl("uninstall --dry-run").ok();
-    assert!(dry.stdout.is_empty() && dry.stderr.contains("goes: deployment.apps/dbctl-controller"), "{}", dry.transcript());
+    assert!(
+        dry.stdout.is_empty() && dry.stderr.contains("goes: deployment.apps/dbctl-controller"),
+        "{}",
+        dry.transcript()
+    );
     assert_eq!(cluster.dbctl("uninstall").code, 2, "nobody was asked");
 
     let gone = cluster.dbctl("uninstall --yes").ok();
@@ -169,7 +184,9 @@ fn an_installation_comes_and_goes_and_a_database_stays() {
     role.rbac.authorization.k8s.io/dbctl-controller-lease -n dbctl-system deleted
     serviceaccount/dbctl-controller -n dbctl-system deleted
     ");
-    for kind in ["deployments", "clusterroles", "clusterrolebindings", "roles", "rolebindings", "networkpolicies"] {
+    for kind in
+        ["deployments", "clusterroles", "clusterrolebindings", "roles", "rolebindings", "networkpolicies"]
+    {
         eventually(&format!("no {kind} are left"), || match cluster.names(kind) {
             names if names.is_empty() => Ok(()),
             names => Err(names.join(", ")),
@@ -179,7 +196,12 @@ fn an_installation_comes_and_goes_and_a_database_stays() {
 
     // And back.
     let back = cluster.dbctl("install").ok();
-    assert_eq!(changes(&back).iter().filter(|change| **change == "created").count(), 9, "{}", back.transcript());
+    assert_eq!(
+        changes(&back).iter().filter(|change| **change == "created").count(),
+        9,
+        "{}",
+        back.transcript()
+    );
     assert_eq!(uid(&cluster), Some(made));
     cluster.with(async |client| {
         Api::<Database>::default_namespaced(client).delete("orders-db", &Default::default()).await.unwrap();
@@ -224,9 +246,17 @@ fn fewer_rights_take_the_others_away_and_nothing_newer_is_replaced() {
     cluster.annotate_definition("99.0.0");
     let refused = cluster.dbctl("install --watch-namespace shop");
     assert_eq!(refused.code, 5, "{}", refused.transcript());
-    assert!(refused.stderr.contains(&format!("is of dbctl 99.0.0, and this is dbctl {VERSION}")), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains(&format!("is of dbctl 99.0.0, and this is dbctl {VERSION}")),
+        "{}",
+        refused.stderr
+    );
     let told = cluster.dbctl("version").ok();
-    assert!(told.stdout.contains("99.0.0") && told.stderr.contains("use dbctl 99.0.0 here"), "{}", told.transcript());
+    assert!(
+        told.stdout.contains("99.0.0") && told.stderr.contains("use dbctl 99.0.0 here"),
+        "{}",
+        told.transcript()
+    );
     cluster.annotate_definition("0.0.1");
     let told = cluster.dbctl("version -o json").ok();
     let json: Value = serde_json::from_str(&told.stdout).unwrap();
@@ -250,13 +280,18 @@ fn the_controller_that_is_installed_tells_its_version() {
     std::fs::write(&file, config.to_string()).unwrap();
     // What the Deployment asks for, as far as it is the same outside of a pod.
     let mut command = dbctl(Path::new("/nonexistent"));
-    command.env("POD_NAMESPACE", "dbctl-system").env("POD_NAME", "dbctl-controller-1").arg("--kubeconfig").arg(file);
+    command
+        .env("POD_NAMESPACE", "dbctl-system")
+        .env("POD_NAME", "dbctl-controller-1")
+        .arg("--kubeconfig")
+        .arg(file);
     let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     command.args(["controller", "--image=dbctl/postgres:{version}", &format!("--metrics-address={address}")]);
     let _controller = crate::kubectl::Background::start(command);
     eventually("it is ready", || {
         let answer = runtime().block_on(async {
-            let answer = reqwest::get(format!("http://{address}/readyz")).await.map_err(|error| error.to_string())?;
+            let answer =
+                reqwest::get(format!("http://{address}/readyz")).await.map_err(|error| error.to_string())?;
             answer.text().await.map_err(|error| error.to_string())
         })?;
         if answer == "working\n" { Ok(()) } else { Err(answer) }

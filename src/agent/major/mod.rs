@@ -19,7 +19,7 @@ pub use disk::Made;
 pub use finish::follow;
 pub use hold::{Told, hold};
 pub use rehearse::{Rehearsal, RehearseError, rehearse};
+pub use report::{Facts, MajorReport, MajorState};
 #[cfg(test)]
 pub use tool::previous as previous_programs;
-pub use report::{Facts, MajorReport, MajorState};
 pub use upgrade::{Upgrade, UpgradeError, upgrade};

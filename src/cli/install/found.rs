@@ -131,14 +131,16 @@ async fn list(api: Api<DynamicObject>) -> Result<Vec<DynamicObject>, kube::Error
 async fn rights(client: &Client, namespace: &str) -> Result<(Vec<Found>, Vec<String>), kube::Error> {
     let (mut all, mut places) = (Vec::new(), Vec::new());
     for prefix in ["Cluster", ""] {
-        let (role, binding) = (kind(RBAC, &format!("{prefix}Role")), kind(RBAC, &format!("{prefix}RoleBinding")));
+        let (role, binding) =
+            (kind(RBAC, &format!("{prefix}Role")), kind(RBAC, &format!("{prefix}RoleBinding")));
         let bound = list(Api::all_with(client.clone(), &binding)).await?;
         let bound: Vec<_> = bound.into_iter().filter(|found| is_bound(found, namespace)).collect();
         // A binding may name a role that is not dbctl's.
         let roles = list(Api::all_with(client.clone(), &role)).await?;
         let meant = |found: &DynamicObject| {
             bound.iter().any(|binding| {
-                binding.namespace() == found.namespace() && binding.data["roleRef"]["name"] == found.name_any()
+                binding.namespace() == found.namespace()
+                    && binding.data["roleRef"]["name"] == found.name_any()
             })
         };
         all.extend(bound.iter().map(|found| Found::listed(&binding, found)));
@@ -177,7 +179,8 @@ impl Controller {
     /// Reads a Deployment.
     pub fn of(deployment: &Deployment) -> Self {
         let containers = deployment.spec.template.spec.as_ref().map(|pod| &pod.containers);
-        let mut words = containers.into_iter().flatten().flat_map(|container| container.args.iter().flatten());
+        let mut words =
+            containers.into_iter().flatten().flat_map(|container| container.args.iter().flatten());
         let version = deployment.labels().get("app.kubernetes.io/version");
         Self {
             namespace: deployment.namespace().unwrap_or_default(),

@@ -19,7 +19,8 @@ use crate::install::{Installation, is_newer};
 /// # Errors
 /// Where installing would do harm, a namespace is missing, or it cannot be seen.
 pub async fn check(context: &Context, session: &Session, wanted: &Installation) -> Result<()> {
-    let failed = |error: kube::Error| api_error::explain(session, &format!("{DOING}: see what is there"), &error);
+    let failed =
+        |error: kube::Error| api_error::explain(session, &format!("{DOING}: see what is there"), &error);
     let definitions: Api<CustomResourceDefinition> = Api::all(session.client.clone());
     let definition = definitions.get_opt(&crd().name_any()).await.map_err(failed)?;
     check_definition(definition.as_ref(), VERSION)?;
@@ -48,16 +49,25 @@ fn check_definition(definition: Option<&CustomResourceDefinition>, own: &str) ->
     let name = definition.name_any();
     if definition.metadata.deletion_timestamp.is_some() {
         return Err(CliError::refused(format!("failed to {DOING}: the definition {name} is being deleted"))
-            .details(["it goes once no Database is left, and what was made meanwhile would go with it".to_owned()])
+            .details([
+                "it goes once no Database is left, and what was made meanwhile would go with it".to_owned()
+            ])
             .hint("see what it waits for: kubectl get databases -A; nothing was changed"));
     }
     match definition.annotations().get(DBCTL_VERSION) {
-        Some(version) if is_newer(version, own) => Err(too_new(&format!("the definition {name}"), version, own)),
+        Some(version) if is_newer(version, own) => {
+            Err(too_new(&format!("the definition {name}"), version, own))
+        }
         _ => Ok(()),
     }
 }
 
-fn check_controllers(context: &Context, there: &[Controller], wanted: &Installation, own: &str) -> Result<()> {
+fn check_controllers(
+    context: &Context,
+    there: &[Controller],
+    wanted: &Installation,
+    own: &str,
+) -> Result<()> {
     for controller in there {
         let namespace = &controller.namespace;
         if *namespace == wanted.namespace {
@@ -66,7 +76,8 @@ fn check_controllers(context: &Context, there: &[Controller], wanted: &Installat
             }
         } else if controller.overlaps(wanted.watch.as_deref()) {
             let whose = controller.watch.as_ref();
-            let whose = whose.map_or_else(|| "all namespaces".to_owned(), |watch| format!("namespace {watch:?}"));
+            let whose =
+                whose.map_or_else(|| "all namespaces".to_owned(), |watch| format!("namespace {watch:?}"));
             let program = context.program();
             return Err(CliError::refused(format!(
                 "failed to {DOING}: the controller in namespace {namespace:?} works for the databases of {whose} already"

@@ -168,7 +168,8 @@ mod tests {
         let pull = json!({ "waiting": { "reason": "ImagePullBackOff", "message": "no such image" } });
         let again = json!({ "waiting": { "reason": "CrashLoopBackOff", "message": "back-off 5m" } });
         let ended = json!({ "terminated": { "exitCode": 1, "message": "error: failed to list\n" } });
-        let unplaced = json!({ "conditions": [{ "type": "PodScheduled", "status": "False", "message": "no node" }] });
+        let unplaced =
+            json!({ "conditions": [{ "type": "PodScheduled", "status": "False", "message": "no node" }] });
         for (status, wanted) in [
             (container(true, json!({ "running": {} }), json!({})), None),
             (container(false, pull, json!({})), Some("p: ImagePullBackOff: no such image")),
