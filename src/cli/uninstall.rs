@@ -46,6 +46,11 @@ pub struct UninstallArgs {
 /// # Errors
 /// Where nothing is installed, it would do harm, or the API server refuses.
 pub async fn run(context: &Context, args: UninstallArgs) -> Result<()> {
+    let sandbox = context.global.sandbox;
+    if sandbox && args.crd {
+        return Err(CliError::usage("the definition is the sandbox's own, and its controller needs it")
+            .hint("`dbctl sandbox reset` removes all of a sandbox's state"));
+    }
     let session = Session::open(context).await?;
     let namespace = place(context);
     let failed =
@@ -62,7 +67,8 @@ pub async fn run(context: &Context, args: UninstallArgs) -> Result<()> {
     if definition.is_some() {
         keep_databases(context, &databases)?;
     }
-    if !args.force {
+    // The sandbox's own controller brings everything to its end.
+    if !args.force && !sandbox {
         wait_for_busy(&databases)?;
     }
     announce(context, &session, &found, definition.is_some(), &databases);
@@ -79,6 +85,9 @@ pub async fn run(context: &Context, args: UninstallArgs) -> Result<()> {
     }
     if let Some(definition) = definition {
         remove_definition(context, &session, &definition).await?;
+    }
+    if sandbox {
+        return Ok(());
     }
     context.ui.note(format_args!(
         "kept: namespace {namespace:?}{}; to have a controller again: {} install",

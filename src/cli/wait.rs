@@ -263,7 +263,10 @@ fn too_late(
                 "the sandbox's controller has not answered; `dbctl sandbox logs` may say why".to_owned(),
             );
         }
-        None => details.push("no controller has answered: is one running (dbctl controller)?".to_owned()),
+        None => details.push(
+            "no controller has answered: `dbctl version` tells whether one works, `dbctl install` makes one"
+                .to_owned(),
+        ),
         Some(status) => details.extend(
             status
                 .conditions

@@ -21,7 +21,7 @@ pub struct Health {
 
 /// Where a controller stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
+enum Stage {
     /// It works.
     Working,
     /// Another holds the Lease; it would take over.
@@ -38,7 +38,7 @@ impl Health {
         Self { lists, lease: tenure.map(|tenure| (tenure.seen(), tenure.claim())) }
     }
 
-    fn standing(&self) -> Standing {
+    fn standing(&self) -> Stage {
         let lease = self.lease.as_ref().map(|(seen, claim)| (*seen.borrow(), claim.holds()));
         standing(self.lists.iter().all(|list| *list.borrow()), lease)
     }
@@ -52,21 +52,21 @@ impl Health {
 }
 
 /// `lease`: whether it was seen, and whether this controller holds it; `None` where there is none to hold.
-fn standing(listed: bool, lease: Option<(bool, bool)>) -> Standing {
+fn standing(listed: bool, lease: Option<(bool, bool)>) -> Stage {
     match lease {
-        _ if !listed => Standing::Listing,
-        None | Some((_, true)) => Standing::Working,
-        Some((true, false)) => Standing::StandingBy,
-        Some((false, false)) => Standing::Seeking,
+        _ if !listed => Stage::Listing,
+        None | Some((_, true)) => Stage::Working,
+        Some((true, false)) => Stage::StandingBy,
+        Some((false, false)) => Stage::Seeking,
     }
 }
 
-fn page(standing: Standing) -> Response {
+fn page(standing: Stage) -> Response {
     let (code, text) = match standing {
-        Standing::Working => (StatusCode::OK, "working\n"),
-        Standing::StandingBy => (StatusCode::OK, "standing by: another controller holds the Lease\n"),
-        Standing::Listing => (StatusCode::SERVICE_UNAVAILABLE, "the first lists are not complete\n"),
-        Standing::Seeking => (StatusCode::SERVICE_UNAVAILABLE, "the Lease has not been read yet\n"),
+        Stage::Working => (StatusCode::OK, "working\n"),
+        Stage::StandingBy => (StatusCode::OK, "standing by: another controller holds the Lease\n"),
+        Stage::Listing => (StatusCode::SERVICE_UNAVAILABLE, "the first lists are not complete\n"),
+        Stage::Seeking => (StatusCode::SERVICE_UNAVAILABLE, "the Lease has not been read yet\n"),
     };
     (code, text).into_response()
 }
@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn ready_is_who_has_seen_everything_and_works_or_stands_by() {
-        use Standing::{Listing, Seeking, StandingBy, Working};
+        use Stage::{Listing, Seeking, StandingBy, Working};
         for (listed, lease, wanted) in [
             (false, None, Listing),
             (true, None, Working),
@@ -100,7 +100,7 @@ mod tests {
         let (one, first) = watch::channel(false);
         let (two, second) = watch::channel(false);
         let health = Health { lists: vec![first, second], lease: None };
-        for (sender, wanted) in [(&one, Standing::Listing), (&two, Standing::Working)] {
+        for (sender, wanted) in [(&one, Stage::Listing), (&two, Stage::Working)] {
             sender.send_replace(true);
             assert_eq!(health.standing(), wanted);
         }

@@ -18,7 +18,7 @@ const METRICS_SERVICE: &str = "dbctl-controller-metrics";
 const PROGRAM: &str = "/usr/local/bin/dbctl";
 /// A user who owns nothing; the image has no other.
 const RUN_AS: i64 = 65532;
-/// What two hundred databases take is well below.
+/// A bound, so that what goes wrong in it ends it, and not what else is on its node.
 const MEMORY_LIMIT: &str = "512Mi";
 
 /// What is to be installed.

@@ -121,7 +121,8 @@ mod tests {
         use Remedy::{Client, Install, InstallWith};
         let client = |version: &str| Client(version.to_owned());
         let with = |version: &str| InstallWith(version.to_owned());
-        let table: [(&str, Option<&str>, Option<&str>, Vec<Remedy>); 10] = [
+        type Row = (&'static str, Option<&'static str>, Option<&'static str>, Vec<Remedy>);
+        let table: [Row; 10] = [
             ("1.2.0", Some("1.2.0"), Some("1.2.0"), vec![]),
             ("1.2.0", None, None, vec![]),
             ("1.2.0", None, Some("1.2.0"), vec![]),

@@ -45,3 +45,26 @@ pub fn plan(cx: &Context<'_>) -> Vec<Action> {
         .filter_map(|(kind, rest)| cx.apply_action(kind, cx.owned(kind, &name, rest)))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::PgVersion;
+    use crate::plan::{Observed, Settings, pod, world};
+
+    /// A Secret to pull with reaches new pods by their account, and changes no template: nobody is restarted for it.
+    #[test]
+    fn what_images_are_pulled_with_is_the_accounts() {
+        let (database, observed) = (world::database(json!({})), Observed::default());
+        let with = |secret: Option<&str>| {
+            let settings = Settings { pull_secret: secret.map(str::to_owned), ..Settings::default() };
+            let cx = Context::new(&database, &observed, &settings);
+            let Some(Action::Apply(account)) = plan(&cx).into_iter().next() else { panic!("no account") };
+            assert_eq!(account.kind, Kind::ServiceAccount);
+            (account.body["imagePullSecrets"].clone(), pod::template(&cx, PgVersion::DEFAULT))
+        };
+        let ((none, before), (some, after)) = (with(None), with(Some("pull")));
+        assert_eq!((none, some), (Value::Null, json!([{ "name": "pull" }])));
+        assert_eq!(before, after);
+    }
+}

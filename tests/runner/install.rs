@@ -13,7 +13,7 @@ use dbctl::api::{Database, VERSION};
 
 use crate::external::{Apart, client, runtime};
 use crate::kubectl::kubectl_at;
-use crate::support::{Answer, dbctl, eventually};
+use crate::support::{Answer, Sandbox, dbctl, eventually};
 
 /// An API server and the controllers of Kubernetes that the sandbox has: no dbctl in it, and nobody who runs Deployments.
 struct Cluster {
@@ -302,4 +302,32 @@ fn the_controller_that_is_installed_tells_its_version() {
     let note = json["controller"]["note"].as_str().unwrap();
     assert!(note.starts_with("dbctl-controller-1 in namespace \"dbctl-system\" works"), "{note}");
     assert_eq!(json.get("skew"), None, "{}", told.transcript());
+}
+
+/// In the sandbox everything can be installed too; what it needs itself stays.
+#[test]
+fn the_sandbox_keeps_what_is_its_own() {
+    let sandbox = Sandbox::own();
+    assert!(sandbox.run(&["version"]).ok().stdout.contains("the sandbox does not run"));
+    assert_eq!(sandbox.run(&["install", "--wait"]).code, 2);
+    let first = sandbox.run(&["install"]).ok();
+    let created = changes(&first).iter().filter(|change| **change == "created").count();
+    assert_eq!(created, 4, "{}", first.transcript());
+    let again = sandbox.run(&["install"]).ok();
+    assert_eq!(changes(&again), ["unchanged"; 11], "{}", again.transcript());
+    let told = sandbox.run(&["version", "-o", "json"]).ok();
+    let json: Value = serde_json::from_str(&told.stdout).unwrap();
+    assert_eq!(json["controller"]["version"], VERSION, "{json}");
+    assert_eq!(sandbox.run(&["uninstall", "--crd", "--yes"]).code, 2);
+    let gone = sandbox.run(&["uninstall", "--yes"]).ok();
+    assert_eq!(gone.stdout.lines().count(), 4, "{}", gone.transcript());
+    // Its controller still may do what it does.
+    let right = [
+        "auth",
+        "can-i",
+        "create",
+        "statefulsets.apps",
+        "--as=system:serviceaccount:dbctl-system:dbctl-controller",
+    ];
+    assert_eq!(kubectl_at(&sandbox.kubeconfig(), &right.join(" ")).ok().stdout, "yes\n");
 }
