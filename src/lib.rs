@@ -8,6 +8,7 @@ pub mod backup;
 pub mod cli;
 pub mod controller;
 pub mod install;
+pub mod metrics;
 pub mod patroni;
 pub mod plan;
 pub mod sandbox;

@@ -23,4 +23,5 @@ mod silence;
 mod tests;
 
 pub use lease::{LeaseConfig, LeaseError, Terms, identity};
+pub use metrics::metrics;
 pub use run::{ControllerConfig, ControllerError, run};

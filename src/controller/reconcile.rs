@@ -17,7 +17,7 @@ use super::backoff::Backoff;
 use super::cache::{Cache, Key};
 use super::known::Known;
 use super::lease::Claim;
-use super::metrics::{Metrics, Sighting};
+use super::metrics::{Metrics, Outcome, Sighting};
 use super::nodes::Nodes;
 use super::observe::observe;
 use super::random::jittered;
@@ -78,13 +78,25 @@ pub struct Shared {
 /// Where something could not be read or done.
 pub async fn reconcile(guarded: Arc<Guarded>, shared: Arc<Shared>) -> Result<controller::Action, PassError> {
     let key = (guarded.namespace().unwrap_or_default(), guarded.name_any());
-    let requeue = match &guarded.0 {
-        Ok(database) => pass(database, &key, &shared).await?,
-        Err(invalid) => unreadable(invalid, &key, &shared).await?,
+    shared.metrics.work.taken(&key);
+    let begun = Instant::now();
+    let result = match &guarded.0 {
+        Ok(database) => pass(database, &key, &shared).await,
+        Err(invalid) => unreadable(invalid, &key, &shared).await,
     };
+    shared.metrics.process.pass(outcome(&result), begun.elapsed());
+    let requeue = result?;
     shared.backoff.reset(&key);
     Ok(requeue
         .map_or_else(controller::Action::await_change, |after| controller::Action::requeue(jittered(after))))
+}
+
+fn outcome<T>(result: &Result<T, PassError>) -> Outcome {
+    match result {
+        Ok(_) => Outcome::Done,
+        Err(PassError::Act(error)) if error.is_conflict() => Outcome::Conflict,
+        Err(_) => Outcome::Failed,
+    }
 }
 
 async fn pass(database: &Database, key: &Key, shared: &Arc<Shared>) -> Result<Option<Duration>, PassError> {
@@ -94,15 +106,20 @@ async fn pass(database: &Database, key: &Key, shared: &Arc<Shared>) -> Result<Op
         plan(database, &observed, &shared.settings, jiff::Timestamp::now());
     let mut actor = Actor::new(&shared.client, &shared.patroni, &shared.reporter, database, &observed);
     let gone = actions.contains(&Action::RemoveFinalizer);
-    carry_out(&mut actor, &actions, key, shared).await?;
+    let done = carry_out(&mut actor, &actions, key, shared).await;
+    // What was seen is told whatever became of the writes, but for those of whoever may not act any more.
+    if !matches!(done, Err(ActError::NotLeader)) {
+        let sighting = Sighting::of(database, &observed, jiff::Timestamp::now());
+        shared.metrics.databases.observe(key, database.status.as_ref(), &status, &sighting);
+    }
+    done?;
     if gone {
         shared.asks.forget(key);
         // Whoever creates it again may have removed its Secrets meanwhile.
         shared.known.forget(key);
-        shared.metrics.forget(key);
+        shared.metrics.databases.forget(key);
     } else {
-        let sighting = Sighting::of(&key.1, &observed, jiff::Timestamp::now());
-        shared.metrics.observe(key, database.status.as_ref(), &status, &sighting);
+        shared.metrics.databases.passed(key, jiff::Timestamp::now());
     }
     Ok((!gone).then_some(requeue))
 }

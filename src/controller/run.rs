@@ -10,7 +10,7 @@ use futures::{Stream, StreamExt, TryStreamExt, stream};
 use kube::api::{Api, ListParams};
 use kube::runtime::controller::{self, applier};
 use kube::runtime::events::{Recorder, Reporter};
-use kube::runtime::reflector::{self, ObjectRef};
+use kube::runtime::reflector::{self, Lookup, ObjectRef};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, ResourceExt};
 use serde_json::Value;
@@ -26,7 +26,7 @@ use super::known::Known;
 use super::lease::{Claim, LeaseConfig, LeaseError, Tenure};
 use super::metrics::{self, Metrics};
 use super::nodes;
-use super::reconcile::{Guarded, Shared, after_error, reconcile};
+use super::reconcile::{Guarded, PassError, Shared, after_error, reconcile};
 use super::resource::{plain, scoped};
 use super::retry;
 use super::silence::Silence;
@@ -106,6 +106,8 @@ pub async fn run(
     config: ControllerConfig,
     stop: CancellationToken,
 ) -> Result<(), ControllerError> {
+    let metrics = Arc::<Metrics>::default();
+    let client = metrics::counted(client, metrics.clone());
     let databases = databases(&client, config.namespace.as_deref());
     check_definition(&client, config.namespace.as_deref()).await?;
     let reporter =
@@ -125,7 +127,7 @@ pub async fn run(
         silence: Silence::default(),
         nodes: Arc::default(),
         passes: passes.clone(),
-        metrics: Arc::default(),
+        metrics: metrics.clone(),
         claim: tenure.as_ref().map_or_else(Claim::always, Tenure::claim),
     });
     let (mut watches, mut complete) = watches(&client, config.namespace.as_deref(), &shared.cache, &passes);
@@ -135,7 +137,7 @@ pub async fn run(
         complete.push(listed);
     }
     let health = Health::new(complete.clone(), tenure.as_ref());
-    let served = serve_metrics(shared.metrics.clone(), config.metrics, health, stop.clone()).await?;
+    let served = serve_metrics(metrics.clone(), config.metrics, health, stop.clone()).await?;
     let (store, writer) = reflector::store();
     let changed = watcher(databases, watcher::Config::default())
         .backoff(retry::WatchPauses::default())
@@ -154,9 +156,16 @@ pub async fn run(
     // One that waits for the Lease keeps its caches warm meanwhile.
     complete.extend(tenure.as_ref().map(Tenure::held));
     // Before the first lists are complete, everything would have to be looked up by name.
+    let (work, claim) = (metrics.work.clone(), shared.claim.clone());
+    let begins = move |_| {
+        work.begin(&claim);
+        ready(None)
+    };
+    let work = metrics.work.clone();
     let queue = stream::once(join_all(complete.into_iter().map(completed)))
-        .filter_map(|_| ready(None))
+        .filter_map(begins)
         .chain(stream::select(changed, related))
+        .inspect(move |database| work.heard(key_of(database)))
         .map(Ok::<ObjectRef<Guarded>, std::convert::Infallible>)
         .take_until(stop.clone().cancelled_owned());
     let passes = applier(
@@ -167,7 +176,7 @@ pub async fn run(
         Box::pin(queue),
         controller::Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE),
     );
-    let work = passes.for_each(|_| ready(()));
+    let work = passes.for_each(|pass| ready(left(pass.err(), &metrics)));
     let ended = tokio::select! {
         () = work => Ok(()),
         error = served => Err(error),
@@ -179,6 +188,19 @@ pub async fn run(
         tenure.give_back().await;
     }
     ended
+}
+
+fn key_of<K: Lookup>(database: &ObjectRef<K>) -> Key {
+    (database.namespace.clone().unwrap_or_default(), database.name.clone())
+}
+
+/// A Database that is gone without a last pass, because somebody removed its finalizer, is not told of any more.
+fn left(error: Option<PassFailed>, metrics: &Metrics) {
+    if let Some(controller::Error::ObjectNotFound(gone)) = error {
+        let key = key_of(&gone);
+        metrics.work.taken(&key);
+        metrics.databases.forget(&key);
+    }
 }
 
 /// Ends with the tenure, if there is one to end.
@@ -224,6 +246,8 @@ async fn check_definition(client: &Client, namespace: Option<&str>) -> Result<()
         Err(error) => Err(Box::new(error).into()),
     }
 }
+
+type PassFailed = controller::Error<PassError, std::convert::Infallible>;
 
 type Watches = (Vec<BoxFuture<'static, ()>>, Vec<watch::Receiver<bool>>);
 

@@ -50,7 +50,7 @@ use std::time::Duration;
 pub use access::rules;
 pub use action::{Action, Apply, Ask, AskOutcome, Asked, Event, Release, SecretPlan};
 pub use assess::{Assessment, Candidate, Loss, Move, Primary, Refusal, Unfit, assess, size};
-pub use backup::{Task, failed_jobs};
+pub use backup::{Task, backup_due, failed_jobs};
 pub use compare::{APPLIED, covers};
 pub use death::{ended, is_down};
 pub use inplace::{Marking, With};

@@ -7,14 +7,14 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
-use super::{RunState, Task, Wanted, catalog, enabled, runs};
+use super::{Run, RunState, Task, Wanted, catalog, enabled, runs};
 use crate::agent::ArchiveReport;
-use crate::api::{Catalog, CatalogEntry, ConditionType, DatabaseStatus, Verdict, reason};
+use crate::api::{Catalog, CatalogEntry, ConditionType, Database, DatabaseStatus, Verdict, reason};
 use crate::plan::context::Context;
 use crate::plan::pause::is_paused;
 use crate::plan::text::{list, text};
 use crate::plan::view::Member;
-use crate::plan::{Event, backup};
+use crate::plan::{Event, Kind, Observed, Settings, backup};
 
 /// WAL that waits for longer than this is not just on its way.
 const WAITS: SignedDuration = SignedDuration::from_secs(60);
@@ -194,15 +194,31 @@ fn none_yet(cx: &Context<'_>, wanted: &Wanted<'_>, now: Timestamp) -> Verdict {
     Verdict::no(reason::NO_BACKUP, message)
 }
 
-/// One period after the last one was begun, and a little, there is no other. One that is being taken has as long again, and
-/// no longer: it may hang.
+/// Until when the next backup must have ended: one period after the last one was begun, and a little. One that is being taken
+/// has as long again, and no longer: it may hang.
+fn deadline(wanted: &Wanted<'_>, runs: &[Run<'_>], begun: Option<Timestamp>) -> Option<Timestamp> {
+    let running = runs.iter().filter(|run| run.state == RunState::Active);
+    due(wanted, running.filter_map(|run| run.made).max().max(begun)?)?.checked_add(SLACK).ok()
+}
+
+/// The same of a Database; before there is any backup, by when the schedule was made. None where backups are off.
+pub fn backup_due(database: &Database, observed: &Observed) -> Option<Timestamp> {
+    let settings = Settings::default();
+    let cx = Context::new(database, observed, &settings);
+    let newest = catalog(&cx).and_then(|catalog| Some(catalog.newest()?.started_at));
+    let made = || {
+        let schedule = observed.get(Kind::CronJob, &cx.names.backup_schedule())?;
+        text(schedule, "/metadata/creationTimestamp")?.parse().ok()
+    };
+    deadline(&enabled(&cx)?, &runs(&cx, Task::Backup), newest.or_else(made))
+}
+
 fn overdue(cx: &Context<'_>, wanted: &Wanted<'_>, newest: &CatalogEntry, now: Timestamp) -> Option<Verdict> {
     let runs = runs(cx, Task::Backup);
-    let mut running = runs.iter().filter(|run| run.state == RunState::Active);
-    let made = running.clone().filter_map(|run| run.made).max();
-    if now.duration_since(due(wanted, made.max(Some(newest.started_at))?)?) <= SLACK {
+    if now <= deadline(wanted, &runs, Some(newest.started_at))? {
         return None;
     }
+    let mut running = runs.iter().filter(|run| run.state == RunState::Active);
     let why = if let Some(run) = running.next() {
         format!("Job {} is not done yet: {}", run.name, run.story(cx))
     } else if is_paused(cx) {

@@ -9,7 +9,7 @@ mod tests;
 
 use serde_json::json;
 
-pub use health::{events, summary, verdict, verified_summary};
+pub use health::{backup_due, events, summary, verdict, verified_summary};
 pub use job::{CREDENTIALS, credentials, credentials_mount, credentials_variable};
 pub use runs::{Run, RunState, failed_jobs, runs};
 pub use task::Task;

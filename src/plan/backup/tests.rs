@@ -8,7 +8,7 @@ use crate::api::{CATALOG_KEY, LABEL_DATABASE, Names, reason};
 use crate::plan::notes::ARCHIVE;
 use crate::plan::text::{at, list, text};
 use crate::plan::world::World;
-use crate::plan::{Action, Kind, RELEASE, label, name_of};
+use crate::plan::{Action, Kind, RELEASE, backup_due, label, name_of};
 
 const CRON: &str = "db-backup";
 
@@ -514,7 +514,27 @@ fn the_condition_says_whether_what_was_written_can_be_restored() {
         breaks(&mut world);
         let said = says(&world);
         assert_eq!((said.0.as_str(), said.1.as_str()), (status, reason), "{what}: {}", said.2);
+        let due = backup_due(world.database.as_ref().unwrap(), &world.observed);
+        let late = due.is_some_and(|due| due < world.now);
+        match reason {
+            reason::BACKUP_OVERDUE => assert!(late, "{what}: {due:?}"),
+            reason::BACKUPS_CURRENT => assert!(!late, "{what}: {due:?}"),
+            _ => {}
+        }
     }
+}
+
+#[test]
+fn the_first_backup_is_due_by_when_its_schedule_was_made() {
+    let mut world = World::settled(on(json!({})));
+    let due = |world: &World| backup_due(world.database.as_ref().unwrap(), &world.observed);
+    assert_eq!(due(&world), None);
+    world.change(Kind::CronJob, CRON, json!({ "metadata": { "creationTimestamp": "2026-11-22T03:00:00Z" } }));
+    assert_eq!(due(&world), "2026-11-23T04:00:00Z".parse().ok());
+    catalog(&mut world, &["2026-11-24T03:00:00Z"]);
+    assert_eq!(due(&world), "2026-11-25T04:00:00Z".parse().ok());
+    world.edit(json!({ "backup": { "enabled": false } }));
+    assert_eq!(due(&world), None);
 }
 
 fn archives(world: &mut World, member: &str, report: ArchiveReport) {
