@@ -5,7 +5,7 @@
 //! - `postmaster` sees PostgreSQL end at that moment, and has Patroni look at once;
 //! - `handover` says when a primary that was shut down in order may give up the leader lock, and `release` does it;
 //! - `watchdog` says when a primary must end because its Patroni no longer lives, and `guard` sees to that;
-//! - `report` is what it tells the controller about itself;
+//! - `report` is what it tells the controller about itself, and `metrics` what it tells Prometheus of PostgreSQL;
 //! - `stale` has a replica that can never stream again copy the primary anew, and `passwords` sets those of the Secrets;
 //! - `major` keeps a member from starting in a major upgrade, and does its part of it;
 //! - `admit` is what stands before Patroni, `restore` makes the data of a restored database, and `restoring` is its note;
@@ -28,6 +28,7 @@ mod handover;
 mod identity;
 mod major;
 mod member;
+mod metrics;
 mod passwords;
 mod postmaster;
 mod release;
@@ -54,6 +55,7 @@ pub use major::previous_programs;
 pub use major::{
     Facts, Made, MajorReport, MajorState, Rehearsal, RehearseError, Upgrade, UpgradeError, rehearse, upgrade,
 };
+pub use metrics::metrics;
 pub use render::{Environment, RenderError, render};
 pub use report::{AGENT_PORT, AgentReport, ArchiveError, ArchiveReport, Disk, Fenced, PostmasterState};
 pub use restore::{Bootstrap, BootstrapError, bootstrap};

@@ -7,15 +7,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::extract::State;
+use axum::response::Response;
 use axum::{Json, Router, routing::get};
 use tokio::net::TcpListener;
 
 use super::archive;
 use super::aside::Beside;
 use super::member::Member;
+use super::metrics::Metrics;
 use super::render::Environment;
 use super::report::{AGENT_PORT, AgentReport, ArchiveReport, Disk, Fenced, PostmasterState};
 use crate::api::{Kept, Recovered};
+use crate::metrics::answer;
 
 /// How old what is known of the volume may be: it fills slowly, and it may be far away.
 const KEPT: Duration = Duration::from_secs(5);
@@ -43,14 +46,16 @@ struct Own {
     member: Arc<Member>,
     fenced: Option<Fenced>,
     volume: Mutex<Option<(Instant, Volume)>>,
+    metrics: Metrics,
 }
 
 /// Answers for as long as the agent lives.
 pub async fn serve(listener: TcpListener, member: Arc<Member>) -> io::Result<()> {
     let fenced = std::fs::read(member.fence_note()).ok();
     let fenced = fenced.and_then(|text| serde_json::from_slice(&text).ok());
-    let own = Arc::new(Own { member, fenced, volume: Mutex::new(None) });
-    axum::serve(listener, Router::new().route("/", get(report)).with_state(own)).await
+    let own = Arc::new(Own { member, fenced, volume: Mutex::new(None), metrics: Metrics::default() });
+    let router = Router::new().route("/", get(report)).route("/metrics", get(metrics)).with_state(own);
+    axum::serve(listener, router).await
 }
 
 async fn report(State(own): State<Arc<Own>>) -> Json<AgentReport> {
@@ -65,6 +70,11 @@ async fn report(State(own): State<Arc<Own>>) -> Json<AgentReport> {
         recovered,
         major: own.member.major.lock().unwrap_or_else(PoisonError::into_inner).clone(),
     })
+}
+
+async fn metrics(State(own): State<Arc<Own>>) -> Response {
+    let disk = own.volume().await.disk;
+    answer(own.metrics.page(&own.member, disk).await)
 }
 
 impl Own {
