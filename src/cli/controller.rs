@@ -1,6 +1,7 @@
 //! `dbctl controller`.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
@@ -72,6 +73,11 @@ pub async fn run(context: &Context, args: ControllerArgs) -> Result<()> {
         return Err(CliError::usage("the sandbox runs a controller already")
             .hint("leave --sandbox away to run the controller of a cluster"));
     }
+    // A taken port is an error of the start.
+    let metrics = args.metrics_address.map(|address| {
+        let bound = TcpListener::bind(address).map(Arc::new);
+        bound.map_err(|error| CliError::failed(format!("serve metrics at {address}: {error}")))
+    });
     let session = Session::open(context).await?;
     let stop = CancellationToken::new();
     stop_on_signal(&stop)?;
@@ -80,7 +86,7 @@ pub async fn run(context: &Context, args: ControllerArgs) -> Result<()> {
         namespace: context.global.namespace.clone(),
         image: args.image,
         pull_secret: args.image_pull_secret,
-        metrics: args.metrics_address,
+        metrics: metrics.transpose()?,
     };
     controller::run(session.streaming, config, stop).await.map_err(failed)
 }

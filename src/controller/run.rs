@@ -1,7 +1,7 @@
 //! The wiring: every watch, and the queue that they feed.
 
 use std::future::{pending, ready};
-use std::net::SocketAddr;
+use std::net::TcpListener;
 use std::sync::Arc;
 
 use futures::channel::mpsc::{UnboundedSender, unbounded};
@@ -52,7 +52,7 @@ pub struct ControllerConfig {
     /// Name of the Secret with which that is pulled, in each Database's namespace.
     pub pull_secret: Option<String>,
     /// Where Prometheus may ask, and a kubelet how it is; nowhere without it.
-    pub metrics: Option<SocketAddr>,
+    pub metrics: Option<Arc<TcpListener>>,
     /// Which of several controllers works; without it, this one does.
     pub lease: Option<LeaseConfig>,
 }
@@ -82,13 +82,8 @@ pub enum ControllerError {
     #[error(transparent)]
     Patroni(#[from] PatroniError),
     /// Nobody can ask for metrics.
-    #[error("serve metrics at {address}: {source}")]
-    Metrics {
-        /// Where.
-        address: SocketAddr,
-        /// Why not.
-        source: std::io::Error,
-    },
+    #[error("serve metrics: {0}")]
+    Metrics(#[source] std::io::Error),
     /// Another controller works, or may.
     #[error(transparent)]
     Lease(#[from] LeaseError),
@@ -137,7 +132,7 @@ pub async fn run(
         complete.push(listed);
     }
     let health = Health::new(complete.clone(), tenure.as_ref());
-    let served = serve_metrics(metrics.clone(), config.metrics, health, stop.clone()).await?;
+    let served = serve_metrics(metrics.clone(), config.metrics.as_deref(), health, stop.clone())?;
     let (store, writer) = reflector::store();
     let changed = watcher(databases, watcher::Config::default())
         .backoff(retry::WatchPauses::default())
@@ -211,19 +206,18 @@ async fn lost(tenure: Option<&mut Tenure>) -> LeaseError {
     }
 }
 
-/// Listens at once, since a taken port is an error of the start; what is returned ends only where serving fails.
-async fn serve_metrics(
+/// What is returned ends only where serving fails.
+fn serve_metrics(
     metrics: Arc<Metrics>,
-    address: Option<SocketAddr>,
+    listener: Option<&TcpListener>,
     health: Health,
     stop: CancellationToken,
 ) -> Result<BoxFuture<'static, ControllerError>, ControllerError> {
-    let Some(address) = address else { return Ok(pending().boxed()) };
-    let failed = move |source| ControllerError::Metrics { address, source };
-    let served = metrics::serve(metrics, address, health, stop).await.map_err(failed)?;
+    let Some(listener) = listener else { return Ok(pending().boxed()) };
+    let served = metrics::serve(metrics, listener, health, stop).map_err(ControllerError::Metrics)?;
     let served = async move {
         match served.await {
-            Err(source) => failed(source),
+            Err(source) => ControllerError::Metrics(source),
             // It was told to stop, and so are the passes.
             Ok(()) => pending().await,
         }

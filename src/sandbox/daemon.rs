@@ -80,6 +80,9 @@ pub struct Record {
     pub started: jiff::Timestamp,
     /// Where its API server listens.
     pub server: SocketAddr,
+    /// Where Prometheus may ask.
+    #[serde(default)]
+    pub metrics: Option<SocketAddr>,
 }
 
 impl Record {
@@ -156,13 +159,14 @@ impl Claim {
     ///
     /// # Errors
     /// Where the file cannot be written.
-    pub fn ready(&self, server: SocketAddr) -> Result<(), DaemonError> {
+    pub fn ready(&self, server: SocketAddr, metrics: Option<SocketAddr>) -> Result<(), DaemonError> {
         let record = Record {
             pid: std::process::id().cast_signed(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             build: Build::current(),
             started: jiff::Timestamp::now(),
             server,
+            metrics,
         };
         let text = serde_json::to_vec_pretty(&record).map_err(io::Error::from);
         text.and_then(|text| process::write_atomically(&self.record, &text, 0o644)).map_err(at(&self.record))
@@ -424,7 +428,7 @@ mod tests {
         assert_eq!(daemon.state().unwrap(), State::Starting);
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = server.local_addr().unwrap();
-        claim.ready(address).unwrap();
+        claim.ready(address, Some(address)).unwrap();
         let answering = std::thread::spawn(move || {
             let (mut stream, _) = server.accept().unwrap();
             io::Write::write_all(&mut stream, b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
@@ -432,6 +436,7 @@ mod tests {
         });
         let State::Ready(record) = daemon.state().unwrap() else { panic!("not ready") };
         assert_eq!((record.server, record.build), (address, Build::current()));
+        assert_eq!(record.metrics, Some(address));
         drop(answering.join().unwrap());
         assert_eq!(daemon.state().unwrap(), State::Starting, "nobody listens");
         drop(claim);
@@ -444,7 +449,7 @@ mod tests {
         let (_dir, daemon) = daemon();
         let claim = daemon.claim().unwrap();
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
-        claim.ready(server.local_addr().unwrap()).unwrap();
+        claim.ready(server.local_addr().unwrap(), None).unwrap();
         let mut record: Record =
             serde_json::from_slice(&std::fs::read(daemon.record_path()).unwrap()).unwrap();
         record.pid = i32::MAX - 1;

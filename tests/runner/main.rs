@@ -19,6 +19,7 @@ mod journeys;
 mod kills;
 mod kubectl;
 mod major;
+mod monitoring;
 mod proof;
 mod recording;
 mod restore;

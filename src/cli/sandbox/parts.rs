@@ -88,7 +88,7 @@ pub fn api(context: &Context, home: &Home, services: Option<Ipv4Addr>) -> Result
         stop_on_signal(&stop)?;
         let held = network::hold(&home.state(), Wishes::default()).map_err(CliError::failed)?;
         let (running, _) = serve_api(home, &held, services, &stop).await?;
-        claim.ready(running.address).map_err(CliError::failed)?;
+        claim.ready(running.address, None).map_err(CliError::failed)?;
         tracing::info!(address = %running.address, "the API server is ready");
         running.finished().await.map_err(CliError::failed)
     })

@@ -1,7 +1,8 @@
 //! The sandbox's process: every part of it is started here, and talks to the others over the API alone.
 
 use std::fmt::Display;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Pod, ServiceAccount};
@@ -101,6 +102,9 @@ async fn sandbox(home: &Home, claim: &Claim, wishes: Wishes) -> Result<()> {
     let (address, began) = (running.address, jiff::Timestamp::now());
     let authority = running.authority.clone();
     let client = || client(address, json!({ "token": token }));
+    // Beside the API server, on whatever port is free.
+    let metrics = TcpListener::bind((address.ip(), 0)).map(Arc::new);
+    let metrics = metrics.map_err(|error| CliError::failed(format!("serve metrics: {error}")))?;
 
     let mut api_server = Parts::default();
     api_server.spawn("API server", running.finished());
@@ -109,7 +113,7 @@ async fn sandbox(home: &Home, claim: &Claim, wishes: Wishes) -> Result<()> {
         apply_definition(&client()?).await?;
         let access = Access::new(format!("https://{address}"), authority);
         start_parts(&mut parts, home, &held, access, &stops, &client)?;
-        start_controller(&mut parts, home, address, &stops, &client()?).await?;
+        start_controller(&mut parts, home, address, metrics.clone(), &stops, &client()?).await?;
         await_ready(&client()?, held.network.nodes, &mut parts).await?;
         let _ = tokio::time::timeout(SETTLE_LIMIT, settled(&client()?, began)).await;
         Ok(())
@@ -122,7 +126,7 @@ async fn sandbox(home: &Home, claim: &Claim, wishes: Wishes) -> Result<()> {
     };
     let result = match started {
         Ok(()) if !told.is_cancelled() => {
-            claim.ready(address).map_err(CliError::failed)?;
+            claim.ready(address, metrics.local_addr().ok()).map_err(CliError::failed)?;
             tracing::info!(%address, "the sandbox is ready");
             tokio::select! {
                 () = told.cancelled() => Ok(()),
@@ -183,13 +187,18 @@ async fn start_controller(
     parts: &mut Parts,
     home: &Home,
     address: SocketAddr,
+    metrics: Arc<TcpListener>,
     stops: &Stops,
     admin: &Client,
 ) -> Result<()> {
     let identity = identity::prepare(admin, &home.state()).await?;
     let own = client(address, json!({ "tokenFile": identity.file() }))?;
     parts.spawn("controller's token", identity.keep(admin.clone(), stops.controllers.clone()));
-    let config = ControllerConfig { image: DEFAULT_IMAGE.to_owned(), ..ControllerConfig::default() };
+    let config = ControllerConfig {
+        image: DEFAULT_IMAGE.to_owned(),
+        metrics: Some(metrics),
+        ..ControllerConfig::default()
+    };
     parts.spawn("database controller", controller::run(own, config, stops.controllers.clone()));
     Ok(())
 }

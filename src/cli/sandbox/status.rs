@@ -64,6 +64,7 @@ fn document(context: &Context, home: &Home, state: &State, format: Document) -> 
         "pid": record.map(|record| record.pid),
         "version": record.map(|record| &record.version),
         "server": record.map(|record| &record.server),
+        "metrics": record.and_then(|record| record.metrics).map(|at| format!("http://{at}/metrics")),
         "started": record.map(|record| record.started),
     });
     context.ui.data(output::document(format, &about)?)?;
@@ -91,6 +92,9 @@ async fn show(context: &Context, home: &Home, record: &Record) -> Result<()> {
     let _ = writeln!(page, "version    dbctl {}{}", record.version, build_note(record));
     let _ = writeln!(page, "home       {}", home.root().display());
     let _ = writeln!(page, "api        https://{}", record.server);
+    if let Some(at) = record.metrics {
+        let _ = writeln!(page, "metrics    http://{at}/metrics");
+    }
     let _ = writeln!(page, "kubeconfig {}", home.kubeconfig().display());
     let _ = writeln!(page, "pods       {} of {} running", running.count(), pods.items.len());
     let names: Vec<_> = databases

@@ -1,28 +1,29 @@
 //! Where Prometheus asks.
 
-use std::net::SocketAddr;
+use std::net::TcpListener;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::get;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::Metrics;
 use crate::controller::health::Health;
 use crate::metrics::answer;
 
-/// Listens, and answers `GET /metrics` and the questions for its health until `stop`.
+/// Answers `GET /metrics` there, and the questions for its health, until `stop`.
 ///
 /// # Errors
-/// Where it cannot listen there.
-pub async fn serve(
+/// Where nobody can connect to it.
+pub fn serve(
     metrics: Arc<Metrics>,
-    address: SocketAddr,
+    listener: &TcpListener,
     health: Health,
     stop: CancellationToken,
-) -> std::io::Result<impl Future<Output = std::io::Result<()>>> {
-    let listener = TcpListener::bind(address).await?;
+) -> std::io::Result<impl Future<Output = std::io::Result<()>> + use<>> {
+    let listener = listener.try_clone()?;
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::TcpListener::from_std(listener)?;
     let bound = listener.local_addr()?;
     tracing::info!("metrics at http://{bound}/metrics");
     let router = Router::new()

@@ -258,11 +258,11 @@ async fn it_is_served() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let metrics = Arc::new(Metrics::default());
     metrics.databases.observe(&key(), None, &DatabaseStatus::default(), &sighting("orders-db-0", &[]));
-    // A port that was free a moment ago.
-    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
     let health = crate::controller::health::Health::new(Vec::new(), None);
-    let serving = tokio::spawn(serve(metrics, address, health, stop.clone()).await.unwrap());
+    let serving = tokio::spawn(serve(metrics, &listener, health, stop.clone()).unwrap());
     let answer = reqwest::get(format!("http://{address}/metrics")).await.unwrap();
     assert_eq!(answer.headers()["content-type"], CONTENT_TYPE);
     assert!(answer.text().await.unwrap().contains("database_primary_info"));
