@@ -1,6 +1,7 @@
 //! What `manifests/monitoring` holds: alerts, by promtool; and that it speaks of what there is.
 
 mod exposed;
+mod journey;
 mod names;
 mod promtool;
 mod readme;
