@@ -171,7 +171,10 @@ pub async fn run(
         Box::pin(queue),
         controller::Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE),
     );
-    let work = passes.for_each(|pass| ready(left(pass.err(), &metrics)));
+    let work = passes.for_each(|pass| {
+        left(pass.err(), &metrics);
+        ready(())
+    });
     let ended = tokio::select! {
         () = work => Ok(()),
         error = served => Err(error),

@@ -32,6 +32,7 @@ struct Watch<'a> {
 
 impl<'a> Watch<'a> {
     fn new(sandbox: &'a Sandbox) -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let rules = tempfile::tempdir().unwrap();
         promtool::write_rules(rules.path());
         Self { sandbox, rules }

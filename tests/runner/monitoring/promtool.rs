@@ -17,8 +17,8 @@ const RENDERED: [&str; 2] = ["summary", "command"];
 pub fn promtool() -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join(FETCHED);
-    let places = std::env::split_paths(&path).chain([fetched]).map(|place| place.join("promtool"));
-    places.filter(|place| place.is_file()).next().unwrap_or_else(|| {
+    let mut places = std::env::split_paths(&path).chain([fetched]).map(|place| place.join("promtool"));
+    places.find(|place| place.is_file()).unwrap_or_else(|| {
         panic!(
             "promtool is neither on the PATH nor in {FETCHED}. `.ci/run` fetches it; by hand, without Prometheus itself: \
              mkdir -p target/promtool && cd target/promtool && apt-get download prometheus && dpkg -x prometheus_*.deb ."
