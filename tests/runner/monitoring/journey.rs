@@ -173,27 +173,55 @@ fn begin() -> Option<Sandbox> {
     Some(sandbox)
 }
 
+/// A database at rest, and its primary and replica.
+fn database(sandbox: &Sandbox) -> (String, String) {
+    sandbox
+        .run(&["create", NAME, "--replicas", "2", "--version", "16.15", "--storage", "4Gi", "--wait"])
+        .ok();
+    roles(sandbox)
+}
+
+fn roles(sandbox: &Sandbox) -> (String, String) {
+    let database = ready_with(sandbox, NAME, 2);
+    (database["status"]["primary"].as_str().unwrap().to_owned(), replica_of(&database))
+}
+
 #[test]
-fn alerts_fire_for_what_is_done_to_a_database_and_end_with_it() {
+fn alerts_about_backups_fire_and_end() {
     let store = directory();
     let Some(sandbox) = begin() else { return };
     let watch = Watch::new(&sandbox);
     let url = format!("file://{}", store.path().display());
     create(&sandbox, "2", &url, &["--version", "16.15"]);
-    let database = ready_with(&sandbox, NAME, 2);
-    let (primary, replica) =
-        (database["status"]["primary"].as_str().unwrap().to_owned(), replica_of(&database));
     back_up(&sandbox);
     watch.fire("a database at rest", &[]);
-
     archive(&sandbox, &watch, store.path());
     catalog(&sandbox, &watch);
-    lag(&sandbox, &watch);
+}
+
+#[test]
+fn alerts_about_lag_and_volumes_fire_and_end() {
+    let Some(sandbox) = begin() else { return };
+    let watch = Watch::new(&sandbox);
+    let (primary, replica) = database(&sandbox);
+    lag(&sandbox, &watch, &primary, &replica);
     volumes(&sandbox, &watch, &replica);
+}
+
+#[test]
+fn alerts_about_what_waits_for_a_decision_fire_and_end() {
+    let Some(sandbox) = begin() else { return };
+    let watch = Watch::new(&sandbox);
+    database(&sandbox);
     upgrade(&sandbox, &watch);
     name_taken(&sandbox, &watch);
+}
 
-    // A member, and then all of them.
+#[test]
+fn alerts_about_lost_members_fire_and_end() {
+    let Some(sandbox) = begin() else { return };
+    let watch = Watch::new(&sandbox);
+    let (primary, replica) = database(&sandbox);
     cordon(&sandbox, true);
     delete_pod(&sandbox, &replica);
     watch.fire("a lost replica of two members", &["DatabaseCommitsUnprotected", "DatabaseMemberLost"]);
@@ -217,7 +245,7 @@ fn alerts_fire_for_what_is_done_to_a_database_and_end_with_it() {
 fn archive(sandbox: &Sandbox, watch: &Watch<'_>, store: &Path) {
     let mode = |bits| std::fs::set_permissions(store, std::fs::Permissions::from_mode(bits)).unwrap();
     mode(0);
-    let primary = sandbox.database(NAME)["status"]["primary"].as_str().unwrap().to_owned();
+    let (primary, _) = roles(sandbox);
     superuser(sandbox, &primary, "select pg_logical_emit_message(true, 'x', 'x'); select pg_switch_wal()");
     watch.fire("an archive that takes nothing", &["DatabaseArchivingFailing"]);
     mode(0o755);
@@ -245,19 +273,15 @@ fn catalog(sandbox: &Sandbox, watch: &Watch<'_>) {
     watch.fire("a new one that is good", &[]);
 }
 
-/// The replica takes WAL and does not replay it.
-fn lag(sandbox: &Sandbox, watch: &Watch<'_>) {
-    let database = sandbox.database(NAME);
-    let (primary, replica) =
-        (database["status"]["primary"].as_str().unwrap().to_owned(), replica_of(&database));
-    let on_replica = |sql: &str| superuser(sandbox, &replica, sql);
-    on_replica("select pg_wal_replay_pause()");
+/// The replica takes WAL and does not replay it. A pause would be ended by Patroni.
+fn lag(sandbox: &Sandbox, watch: &Watch<'_>, primary: &str, replica: &str) {
+    sandbox.run(&["sandbox", "fault", "pod", replica, "--freeze", "--only", "startup"]).ok();
     for _ in 0..20 {
         let more = "select count(pg_logical_emit_message(false, 'x', repeat('x', 1000000))) from generate_series(1, 16)";
-        superuser(sandbox, &primary, more);
+        superuser(sandbox, primary, more);
     }
-    watch.fire("a replica that does not replay", &["DatabaseReplicationLag"]);
-    on_replica("select pg_wal_replay_resume()");
+    watch.fire("a replica that does not replay", &["DatabaseMemberLost", "DatabaseReplicationLag"]);
+    sandbox.run(&["sandbox", "fault", "clear"]).ok();
     watch.fire("one that does", &[]);
 }
 
