@@ -1,5 +1,7 @@
 //! One controller of several works.
 
+use std::sync::Arc;
+
 use k8s_openapi::api::coordination::v1::Lease;
 
 use super::*;
@@ -43,14 +45,14 @@ async fn another_takes_over_from_one_that_stops_and_from_one_that_hangs() {
 async fn it_is_ready_when_it_stands_by_or_works_and_says_its_version() {
     let mut cluster = Cluster::start(lax_definition()).await;
     held_by(&cluster, "first").await;
-    // A port that was free a moment ago.
-    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
     let says = |path: &'static str| async move {
         let answer = reqwest::get(format!("http://{address}{path}")).await.ok()?;
         let ready = answer.status().is_success();
         Some((ready, answer.text().await.unwrap()))
     };
-    let config = ControllerConfig { metrics: Some(address), ..elected("second") };
+    let config = ControllerConfig { metrics: Some(Arc::new(listener)), ..elected("second") };
     let second = tokio::spawn(run(cluster.client.clone(), config, cluster.stop.child_token()));
     eventually("it stands by", || async {
         says("/readyz").await.is_some_and(|(ready, text)| ready && text.starts_with("standing by"))
