@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use dbctl::api::CATALOG_KEY;
+use dbctl::api::{CATALOG_KEY, Database};
 use k8s_openapi::api::core::v1::{ConfigMap, Node, PersistentVolumeClaim, Pod, Secret, Service};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
@@ -296,9 +296,13 @@ fn volumes(sandbox: &Sandbox, watch: &Watch<'_>, member: &str) {
     watch.fire("room again", &[]);
 }
 
-/// A release that there is not.
+/// A release that there is not. The command would say so; whoever edits the object finds out this way.
 fn upgrade(sandbox: &Sandbox, watch: &Watch<'_>) {
-    sandbox.run(&["upgrade", NAME, "--to", "16.99", "--yes"]).ok();
+    runtime().block_on(async {
+        let databases: Api<Database> = Api::default_namespaced(sandbox.client().await);
+        let change = Patch::Merge(json!({ "spec": { "version": "16.99" } }));
+        databases.patch(NAME, &PatchParams::default(), &change).await.unwrap();
+    });
     watch.fire("an upgrade to a release that does not exist", &["DatabaseUpgradeHalted"]);
     sandbox.run(&["upgrade", NAME, "--abort", "--yes", "--wait"]).ok();
     watch.fire("one that was taken back", &[]);
