@@ -217,11 +217,30 @@ fn alerts_about_what_waits_for_a_decision_fire_and_end() {
     name_taken(&sandbox, &watch);
 }
 
+/// Every value that is served is in the tables, and PostgreSQL answered all that it was asked.
+fn everything_is_served(series: &[(String, f64)]) {
+    let tables = dbctl::controller::metrics().into_iter().chain(dbctl::agent::metrics());
+    let known: BTreeSet<String> = tables.flat_map(|metric| metric.series()).collect();
+    let names: BTreeSet<&str> = series.iter().filter_map(|(name, _)| name.split('{').next()).collect();
+    let unknown: Vec<_> = names.iter().filter(|name| !known.contains(**name)).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+    assert!(!names.contains("dbctl_metrics_failed"), "{series:?}");
+    let value = |name: &str| series.iter().find(|(own, _)| own == name).map(|(_, value)| *value);
+    for member in ["db-0", "db-1"] {
+        assert_eq!(value(&format!("pg_up{{member=\"{member}\"}}")), Some(1.0));
+        assert_eq!(value(&format!("pg_settings_max_connections{{member=\"{member}\"}}")), Some(100.0));
+    }
+    assert_eq!(value("dbctl_controller_leader{}"), Some(1.0));
+    assert!(value("dbctl_controller_reconciles_total{outcome=\"done\"}") > Some(1.0));
+    assert!(value("dbctl_controller_api_requests_total{method=\"GET\",code=\"200\"}") > Some(1.0));
+}
+
 #[test]
 fn alerts_about_lost_members_fire_and_end() {
     let Some(sandbox) = begin() else { return };
     let watch = Watch::new(&sandbox);
     let (primary, replica) = database(&sandbox);
+    everything_is_served(&watch.series());
     cordon(&sandbox, true);
     delete_pod(&sandbox, &replica);
     watch.fire("a lost replica of two members", &["DatabaseCommitsUnprotected", "DatabaseMemberLost"]);
