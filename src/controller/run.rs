@@ -134,6 +134,7 @@ pub async fn run(
     let health = Health::new(complete.clone(), tenure.as_ref());
     let served = serve_metrics(metrics.clone(), config.metrics.as_deref(), health, stop.clone())?;
     let (store, writer) = reflector::store();
+    let idle = stopped_idle(stop.clone(), store.clone());
     let changed = watcher(databases, watcher::Config::default())
         .backoff(retry::WatchPauses::default())
         .modify(|database: &mut Guarded| drop(database.managed_fields_mut().drain(..)))
@@ -177,6 +178,7 @@ pub async fn run(
     });
     let ended = tokio::select! {
         () = work => Ok(()),
+        () = idle => Ok(()),
         error = served => Err(error),
         error = lost(tenure.as_mut()) => Err(error.into()),
         () = join_all(watches).map(drop) => Err(ControllerError::WatchesEnded),
@@ -198,6 +200,15 @@ fn left(error: Option<PassFailed>, metrics: &Metrics) {
         let key = key_of(&gone);
         metrics.work.taken(&key);
         metrics.databases.forget(&key);
+    }
+}
+
+/// Ends when it is told to stop before it knows any Database, as one that stands by does: passes wait for the first list, which
+/// does not come any more, and nothing is under way that would have to be finished.
+async fn stopped_idle(stop: CancellationToken, databases: reflector::Store<Guarded>) {
+    stop.cancelled().await;
+    if databases.wait_until_ready().now_or_never().is_some() {
+        pending().await
     }
 }
 

@@ -70,6 +70,27 @@ async fn it_is_ready_when_it_stands_by_or_works_and_says_its_version() {
 }
 
 #[tokio::test]
+async fn one_that_stands_by_ends_when_it_is_told_to() {
+    let cluster = Cluster::start(lax_definition()).await;
+    held_by(&cluster, "first").await;
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let config = ControllerConfig { metrics: Some(address), ..elected("second") };
+    let stop = CancellationToken::new();
+    let second = tokio::spawn(run(cluster.client.clone(), config, stop.clone()));
+    eventually("it stands by", || async {
+        reqwest::get(format!("http://{address}/readyz"))
+            .await
+            .is_ok_and(|answer| answer.status().is_success())
+    })
+    .await;
+    stop.cancel();
+    let ended = tokio::time::timeout(PATIENCE, second).await;
+    ended.expect("it does not end").unwrap().unwrap();
+    assert_eq!(holder(&cluster).await.as_deref(), Some("first"));
+    cluster.stop().await;
+}
+
+#[tokio::test]
 async fn one_that_loses_the_lease_ends() {
     let cluster = Cluster::start(lax_definition()).await;
     held_by(&cluster, "first").await;
