@@ -208,7 +208,7 @@ fn left(error: Option<PassFailed>, metrics: &Metrics) {
 async fn stopped_idle(stop: CancellationToken, databases: reflector::Store<Guarded>) {
     stop.cancelled().await;
     if databases.wait_until_ready().now_or_never().is_some() {
-        pending().await
+        pending::<()>().await;
     }
 }
 

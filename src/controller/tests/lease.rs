@@ -73,8 +73,9 @@ async fn it_is_ready_when_it_stands_by_or_works_and_says_its_version() {
 async fn one_that_stands_by_ends_when_it_is_told_to() {
     let cluster = Cluster::start(lax_definition()).await;
     held_by(&cluster, "first").await;
-    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let config = ControllerConfig { metrics: Some(address), ..elected("second") };
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let config = ControllerConfig { metrics: Some(Arc::new(listener)), ..elected("second") };
     let stop = CancellationToken::new();
     let second = tokio::spawn(run(cluster.client.clone(), config, stop.clone()));
     eventually("it stands by", || async {
