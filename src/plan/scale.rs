@@ -95,11 +95,14 @@ pub fn plan(cx: &Context<'_>, assessment: &Assessment) -> Scale {
     };
     if primary.ordinal < wanted {
         // Commits would wait for those that have gone until Patroni notices.
-        let waited_for = wanted == 1 && !cx.view.sync.standbys.is_empty();
-        return if waited_for {
+        let waited_for = &cx.view.sync.standbys;
+        let stays = |name: &String| cx.names.ordinal(name).is_some_and(|ordinal| ordinal < wanted);
+        return if waited_for.is_empty() || wanted > 1 && waited_for.iter().any(stays) {
+            Scale::now(wanted)
+        } else if wanted == 1 {
             wait("commits first stop waiting for the members that go".to_owned())
         } else {
-            Scale::now(wanted)
+            wait("one of the members that stay is first listed as a synchronous standby".to_owned())
         };
     }
     match candidate(assessment) {

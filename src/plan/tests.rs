@@ -822,6 +822,24 @@ fn shrinking_waits_where_nobody_who_stays_is_fit() {
 }
 
 #[test]
+fn shrinking_waits_until_commits_wait_for_one_who_stays() {
+    for (standbys, removed) in [("db-3,db-4", false), ("db-1,db-3", true), ("", true)] {
+        let mut world = World::settled(json!({ "replicas": 5 }));
+        let sync = json!({ "metadata": { "annotations": { "sync_standby": standbys } } });
+        world.change(Kind::ConfigMap, "db-sync", sync);
+        world.edit(json!({ "replicas": 2 }));
+        let plan = world.plan();
+        let applies = names(&plan.actions).contains(&"apply StatefulSet db".to_owned());
+        let message = condition(&plan.status, "Ready").message.clone();
+        assert_eq!(
+            (applies, message.contains("listed as a synchronous standby")),
+            (removed, !removed),
+            "{standbys}"
+        );
+    }
+}
+
+#[test]
 fn a_shrinking_write_is_bound_to_the_leader_of_that_moment() {
     let mut world = World::settled(json!({}));
     world.edit(json!({ "replicas": 2 }));
