@@ -94,15 +94,16 @@ pub fn plan(cx: &Context<'_>, assessment: &Assessment) -> Scale {
         );
     };
     if primary.ordinal < wanted {
-        // Commits would wait for those that have gone until Patroni notices.
-        let waited_for = &cx.view.sync.standbys;
-        let stays = |name: &String| cx.names.ordinal(name).is_some_and(|ordinal| ordinal < wanted);
-        return if waited_for.is_empty() || wanted > 1 && waited_for.iter().any(stays) {
+        // Commits would wait for those that have gone until Patroni notices, or until one that stays streams.
+        return if cx.view.sync.standbys.is_empty() || wanted > 1 && candidate(assessment).is_some() {
             Scale::now(wanted)
         } else if wanted == 1 {
             wait("commits first stop waiting for the members that go".to_owned())
         } else {
-            wait("one of the members that stay is first listed as a synchronous standby".to_owned())
+            wait(
+                "one of the members that stay first streams and is listed as a synchronous standby"
+                    .to_owned(),
+            )
         };
     }
     match candidate(assessment) {

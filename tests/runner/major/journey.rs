@@ -138,7 +138,11 @@ fn downtime_with_a_gigabyte() {
     made(&sandbox, "16.15", "3");
     sandbox.sql(NAME, "create table big as select g as n, repeat(md5(g::text), 28) as text from generate_series(1, 1000000) g");
     eprintln!("{}", sandbox.sql(NAME, "select pg_size_pretty(pg_database_size('app'))"));
-    let answer = sandbox.run(&["upgrade", NAME, "--to", "17.11", "--major", "--yes", "--wait"]).ok();
+    // It is refused for as long as a replica is behind.
+    let answer = eventually("it is upgraded", || {
+        let answer = sandbox.run(&["upgrade", NAME, "--to", "17.11", "--major", "--yes", "--wait"]);
+        if answer.code == 5 { Err(answer.transcript()) } else { Ok(answer.ok()) }
+    });
     upgraded(&answer);
     assert_eq!(sandbox.sql(NAME, "select count(*) from big"), "1000000");
 }
