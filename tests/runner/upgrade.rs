@@ -114,9 +114,8 @@ fn kept_its_order(sandbox: &Sandbox, told: &[Told], (primary, replicas): &(Strin
     let last = steps().position(|step| step == format!("Replica {primary}"));
     let moved = steps().position(|step| step.starts_with("Switchover"));
     assert!(moved.is_none_or(|moved| Some(moved) < last), "{:?}", steps().collect::<Vec<_>>());
-    let status = sandbox.database("db")["status"].clone();
-    let failover = &status["lastFailover"];
-    assert_eq!((&failover["reason"], &failover["from"]), (&"RollingUpdate".into(), &primary.as_str().into()));
+    // Why, only the controller that asked for it knows, and it may have been killed.
+    assert_eq!(sandbox.database("db")["status"]["lastFailover"]["from"], primary.as_str());
 }
 
 /// What must hold at the end, whatever happened.
@@ -153,6 +152,7 @@ fn upgrade_under_load(from: &str, to: &str) {
     println!("{from} to {to}:");
     table(&told);
     kept_its_order(&sandbox, &told, &roles);
+    assert_eq!(sandbox.database("db")["status"]["lastFailover"]["reason"], "RollingUpdate");
     assert_eq!(servers(&sandbox), [to; 3]);
     assert_eq!(sandbox.sql("db", "show server_version"), to);
     settings_are_known(&sandbox, to);
