@@ -1143,9 +1143,13 @@ proptest! {
         }
         foreign_ones_go(&mut world);
         world.settle();
+        // What failed is asked for again after a while.
+        world.observed.asked = None;
+        world.settle();
         let plan = world.plan();
         prop_assert_eq!(plan.actions, vec![]);
-        prop_assert_eq!(condition(&plan.status, "Ready").status.as_str(), "True");
+        let ready = condition(&plan.status, "Ready");
+        prop_assert_eq!(ready.status.as_str(), "True", "{}", ready.message);
         prop_assert_eq!(plan.status.phase, Some(Phase::Running));
         let replicas = world.database.as_ref().unwrap().spec.replicas;
         prop_assert_eq!(i32::try_from(world.pods().len()).unwrap(), replicas);
