@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
 use super::restoring::{Note, clear, place};
+use crate::agent::gone::gone;
 use crate::api::{Kept, Mark, Recovered};
 
 /// The note's name, on the data's volume.
@@ -116,8 +117,8 @@ fn move_aside(data: &Path, mark: &Mark) -> io::Result<()> {
     }
     if mark.discard {
         for path in directories(data) {
-            remove(&before(&path, mark.id))?;
-            remove(&before(&path, mark.old))?;
+            gone(fs::remove_dir_all(before(&path, mark.id)))?;
+            gone(fs::remove_dir_all(before(&path, mark.old)))?;
         }
     }
     Ok(())
@@ -166,13 +167,6 @@ fn is_empty(path: &Path) -> io::Result<bool> {
     }
 }
 
-fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
 /// The data that is kept, oldest first, without sizes.
 pub fn kept(data: &Path) -> Vec<Kept> {
     let all = directories(data);
@@ -212,7 +206,7 @@ fn below(path: &Path) -> u64 {
 /// # Errors
 /// Where it cannot be removed.
 pub fn discard(data: &Path, id: Ulid) -> io::Result<()> {
-    directories(data).iter().try_for_each(|path| remove(&before(path, id)))
+    directories(data).iter().try_for_each(|path| gone(fs::remove_dir_all(before(path, id))))
 }
 
 #[cfg(test)]

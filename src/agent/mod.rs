@@ -23,6 +23,7 @@ mod backup;
 mod bootstrap;
 mod children;
 mod control;
+mod gone;
 mod guard;
 mod handover;
 mod identity;

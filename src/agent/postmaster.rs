@@ -10,6 +10,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::agent::gone::gone;
+
 /// How often one is looked for while there is none.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -68,10 +70,7 @@ fn workers(data: &Path) -> io::Result<Vec<i32>> {
 pub fn forget_killed(data: &Path) -> io::Result<Vec<i32>> {
     let workers = workers(data)?;
     if workers.is_empty() {
-        match fs::remove_file(data.join("postmaster.pid")) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        gone(fs::remove_file(data.join("postmaster.pid")))?;
     }
     Ok(workers)
 }

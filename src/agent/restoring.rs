@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::agent::gone::gone;
 use crate::backup::restore::Place;
 
 /// The note's name, on the data's volume.
@@ -85,14 +86,7 @@ impl Note {
     /// # Errors
     /// Where it cannot be removed.
     pub fn remove(data: &Path) -> io::Result<()> {
-        remove(&file(data), |path| fs::remove_file(path))
-    }
-}
-
-fn remove(path: &Path, how: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
-    match how(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+        gone(fs::remove_file(file(data)))
     }
 }
 
@@ -119,7 +113,7 @@ pub fn clear(data: &Path) -> io::Result<()> {
     let mut given_up = data.as_os_str().to_owned();
     given_up.push(".failed");
     for path in [place(data).tablespaces, beside.join("wal-spool"), PathBuf::from(given_up)] {
-        remove(&path, |path| fs::remove_dir_all(path))?;
+        gone(fs::remove_dir_all(&path))?;
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use super::admit::{AdmitError, Told};
 use super::member::Member;
 use super::render::{Environment, RenderError, render};
 use super::report::AGENT_PORT;
+use crate::agent::gone::gone;
 use crate::patroni::Credentials;
 
 /// Why Patroni was not started.
@@ -106,10 +107,7 @@ pub(super) fn private_directory(path: &Path) -> Result<(), AgentError> {
 fn write_private(path: &Path, text: &str) -> Result<(), AgentError> {
     use std::io::Write;
     // A file of an earlier container may have another owner's or other bits: it is replaced, not written into.
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(on("replace", path)(error)),
-        _ => {}
-    }
+    gone(fs::remove_file(path)).map_err(on("replace", path))?;
     let mut file = fs::OpenOptions::new()
         .write(true)
         .create_new(true)

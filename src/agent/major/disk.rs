@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::agent::gone::gone;
 /// Where pg_upgrade moves it before it links the old cluster's files, so that nobody starts that one by mistake.
 /// <https://www.postgresql.org/docs/current/pgupgrade.html#PGUPGRADE-STEP-REVERT>
 const CONTROL: &str = "global/pg_control";
@@ -150,7 +151,7 @@ impl Volume {
     /// # Errors
     /// Where something cannot be removed.
     pub fn clear(&self) -> io::Result<()> {
-        remove(&self.made(), fs::remove_file)?;
+        gone(fs::remove_file(self.made()))?;
         self.sync()?;
         // Nobody has ever started what its files are linked to.
         let (control, aside) = (self.data.join(CONTROL), self.data.join(CONTROL_ASIDE));
@@ -158,7 +159,7 @@ impl Volume {
             fs::rename(&aside, &control)?;
             File::open(self.data.join("global"))?.sync_all()?;
         }
-        remove(&self.fresh(), fs::remove_dir_all)
+        gone(fs::remove_dir_all(self.fresh()))
     }
 
     /// Moves data aside that the member comes without: it is cloned anew.
@@ -178,9 +179,9 @@ impl Volume {
     /// # Errors
     /// Where something cannot be removed.
     pub fn finish(&self) -> io::Result<()> {
-        remove(&self.old(), fs::remove_dir_all)?;
-        remove(&self.fresh(), fs::remove_dir_all)?;
-        remove(&self.made(), fs::remove_file)
+        gone(fs::remove_dir_all(self.old()))?;
+        gone(fs::remove_dir_all(self.fresh()))?;
+        gone(fs::remove_file(self.made()))
     }
 
     /// Whether it has kept anything.
@@ -230,13 +231,6 @@ pub fn clones(from: &Path, into: &Path) -> bool {
         .and_then(|from| Ok(rustix::fs::ioctl_ficlone(File::create(&path)?, from)?));
     let _ = fs::remove_file(&path);
     tried.is_ok()
-}
-
-fn remove(path: &Path, how: impl FnOnce(PathBuf) -> io::Result<()>) -> io::Result<()> {
-    match how(path.to_owned()) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::disk::{self, Made, Progress, Volume};
 use super::tool::{self, PREVIOUS_BIN, ToolError, output, program, value};
+use crate::agent::gone::gone;
 use crate::agent::postmaster::forget_killed;
 use crate::api::PgVersion;
 use crate::patroni::SUPERUSER;
@@ -255,10 +256,7 @@ fn server_options(settings: &[(String, String)], old: bool) -> String {
 /// A directory for sockets without the locks of servers that were killed.
 fn sockets(with: &Upgrade) -> Result<PathBuf, UpgradeError> {
     let path = with.sockets.join("upgrade");
-    match fs::remove_dir_all(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(on("clear", &path)(error)),
-        _ => {}
-    }
+    gone(fs::remove_dir_all(&path)).map_err(on("clear", &path))?;
     fs::create_dir(&path).map_err(on("make", &path))?;
     Ok(path)
 }
