@@ -46,13 +46,14 @@ pub struct Seen {
 pub fn decide(mark: &MajorUpgrade, own: &Own<'_>, seen: &Seen) -> Step {
     let chosen = mark.member.as_deref() == Some(own.name);
     let right = own.programs == mark.release().major();
+    let swapped = matches!(own.progress, Progress::Swapped(_));
     match mark.stage {
+        // It was away while the others went back: what it has is of no database that there is.
+        MajorStage::Undone if swapped && own.identifier.as_deref() != Some(&mark.initialize) => Step::Undo,
         // What is left on the volume goes while PostgreSQL runs.
         MajorStage::Finished | MajorStage::Undone => Step::Go,
         MajorStage::Stopping | MajorStage::Clearing => Step::Wait,
-        MajorStage::Upgrading if chosen && right && !matches!(own.progress, Progress::Swapped(_)) => {
-            Step::Upgrade
-        }
+        MajorStage::Upgrading if chosen && right && !swapped => Step::Upgrade,
         MajorStage::Upgrading => Step::Wait,
         MajorStage::Opened if !right => Step::Wait,
         MajorStage::Opened => {
@@ -155,5 +156,9 @@ mod tests {
                 assert_eq!(decide(&mark(stage), own, &none), Step::Undo);
             }
         }
+        let late = Own { identifier: Some("9".to_owned()), ..swapped.clone() };
+        assert_eq!(decide(&mark(MajorStage::Undone), &late, &none), Step::Undo, "it was away meanwhile");
+        assert_eq!(decide(&mark(MajorStage::Undone), &swapped, &none), Step::Go, "it was cloned since");
+        assert_eq!(decide(&mark(MajorStage::Finished), &late, &none), Step::Go);
     }
 }

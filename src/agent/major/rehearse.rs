@@ -12,6 +12,7 @@ use tokio::process::Command;
 
 use super::tool::{ToolError, output, program};
 use super::upgrade::{Upgrade, UpgradeError, previous, upgrade};
+use crate::agent::security::trusted;
 use crate::api::PgVersion;
 use crate::patroni::SUPERUSER;
 
@@ -198,6 +199,9 @@ fn client(with: &Rehearsal, directory: Option<&Path>, name: &str) -> Command {
     let mut command = program(directory, name);
     command.args(["--host", &with.host, "--username", SUPERUSER, "--no-password"]);
     command.env("PGPASSWORD", std::env::var_os("PATRONI_SUPERUSER_PASSWORD").unwrap_or_default());
+    if let Some(trusted) = trusted() {
+        command.env("PGSSLMODE", "verify-ca").env("PGSSLROOTCERT", trusted);
+    }
     command.env("PGCONNECT_TIMEOUT", "10").env("PGAPPNAME", "dbctl rehearsal");
     command.env("PGOPTIONS", "-c statement_timeout=0 -c lock_timeout=10min");
     command

@@ -159,9 +159,12 @@ async fn make(with: &Upgrade, volume: &Volume) -> Result<Made, UpgradeError> {
     let first = attempts(with, volume)? == 1;
     let control = tool::control(Some(&old_programs), volume.data()).await?;
     let state = value(&control, "Database cluster state").unwrap_or_default();
-    // A server that pg_upgrade itself started may have been killed: it recovers that by itself.
-    if first && state != "shut down" {
-        return Err(UpgradeError::Unclean(state.to_owned()));
+    if state != "shut down" {
+        // Later, it is the server that pg_upgrade itself started, and that was killed with it.
+        if first {
+            return Err(UpgradeError::Unclean(state.to_owned()));
+        }
+        shut_down(with, &old_programs).await?;
     }
     let begun = Instant::now();
     let mut initdb = program(None, "initdb");
@@ -192,6 +195,21 @@ async fn settle(data: &Path) -> Result<(), UpgradeError> {
         }
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+/// Has the old release recover its data and shut down, alone: pg_upgrade takes no other.
+/// <https://www.postgresql.org/docs/current/app-postgres.html>
+async fn shut_down(with: &Upgrade, old_programs: &Path) -> Result<(), ToolError> {
+    let mut alone = program(Some(old_programs), "postgres");
+    alone.arg("--single").arg("-D").arg(&with.data);
+    // The certificate that it knows may be one of a pod that is gone.
+    let ours = [("ssl", "off"), ("archive_command", ""), ("synchronous_standby_names", "")];
+    let settings = with.settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).chain(ours);
+    for (name, value) in settings {
+        alone.arg("-c").arg(format!("{name}={value}"));
+    }
+    // It ends with its input, which is empty.
+    output("shut the old data down in order", alone.arg("template1")).await.map(drop)
 }
 
 fn counter(volume: &Volume) -> PathBuf {
@@ -243,12 +261,13 @@ fn method(with: &Upgrade, volume: &Volume) -> &'static str {
 }
 
 /// What both servers are started with beside what pg_upgrade says. The old one waits for no replica and archives nothing; that
-/// it would later is not forgotten, as it would be with `archive_mode` off.
+/// it would later is not forgotten, as it would be with `archive_mode` off. Its settings may name a certificate of a pod that is
+/// gone; on the socket it needs none.
 fn server_options(settings: &[(String, String)], old: bool) -> String {
     let quoted = |(name, value): &(String, String)| format!("-c {name}='{}'", value.replace('\'', "'\\''"));
     let mut options: Vec<String> = settings.iter().map(quoted).collect();
     if old {
-        options.push("-c archive_command= -c synchronous_standby_names=".to_owned());
+        options.push("-c ssl=off -c archive_command= -c synchronous_standby_names=".to_owned());
     }
     options.join(" ")
 }

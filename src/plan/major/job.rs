@@ -6,7 +6,7 @@ use crate::api::PgVersion;
 use crate::plan::backup::{self, Run, RunState, Task};
 use crate::plan::context::Context;
 use crate::plan::object::{name_of, owners};
-use crate::plan::{Action, Kind, pod};
+use crate::plan::{Action, Kind, certificates, pod};
 
 /// `app.kubernetes.io/name` of a rehearsal's Job and pod: what selects members does not select them.
 const LABEL: &str = "postgresql-rehearsal";
@@ -131,6 +131,7 @@ fn pod_spec(cx: &Context<'_>, command: Vec<String>, from: PgVersion, to: PgVersi
     if let Value::Object(rest) = rest {
         spec.extend(rest);
     }
+    certificates::into_pod(cx, &mut spec, false);
     Value::Object(spec)
 }
 

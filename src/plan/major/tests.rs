@@ -213,6 +213,10 @@ impl World {
                     && right
                     && (mark.member.is_none() || chosen || holder.is_some())
             }
+            MajorStage::Undone if member.kept => {
+                (member.kept, member.data) = (false, Some(OLD.to_owned()));
+                return;
+            }
             MajorStage::Finished | MajorStage::Undone => true,
         };
         if !start {

@@ -426,6 +426,23 @@ fn another_major_is_held_and_can_be_taken_back_or_worked_beside() {
 }
 
 #[test]
+fn a_major_upgrade_is_refused_while_members_go_to_another_release() {
+    let mut world = World::settled(json!({ "replicas": 2 }));
+    world.edit(json!({ "version": "16.16" }));
+    until(&mut world, "is a replica replaced", |world| !replaced(world).is_empty());
+    world.edit(json!({ "version": "17.2" }));
+    let id = Ulid::from_parts(u64::try_from(world.now.as_millisecond()).unwrap(), 7).to_string();
+    let request = json!({ "id": id, "uid": "uid-1", "to": "17.2", "withoutBackup": true }).to_string();
+    let annotations = world.database.as_mut().unwrap().metadata.annotations.get_or_insert_default();
+    annotations.insert("db.example.com/upgrade".to_owned(), request);
+    let status = world.plan().status;
+    let answer = status.operations.iter().find(|operation| operation.id == id).unwrap();
+    assert_eq!(answer.phase, OperationPhase::Rejected);
+    let message = answer.message.as_deref().unwrap();
+    assert!(message.contains("is being upgraded from 16.15 to 16.16"), "{message}");
+}
+
+#[test]
 fn without_a_primary_a_failover_may_be_asked_for_in_the_middle_of_it() {
     for (led, phase) in [(true, OperationPhase::Rejected), (false, OperationPhase::Accepted)] {
         let mut world = World::settled(json!({}));

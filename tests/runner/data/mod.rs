@@ -3,7 +3,7 @@
 mod adoption;
 mod full_disk;
 mod outlives;
-mod refusals;
+pub(crate) mod refusals;
 mod scaling;
 
 use std::collections::HashSet;
@@ -119,6 +119,7 @@ impl Bench {
             user: "postgres".into(),
             password: self.password(&format!("{name}-internal"), "superuser-password"),
             database: "postgres".into(),
+            tls: self.look(name, 1).login.tls.clone(),
         };
         let service = self.look(name, 1).service;
         eventually("the superuser is served", || {

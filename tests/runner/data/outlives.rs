@@ -20,7 +20,6 @@ fn claims(sandbox: &Sandbox) -> (usize, bool) {
 }
 
 #[test]
-#[ignore = "long: each of them is taken away, and all comes back"]
 fn without_controller_roles_or_definition_data_stays_and_comes_back() {
     let mut sandbox = Sandbox::apart();
     let create =

@@ -12,8 +12,8 @@ use super::Bench;
 use crate::support::{Sandbox, eventually};
 
 /// The command, its exit code and what it said, for a snapshot.
-fn row(table: &mut String, bench: &Bench, args: &[&str]) -> i32 {
-    let answer = bench.sandbox.run(args);
+pub(crate) fn row(table: &mut String, sandbox: &Sandbox, args: &[&str]) -> i32 {
+    let answer = sandbox.run(args);
     let said = answer.stderr.replace(env!("CARGO_BIN_EXE_dbctl"), "dbctl");
     let _ = writeln!(table, "$ dbctl {}   → {}", args.join(" "), answer.code);
     for line in said.trim_end().lines() {
@@ -37,7 +37,7 @@ fn each_refusal_says_why_and_what_to_do() {
     let mut table = String::new();
     let mut refused = |args: &[&str], code: i32| {
         let mut own = String::new();
-        assert_eq!(row(&mut own, &bench, args), code, "{own}");
+        assert_eq!(row(&mut own, &bench.sandbox, args), code, "{own}");
         table.push_str(&own);
     };
     for command in [

@@ -10,9 +10,9 @@ use dbctl::sandbox::provision::{Identity, Image, Provisioner, Silent};
 use crate::support::{cache, eventually};
 
 /// A directory with old data, and both releases.
-struct Bench {
-    old: Image,
-    new: Image,
+pub(super) struct Bench {
+    pub(super) old: Image,
+    pub(super) new: Image,
     identity: Identity,
     root: tempfile::TempDir,
 }
@@ -20,7 +20,7 @@ struct Bench {
 const ID: &str = "01JD";
 
 impl Bench {
-    fn new(from: &str, to: &str) -> Self {
+    pub(super) fn new(from: &str, to: &str) -> Self {
         let image = |version: &str| {
             Provisioner::new(cache()).ensure(&format!("dbctl/postgres:{version}"), &Silent).unwrap()
         };
@@ -64,14 +64,14 @@ impl Bench {
     }
 
     #[track_caller]
-    fn ok(&self, image: &Image, program: &str, arguments: &[&str]) -> String {
+    pub(super) fn ok(&self, image: &Image, program: &str, arguments: &[&str]) -> String {
         let output = self.command(image, program).args(arguments).output().unwrap();
         assert!(output.status.success(), "{program} {arguments:?}: {output:?}");
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
     #[track_caller]
-    fn start(&self, image: &Image, data: &str) {
+    pub(super) fn start(&self, image: &Image, data: &str) {
         let options = format!("-c listen_addresses='' -c fsync=off -k {}", self.root.path().display());
         let started = self
             .command(image, "pg_ctl")
@@ -83,12 +83,12 @@ impl Bench {
         assert!(started.success(), "{}", fs::read_to_string(self.path("log")).unwrap_or_default());
     }
 
-    fn stop(&self, image: &Image, data: &str) {
+    pub(super) fn stop(&self, image: &Image, data: &str) {
         self.ok(image, "pg_ctl", &["-D", data, "-w", "-m", "fast", "stop"]);
     }
 
     #[track_caller]
-    fn sql(&self, image: &Image, sql: &str) -> String {
+    pub(super) fn sql(&self, image: &Image, sql: &str) -> String {
         let host = self.root.path().to_str().unwrap();
         self.ok(image, "psql", &["-XAtq", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-h", host, "-c", sql])
     }
