@@ -9,12 +9,13 @@ use kube::api::{Api, ListParams};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use super::security;
 use super::source::{Heard, choose};
 use super::told::{Told, ToldError};
 use crate::api::{Names, PROGRESS_KEY};
 use crate::backup::base::{self, PruneError, Record, Source, Step, TakeError};
 use crate::backup::claim::Owner;
-use crate::backup::server::{Address, Target};
+use crate::backup::server::{Address, ServerError, Target, Tls};
 use crate::backup::store::{Destination, DestinationError, Patience, Settings, Store, StoreError};
 use crate::patroni::{Lock, PatroniError, REPLICATION_USER, SUPERUSER};
 
@@ -53,6 +54,12 @@ pub enum BackupError {
     /// No client for Patroni.
     #[error(transparent)]
     Patroni(#[from] PatroniError),
+    /// Whom to trust is not known.
+    #[error("read {0}: {1}")]
+    Trusted(String, #[source] std::io::Error),
+    /// Nobody could prove who they are.
+    #[error(transparent)]
+    Tls(#[from] ServerError),
     /// Nobody to take it from.
     #[error("find a primary: {0}")]
     NoPrimary(String),
@@ -137,11 +144,10 @@ impl Cluster {
             }
         }
         let (from, primary) = choose(&heard, lock.holder.as_deref()).map_err(BackupError::NoPrimary)?;
-        Ok(Source {
-            member: from.name.clone(),
-            replication: target(from.address, REPLICATION_USER, "PATRONI_REPLICATION_PASSWORD"),
-            primary: target(primary.address, SUPERUSER, "PATRONI_SUPERUSER_PASSWORD"),
-        })
+        let tls = tls()?;
+        let replication = target(from.address, REPLICATION_USER, "PATRONI_REPLICATION_PASSWORD", tls.clone());
+        let primary = target(primary.address, SUPERUSER, "PATRONI_SUPERUSER_PASSWORD", tls);
+        Ok(Source { member: from.name.clone(), replication, primary })
     }
 }
 
@@ -153,11 +159,20 @@ fn words(step: &Step) -> (String, u64, Option<u64>) {
     }
 }
 
-fn target(address: IpAddr, user: &str, password: &str) -> Target {
+/// How members prove themselves; `None` while not all of them speak TLS.
+fn tls() -> Result<Option<Tls>, BackupError> {
+    let Some(path) = security::trusted() else { return Ok(None) };
+    let read =
+        std::fs::read(&path).map_err(|error| BackupError::Trusted(path.display().to_string(), error))?;
+    Ok(Some(Tls::trusting(&read)?))
+}
+
+fn target(address: IpAddr, user: &str, password: &str, tls: Option<Tls>) -> Target {
     Target {
         address: Address::Tcp(SocketAddr::new(address, PORT)),
         user: user.to_owned(),
         password: std::env::var(password).ok(),
+        tls,
         application_name: "dbctl backup".to_owned(),
     }
 }

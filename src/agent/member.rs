@@ -21,8 +21,6 @@ use crate::patroni::{Client, Credentials};
 pub struct Member {
     /// What the pod's environment says.
     pub environment: Environment,
-    /// Name and password for what changes something at Patroni's REST API.
-    pub credentials: Option<Credentials>,
     /// Patroni here and elsewhere.
     pub patroni: Client,
     /// Patroni's ConfigMaps.
@@ -41,14 +39,9 @@ pub struct Member {
 
 impl Member {
     /// The member that the environment and the rendered configuration describe.
-    pub fn new(
-        environment: Environment,
-        config: &Value,
-        credentials: Option<Credentials>,
-    ) -> Result<Self, AgentError> {
+    pub fn new(environment: Environment, config: &Value) -> Result<Self, AgentError> {
         let scope = config.get("scope").and_then(Value::as_str).unwrap_or_default();
         Ok(Self {
-            credentials,
             patroni: Client::new().map_err(|error| AgentError::Client(error.to_string()))?,
             store: Store::new(&environment.namespace, scope),
             children: Children::default(),
@@ -58,6 +51,11 @@ impl Member {
             running: AtomicBool::new(false),
             environment,
         })
+    }
+
+    /// Name and password for what changes something at Patroni's REST API, read anew: they may change.
+    pub fn credentials(&self) -> Option<Credentials> {
+        super::security::credentials(&self.environment)
     }
 
     /// Whether the container was told to end.

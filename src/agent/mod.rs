@@ -6,6 +6,7 @@
 //! - `handover` says when a primary that was shut down in order may give up the leader lock, and `release` does it;
 //! - `watchdog` says when a primary must end because its Patroni no longer lives, and `guard` sees to that;
 //! - `report` is what it tells the controller about itself, and `metrics` what it tells Prometheus of PostgreSQL;
+//! - `security` has PostgreSQL and Patroni take other certificates and passwords while they run;
 //! - `stale` has a replica that can never stream again copy the primary anew, and `passwords` sets those of the Secrets;
 //! - `major` keeps a member from starting in a major upgrade, and does its part of it;
 //! - `admit` is what stands before Patroni, `restore` makes the data of a restored database, and `restoring` is its note;
@@ -38,6 +39,7 @@ mod report;
 mod restore;
 mod restoring;
 mod run;
+mod security;
 mod serve;
 mod source;
 mod stale;
@@ -62,6 +64,7 @@ pub use report::{AGENT_PORT, AgentReport, ArchiveError, ArchiveReport, Disk, Fen
 pub use restore::{Bootstrap, BootstrapError, bootstrap};
 pub use restoring::{FAILED, INTERRUPTED};
 pub use run::run;
+pub use security::{Copies, SecurityError};
 pub use start::AgentError;
 pub use told::ToldError;
 pub use verify::{Verification, VerifyError, verify};

@@ -70,7 +70,7 @@ pub async fn checkpoint(member: &Member) {
 /// Has Patroni look at PostgreSQL now instead of at its next turn: it does so after each change of its configuration, and
 /// this one changes nothing.
 async fn wake(member: &Member) {
-    let Some(credentials) = &member.credentials else { return };
+    let Some(credentials) = &member.credentials() else { return };
     let nothing = json!({ "dbctl": null });
     if let Err(error) = member.patroni.patch_config(member.environment.address, credentials, &nothing).await {
         tracing::info!("failed to wake Patroni: {error}");

@@ -27,6 +27,9 @@ pub struct Environment {
     pub sockets: PathBuf,
     /// `PATRONI_CONFIG_FILE`: the template.
     pub template: PathBuf,
+    /// `SECURITY_DIRECTORY`: the server's certificate and key, who is trusted, and the REST API's password; pods of before TLS
+    /// have none.
+    pub security: Option<PathBuf>,
     /// `POSTGRES_MAJOR`: the major version that the data must be of.
     pub major: Option<String>,
 }
@@ -66,12 +69,14 @@ impl Environment {
             data: get("PGDATA")?.into(),
             sockets: get("SOCKET_DIRECTORY")?.into(),
             template: get("PATRONI_CONFIG_FILE")?.into(),
+            security: get("SECURITY_DIRECTORY").ok().map(PathBuf::from),
             major: get("POSTGRES_MAJOR").ok(),
         })
     }
 }
 
-/// The configuration of this member. It holds no password: Patroni takes those from the environment.
+/// The configuration of this member, but for what `security` puts into it. It holds no password of PostgreSQL's: Patroni takes
+/// those from the environment.
 ///
 /// # Errors
 /// Where the template is not a map.
@@ -110,7 +115,7 @@ pub fn render(template: &str, environment: &Environment) -> Result<Value, Render
 }
 
 /// Unlike a JSON merge patch, this keeps nulls: one in the template means something to Patroni.
-fn merge(into: &mut Value, from: Value) {
+pub(super) fn merge(into: &mut Value, from: Value) {
     match (into, from) {
         (Value::Object(into), Value::Object(from)) => {
             for (key, value) in from {
@@ -126,8 +131,12 @@ fn host_port(address: IpAddr, port: u16) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    pub fn environment() -> Environment {
+        Environment::read(variables).unwrap()
+    }
 
     fn variables(name: &str) -> Option<String> {
         let value = match name {

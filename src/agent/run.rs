@@ -17,6 +17,7 @@ use super::member::Member;
 use super::postmaster::Postmaster;
 use super::release::{Outcome, after_end, checkpoint};
 use super::restoring::Note;
+use super::security;
 use super::serve::{self, room};
 use super::start::{AgentError, Prepared, environment, prepare, private_directory};
 use super::watchdog::Reason;
@@ -28,6 +29,9 @@ use crate::api::MajorUpgrade;
 /// Where Patroni cannot be started.
 pub fn run() -> Result<ExitCode, AgentError> {
     let environment = environment()?;
+    // An upgrade starts PostgreSQL too, by settings that name these.
+    private_directory(&environment.sockets)?;
+    security::ready(&environment)?;
     // One thread: it waits nearly all the time, and each thread would have memory of its own.
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(AgentError::Runtime)?;
@@ -73,7 +77,7 @@ async fn reside(prepared: Prepared, mark: Option<MajorUpgrade>) -> Result<ExitCo
     set_child_subreaper(Some(getpid())).map_err(|errno| AgentError::Runtime(errno.into()))?;
     let mut signals = Signals::new().map_err(AgentError::Runtime)?;
     let (patroni, _, ended) =
-        member.children.spawn(Command::new("patroni").arg(config)).map_err(AgentError::Execute)?;
+        member.children.spawn(Command::new("patroni").arg(config.path())).map_err(AgentError::Execute)?;
     tokio::spawn({
         let member = Arc::clone(&member);
         async move {
@@ -88,6 +92,7 @@ async fn reside(prepared: Prepared, mark: Option<MajorUpgrade>) -> Result<ExitCo
     }
     tokio::spawn(super::passwords::watch(Arc::clone(&member)));
     tokio::spawn(super::stale::watch(Arc::clone(&member)));
+    tokio::spawn(security::watch(Arc::clone(&member), patroni, config));
     let end = tokio::select! {
         code = patroni_ends(ended) => End::Patroni(code),
         () = signals.pass_on(patroni, &member) => End::Patroni(0),

@@ -102,6 +102,10 @@ async fn is_gone(member: &Member, primary: IpAddr, position: Lsn) -> bool {
         .args(["--username", REWIND_USER, "--dbname", "postgres", "--command", &sql])
         .env("PGPASSWORD", password)
         .env("PGCONNECT_TIMEOUT", "2");
+    if member.environment.security.is_some() {
+        let trusted = super::security::Copies::below(&member.environment.sockets).trusted();
+        command.env("PGSSLMODE", "verify-ca").env("PGSSLROOTCERT", trusted);
+    }
     match member.children.output(&mut command, PATIENCE).await {
         Ok(answer) => answer.trim() == "t",
         Err(error) => {
@@ -113,7 +117,7 @@ async fn is_gone(member: &Member, primary: IpAddr, position: Lsn) -> bool {
 
 /// Has Patroni copy the primary's data anew; it refuses where it finds that unwise.
 async fn start_anew(member: &Member) {
-    let Some(credentials) = &member.credentials else { return };
+    let Some(credentials) = &member.credentials() else { return };
     tracing::warn!("this member's data is too old to follow the primary: it is copied anew");
     if let Err(error) = member.patroni.reinitialize(member.environment.address, credentials).await {
         tracing::warn!("failed to have the data copied anew: {error}");

@@ -9,8 +9,8 @@ use super::admit::{AdmitError, Told};
 use super::member::Member;
 use super::render::{Environment, RenderError, render};
 use super::report::AGENT_PORT;
+use super::security::{Configuration, SecurityError};
 use crate::agent::gone::gone;
-use crate::patroni::Credentials;
 
 /// Why Patroni was not started.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +40,9 @@ pub enum AgentError {
         /// What was asked for.
         wanted: String,
     },
+    /// What secures connections.
+    #[error(transparent)]
+    Security(#[from] SecurityError),
     /// What stands before Patroni.
     #[error(transparent)]
     Admit(#[from] AdmitError),
@@ -59,7 +62,7 @@ pub enum AgentError {
 
 /// What Patroni is started with, and the member that it is.
 pub(super) struct Prepared {
-    pub config: PathBuf,
+    pub config: Configuration,
     pub member: Member,
     pub told: Told,
 }
@@ -80,12 +83,9 @@ pub(super) fn prepare(environment: Environment) -> Result<Prepared, AgentError> 
     let mut config = render(&template, &environment)?;
     let told = Told::take(&mut config);
     let path = environment.sockets.join("patroni.yml");
-    write_private(&path, &format!("{config:#}\n"))?;
-    let variable = |name| std::env::var(name).ok();
-    let credentials = variable("PATRONI_RESTAPI_USERNAME")
-        .zip(variable("PATRONI_RESTAPI_PASSWORD"))
-        .map(|(username, password)| Credentials { username, password });
-    Ok(Prepared { config: path, member: Member::new(environment, &config, credentials)?, told })
+    let member = Member::new(environment, &config)?;
+    let config = Configuration::write(path, config, &template, &member.environment)?;
+    Ok(Prepared { config, member, told })
 }
 
 fn on(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> AgentError {
@@ -104,7 +104,7 @@ pub(super) fn private_directory(path: &Path) -> Result<(), AgentError> {
     Ok(())
 }
 
-fn write_private(path: &Path, text: &str) -> Result<(), AgentError> {
+pub(super) fn write_private(path: &Path, text: &str) -> Result<(), AgentError> {
     use std::io::Write;
     // A file of an earlier container may have another owner's or other bits: it is replaced, not written into.
     gone(fs::remove_file(path)).map_err(on("replace", path))?;
@@ -165,6 +165,7 @@ mod tests {
             data: root.path().to_owned(),
             sockets: root.path().to_owned(),
             template: root.path().to_owned(),
+            security: None,
             major: Some(major.into()),
         };
         check_major(&environment("17")).unwrap();

@@ -8,8 +8,8 @@ use regex::Regex;
 use super::database::{DESTINATION, LSN};
 use super::hba::hba_problem;
 use super::{
-    Backup, DatabaseSpec, DatabaseStatus, OWNED_PARAMETERS, PgVersion, Quantity, REPLICAS_MAX, RestoreFrom,
-    name_problem, parameter_problem,
+    Backup, DatabaseSpec, DatabaseStatus, Names, OWNED_PARAMETERS, PgVersion, Quantity, REPLICAS_MAX,
+    RestoreFrom, name_problem, parameter_problem,
 };
 
 /// A field and what is wrong with it; the message ends a sentence that begins with the field.
@@ -86,6 +86,9 @@ pub fn check_spec(name: &str, spec: &DatabaseSpec) -> Vec<Violation> {
             checks.wrong(&field, problem);
         }
     }
+    if let Some(secret) = spec.tls.as_ref().and_then(|tls| tls.certificate_secret.as_ref()) {
+        check_certificate(&mut checks, name, secret);
+    }
     if let Some(backup) = &spec.backup {
         check_backup(&mut checks, backup);
     }
@@ -93,6 +96,22 @@ pub fn check_spec(name: &str, spec: &DatabaseSpec) -> Vec<Violation> {
         check_restore(&mut checks, from);
     }
     checks.0
+}
+
+/// The form of a Secret's name.
+static SECRET: LazyLock<Option<Regex>> =
+    LazyLock::new(|| Regex::new(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$").ok());
+
+fn check_certificate(checks: &mut Checks, name: &str, secret: &str) {
+    let field = "spec.tls.certificateSecret";
+    let good = secret.len() <= 253 && SECRET.as_ref().is_some_and(|form| form.is_match(secret));
+    checks.require(good, field, format!("{secret:?} is not the name of a Secret"));
+    let own = Names(name).secrets().iter().any(|own| own == secret);
+    checks.require(
+        !own,
+        field,
+        format!("{secret:?} is what dbctl itself uses: it names a Secret of your own"),
+    );
 }
 
 /// What makes a commit wait for a standby, in PostgreSQL's spellings of it.
@@ -308,6 +327,9 @@ mod tests {
                 "spec.parameters.Synchronous_Commit",
             ),
             (json!({ "hba": ["a\nb"] }), "spec.hba[0]"),
+            (json!({ "tls": { "certificateSecret": "" } }), "spec.tls.certificateSecret"),
+            (json!({ "tls": { "certificateSecret": "My_Own" } }), "spec.tls.certificateSecret"),
+            (json!({ "parameters": { "ssl": "off" } }), "spec.parameters.ssl"),
             (json!({ "hba": ["# fine", "garbage"] }), "spec.hba[1]"),
             (json!({ "backup": { "enabled": true, "schedule": "0 3 * * *" } }), "spec.backup.destination"),
             (json!({ "backup": { "destination": "ftp://x" } }), "spec.backup.destination"),

@@ -41,6 +41,8 @@ pub mod reason {
     pub const BACKUP_DAMAGED: &str = "BackupDamaged";
     pub const BACKUP_FAILED: &str = "BackupFailed";
     pub const BACKUP_OVERDUE: &str = "BackupOverdue";
+    pub const CERTIFICATE_EXPIRED: &str = "CertificateExpired";
+    pub const CERTIFICATE_UNUSABLE: &str = "CertificateUnusable";
     pub const CLAIMS_BOUND: &str = "ClaimsBound";
     pub const CLAIM_PENDING: &str = "ClaimPending";
     pub const CLAIM_TERMINATING: &str = "ClaimTerminating";

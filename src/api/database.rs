@@ -101,6 +101,10 @@ pub struct DatabaseSpec {
     #[schemars(schema_with = "hba_schema")]
     pub hba: Vec<String>,
 
+    /// How connections are secured; without it, by certificates that dbctl makes and renews.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+
     /// Where members may run; without it they are spread softly over nodes and zones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub placement: Option<Placement>,
@@ -185,6 +189,17 @@ pub struct Resources {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "amounts_schema")]
     pub limits: BTreeMap<String, Quantity>,
+}
+
+/// How connections are secured.
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tls {
+    /// Secret with the server's certificate, its key, and the authorities that clients and members trust (`tls.crt`, `tls.key`,
+    /// `ca.crt`); somebody else renews it, and members take what is new within seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub certificate_secret: Option<String>,
 }
 
 /// Where members may run.
@@ -275,6 +290,9 @@ pub const OWNED_PARAMETERS: &[&str] = &[
     "ident_file",
     "unix_socket_directories",
     "wal_level",
+    "ssl",
+    "ssl_cert_file",
+    "ssl_key_file",
 ];
 
 fn one() -> i32 {

@@ -21,7 +21,7 @@ pub use conditions::{ConditionType, Verdict, merge_conditions, reason};
 pub use crd::{crd, crd_yaml};
 pub use database::{
     Backup, Database, DatabaseSpec, DeletionPolicy, OWNED_PARAMETERS, Placement, REPLICAS_MAX, Resources,
-    RestoreFrom, Storage,
+    RestoreFrom, Storage, Tls,
 };
 pub use major::{MAJOR_UPGRADE, MajorStage, MajorUpgrade};
 pub use names::{

@@ -99,6 +99,11 @@ impl Names<'_> {
         format!("{}-ro", self.0)
     }
 
+    /// Service that clients outside the cluster reach: the primary, or the replicas.
+    pub fn external_service(&self, replicas: bool) -> String {
+        format!("{}-external{}", self.0, if replicas { "-ro" } else { "" })
+    }
+
     /// Service that gives members their DNS names.
     pub fn headless_service(&self) -> String {
         format!("{}-headless", self.0)
@@ -142,6 +147,21 @@ impl Names<'_> {
     /// Secret for users: how to connect.
     pub fn app_secret(&self) -> String {
         format!("{}-app", self.0)
+    }
+
+    /// Secret with the authority that signs the server's certificate.
+    pub fn authority_secret(&self) -> String {
+        format!("{}-ca", self.0)
+    }
+
+    /// Secret with the server's certificate.
+    pub fn certificate_secret(&self) -> String {
+        format!("{}-tls", self.0)
+    }
+
+    /// Every Secret.
+    pub fn secrets(&self) -> [String; 4] {
+        [self.internal_secret(), self.app_secret(), self.authority_secret(), self.certificate_secret()]
     }
 
     /// CronJob that takes backups.

@@ -42,21 +42,29 @@ pub struct Sight {
 
 /// Why a member did not answer.
 #[derive(Debug, thiserror::Error)]
-enum NoAnswer {
+pub enum NoAnswer {
+    /// Whoever asks has not the right.
     #[error("you may not forward ports to pods")]
     Forbidden,
+    /// It takes too long.
     #[error("no answer within {} s", PATIENCE.as_secs())]
     TooSlow,
+    /// The API server's or the kubelet's words.
     #[error("{0}")]
     Refused(String),
+    /// The API server does not answer.
     #[error("{0}")]
     Kube(#[from] kube::Error),
+    /// Nothing came of the forwarding.
     #[error("the port was not forwarded")]
     NoStream,
+    /// It speaks no HTTP.
     #[error("{0}")]
     Http(#[from] hyper::Error),
+    /// No such request can be made.
     #[error("{0}")]
     Request(#[from] http::Error),
+    /// It answers something else.
     #[error("{0}")]
     Unreadable(#[from] serde_json::Error),
 }
@@ -121,7 +129,8 @@ async fn objects(session: &Session, name: &str) -> kube::Result<Observed> {
     Ok(observed)
 }
 
-fn insert(observed: &mut Observed, kind: Kind, object: &impl Serialize) {
+/// Adds an object to what was observed.
+pub fn insert(observed: &mut Observed, kind: Kind, object: &impl Serialize) {
     if let Ok(object) = serde_json::to_value(object) {
         observed.insert(kind, object);
     }
@@ -129,7 +138,7 @@ fn insert(observed: &mut Observed, kind: Kind, object: &impl Serialize) {
 
 /// One look cannot tell whether a lock is being renewed but by comparing clocks, the holder's with this machine's. Where
 /// they differ, the holder's own answer still tells.
-fn lock_age(lock: &Lock, now: jiff::Timestamp) -> LockAge {
+pub fn lock_age(lock: &Lock, now: jiff::Timestamp) -> LockAge {
     let age = lock.renewed.and_then(|renewed| Duration::try_from(now.duration_since(renewed)).ok());
     LockAge::after(age.unwrap_or_default())
 }
@@ -144,7 +153,10 @@ pub async fn nodes(session: &Session, names: impl Iterator<Item = String>) -> BT
 }
 
 /// What a member says of itself, or why it said nothing and for how long.
-async fn ask(session: &Session, member: &str) -> Result<Answer, (NoAnswer, Duration)> {
+///
+/// # Errors
+/// Where it does not answer within a few seconds, or may not be asked.
+pub async fn ask(session: &Session, member: &str) -> Result<Answer, (NoAnswer, Duration)> {
     let begun = Instant::now();
     loop {
         match ask_once(session, member).await {
@@ -157,17 +169,25 @@ async fn ask(session: &Session, member: &str) -> Result<Answer, (NoAnswer, Durat
 }
 
 async fn ask_once(session: &Session, member: &str) -> Result<Answer, NoAnswer> {
+    Ok(serde_json::from_slice(&fetch(session, member, REST_PORT, "/patroni").await?)?)
+}
+
+/// What a pod answers at that port to `GET PATH`, whatever the status.
+///
+/// # Errors
+/// Where it does not answer in time, or may not be asked.
+pub async fn fetch(session: &Session, pod: &str, port: u16, path: &str) -> Result<bytes::Bytes, NoAnswer> {
     let pods: Api<Pod> = Api::namespaced(session.streaming.clone(), &session.namespace);
     let answer = async {
-        let mut forwarder = pods.portforward(member, &[REST_PORT]).await.map_err(refusal)?;
-        let stream = forwarder.take_stream(REST_PORT).ok_or(NoAnswer::NoStream)?;
+        let mut forwarder = pods.portforward(pod, &[port]).await.map_err(refusal)?;
+        let stream = forwarder.take_stream(port).ok_or(NoAnswer::NoStream)?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let connection = tokio::spawn(connection);
         let request =
-            http::Request::get("/patroni").header("host", "localhost").body(Empty::<bytes::Bytes>::new())?;
+            http::Request::get(path).header("host", "localhost").body(Empty::<bytes::Bytes>::new())?;
         let body = sender.send_request(request).await?.into_body().collect().await;
         connection.abort();
-        Ok(serde_json::from_slice(&body?.to_bytes())?)
+        Ok(body?.to_bytes())
     };
     tokio::time::timeout(PATIENCE, answer).await.unwrap_or(Err(NoAnswer::TooSlow))
 }

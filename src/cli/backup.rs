@@ -14,6 +14,9 @@ use crate::api::{Catalog, Database, Names, Operation, Progress, Verb, VerifyArgu
 
 /// Take a backup, or check that one can be restored
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  dbctl backup now orders-db --wait
+  dbctl backup verify orders-db --wait")]
 pub struct BackupArgs {
     #[command(subcommand)]
     command: BackupCommand,
@@ -41,7 +44,7 @@ struct VerifyArgs {
     name: String,
 
     /// The backup, as `dbctl backups` lists it; without it, the newest
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", add = complete::backup())]
     backup: Option<String>,
 
     /// Follow it to its end

@@ -58,6 +58,8 @@ enum BackupsCommand {
     /// Try everything at a destination that backups rely on
     ///
     /// It writes a few objects below probe/ with the credentials in the environment, and removes them.
+    #[command(after_help = "Examples:
+  dbctl backups selftest --to s3://my-backups/new")]
     Selftest {
         /// The destination
         #[arg(long, value_name = "URL")]

@@ -17,6 +17,9 @@ pub const SHELLS: [&str; 5] = ["bash", "elvish", "fish", "powershell", "zsh"];
 /// The script asks dbctl itself for completions, so that it knows the names of your databases too. To load it now:
 /// source <(dbctl completions bash). To keep it, write it where your shell looks for completions.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  source <(dbctl completions bash)
+  dbctl completions zsh > ~/.zfunc/_dbctl")]
 pub struct CompletionsArgs {
     #[arg(value_parser = PossibleValuesParser::new(SHELLS))]
     shell: String,

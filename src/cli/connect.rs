@@ -20,6 +20,7 @@ use super::error::{CliError, Outcome, Result};
 use super::session::{Place, Session};
 use super::{Context, api_error, complete, members, output, sandbox, scale};
 use crate::api::{Database, LABEL_DATABASE, LABEL_ROLE, Names, ROLE_PRIMARY, ROLE_REPLICA};
+use crate::plan::TRUSTED;
 use crate::sandbox::home::Home;
 
 const PORT: u16 = 5432;
@@ -62,6 +63,8 @@ struct Login {
     user: String,
     password: String,
     database: String,
+    /// Every member speaks TLS: users are told whom to trust.
+    tls: bool,
 }
 
 /// Where a database is reached.
@@ -197,9 +200,10 @@ async fn login(context: &Context, session: &Session, name: &str, doing: &str) ->
 
 impl Login {
     fn read(mut data: BTreeMap<String, k8s_openapi::ByteString>) -> Result<Self, &'static str> {
+        let tls = data.contains_key(TRUSTED);
         let mut take =
             |key: &'static str| data.remove(key).and_then(|bytes| String::from_utf8(bytes.0).ok()).ok_or(key);
-        Ok(Self { user: take("username")?, password: take("password")?, database: take("dbname")? })
+        Ok(Self { user: take("username")?, password: take("password")?, database: take("dbname")?, tls })
     }
 
     fn uri(&self, host: &str) -> String {
@@ -207,10 +211,11 @@ impl Login {
             percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
         };
         format!(
-            "postgresql://{}:{}@{host}:{PORT}/{}",
+            "postgresql://{}:{}@{host}:{PORT}/{}{}",
             quote(&self.user),
             quote(&self.password),
-            quote(&self.database)
+            quote(&self.database),
+            if self.tls { "?sslmode=require" } else { "" }
         )
     }
 
@@ -227,6 +232,10 @@ impl Login {
             .env("PGPASSWORD", &self.password)
             .env("PGDATABASE", &self.database)
             .args(args);
+        // Whoever has set something stricter has set it for a reason.
+        if self.tls && std::env::var_os("PGSSLMODE").is_none() {
+            command.env("PGSSLMODE", "require");
+        }
         command
     }
 }
@@ -428,8 +437,11 @@ mod tests {
 
     #[test]
     fn uris_quote_and_passwords_stay_out_of_arguments() {
-        let login = Login { user: "app".into(), password: "p@ss/1".into(), database: "app".into() };
+        let login =
+            Login { user: "app".into(), password: "p@ss/1".into(), database: "app".into(), tls: false };
         assert_eq!(login.uri("127.9.255.1"), "postgresql://app:p%40ss%2F1@127.9.255.1:5432/app");
+        let login = Login { tls: true, ..login };
+        assert!(login.uri("127.9.255.1").ends_with(":5432/app?sslmode=require"));
         let command = login.psql("psql".into(), "h", 1, &["-c".into(), "select 1".into()]);
         assert!(command.get_args().all(|arg| !arg.to_string_lossy().contains("p@ss")));
         assert!(

@@ -7,9 +7,9 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::Context;
 use super::error::{CliError, Result, failed};
 use super::session::Session;
+use super::{Context, LogFormat};
 use crate::controller::{self, ControllerConfig, LeaseConfig, Terms};
 use crate::install::{ACCOUNT, NAMESPACE};
 
@@ -21,6 +21,9 @@ pub const DEFAULT_IMAGE: &str = "dbctl/postgres:{version}";
 /// It makes and keeps what Databases ask for. In a cluster it runs as a Deployment; the sandbox runs it by itself. Of several,
 /// the one that holds the Lease works, and the others wait for it.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  dbctl controller --metrics-address 127.0.0.1:8080
+  dbctl controller -n team-a   # for one namespace")]
 pub struct ControllerArgs {
     /// Image of the members; {version} stands for the PostgreSQL release
     #[arg(long, value_name = "IMAGE", default_value = DEFAULT_IMAGE)]
@@ -34,6 +37,17 @@ pub struct ControllerArgs {
     /// [default: nowhere]
     #[arg(long, value_name = "ADDRESS")]
     metrics_address: Option<SocketAddr>,
+
+    /// What lines of the log look like; how much is logged, RUST_LOG says
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT",
+        env = "DBCTL_LOG_FORMAT",
+        hide_env_values = true
+    )]
+    pub log_format: LogFormat,
 
     /// Namespace of the Lease by which one of several controllers works [default: that of the pod, else dbctl-system]
     #[arg(long, value_name = "NAMESPACE", conflicts_with = "no_leader_election")]

@@ -14,7 +14,7 @@ use super::create::flags::DeletionFlag;
 use super::error::{CliError, Result};
 use super::progress::{Step, Steps};
 use super::session::Session;
-use super::{Context, api_error, backup_now, complete, confirm, members, output, pause, scale};
+use super::{Context, api_error, backup_now, complete, confirm, keeper, members, output, pause, scale};
 use crate::api::{Database, DeletionPolicy, Names};
 
 /// How often it is looked whether all is gone.
@@ -25,6 +25,11 @@ const INTERVAL: Duration = Duration::from_millis(250);
 /// What happens to its data is the database's deletion policy: with Retain, volumes and credentials stay, and creating
 /// the database again by the same name brings it back; with Delete they go too.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  dbctl delete orders-db --dry-run
+  dbctl delete orders-db
+  dbctl delete orders-db --final-backup --yes
+  dbctl delete orders-db --deletion-policy delete   # its data too")]
 pub struct DeleteArgs {
     /// Name of the database
     #[arg(value_name = "NAME", add = complete::database())]
@@ -33,6 +38,10 @@ pub struct DeleteArgs {
     /// Do not ask
     #[arg(short, long)]
     yes: bool,
+
+    /// Only show what would go and what would stay
+    #[arg(long, conflicts_with = "yes")]
+    dry_run: bool,
 
     /// Decide anew what happens to the data. With `delete`, data that an already deleted database left is deleted too
     #[arg(long, value_enum, ignore_case = true, value_name = "POLICY")]
@@ -121,9 +130,13 @@ pub async fn run(context: &Context, args: DeleteArgs) -> Result<()> {
     if args.final_backup {
         backup_now::check(&database, &doing)?;
     }
-    announce(context, &session, &database, policy, &data);
+    announce(context, &session, &database, policy, &data, args.dry_run);
+    keeper::warn_of_deletion(context, &database);
     if args.final_backup {
         context.ui.note("  first: a last backup; nothing is deleted unless it succeeds");
+    }
+    if args.dry_run {
+        return Ok(());
     }
     confirm(context, &args)?;
     if args.final_backup {
@@ -159,12 +172,25 @@ pub async fn run(context: &Context, args: DeleteArgs) -> Result<()> {
     Ok(())
 }
 
-fn announce(context: &Context, session: &Session, database: &Database, policy: DeletionPolicy, data: &Data) {
+/// What is done, or would be.
+fn doing(dry_run: bool) -> &'static str {
+    if dry_run { "Would delete" } else { "Deleting" }
+}
+
+fn announce(
+    context: &Context,
+    session: &Session,
+    database: &Database,
+    policy: DeletionPolicy,
+    data: &Data,
+    dry_run: bool,
+) {
     let ui = &context.ui;
     let name = database.name_any();
     let members = output::count(database.spec.replicas, "member");
     ui.note(format_args!(
-        "Deleting database {name:?} in namespace {:?} (deletion policy {policy:?}):",
+        "{} database {name:?} in namespace {:?} (deletion policy {policy:?}):",
+        doing(dry_run),
         session.namespace
     ));
     ui.note(format_args!("  goes: {members}, Services {name} and {name}-ro; nobody can connect any more"));
@@ -266,7 +292,7 @@ async fn data(session: &Session, name: &str) -> Result<Data, kube::Error> {
         secrets: secrets
             .iter()
             .map(ResourceExt::name_any)
-            .filter(|secret| [names.internal_secret(), names.app_secret()].contains(secret))
+            .filter(|secret| names.secrets().contains(secret))
             .collect(),
         config_maps: config_maps.iter().map(ResourceExt::name_any).filter(|map| kept.contains(map)).collect(),
     };
@@ -286,9 +312,13 @@ async fn remove_left_overs(
     doing: &str,
 ) -> Result<()> {
     let name = &args.name;
-    context.ui.note(format_args!("Database {name:?} is deleted already. Deleting what it left:"));
+    let doing_so = self::doing(args.dry_run);
+    context.ui.note(format_args!("Database {name:?} is deleted already. {doing_so} what it left:"));
     for line in data.lines() {
         context.ui.note(context.ui.paint_err(super::ui::Tone::Bad, format!("  goes for good: {line}")));
+    }
+    if args.dry_run {
+        return Ok(());
     }
     confirm(context, args)?;
     let (client, namespace) = (session.client.clone(), &session.namespace);

@@ -16,6 +16,9 @@ pub const HEADER: [&str; 5] = ["LAST SEEN", "TYPE", "REASON", "MESSAGE", "OBJECT
 
 /// Show what happened to a database and its members
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  dbctl events orders-db
+  dbctl events orders-db --follow")]
 pub struct EventsArgs {
     /// Name of the database
     #[arg(value_name = "NAME", add = complete::database())]
@@ -70,18 +73,11 @@ async fn follow(context: &Context, session: &Session, name: &str) -> Result<()> 
 }
 
 /// Whether an event is about the database or an object that is made for it.
-fn concerns(name: &str, event: &Event) -> bool {
+pub fn concerns(name: &str, event: &Event) -> bool {
     let about = event.involved_object.name.as_deref().unwrap_or_default();
     let names = Names(name);
-    let own = [
-        names.main(),
-        names.read_only_service(),
-        names.headless_service(),
-        names.config(),
-        names.internal_secret(),
-        names.app_secret(),
-    ];
-    own.iter().chain(&names.patroni_objects()).any(|own| own == about)
+    let own = [names.main(), names.read_only_service(), names.headless_service(), names.config()];
+    own.iter().chain(&names.secrets()).chain(&names.patroni_objects()).any(|own| own == about)
         || names.ordinal(about).is_some()
         || about.strip_prefix("data-").is_some_and(|member| names.ordinal(member).is_some())
 }

@@ -13,6 +13,10 @@ use crate::api::Database;
 /// List databases
 #[derive(Debug, Args)]
 #[command(visible_alias = "ls")]
+#[command(after_help = "Examples:
+  dbctl list
+  dbctl list -A -o wide
+  dbctl list --retained            # deleted, with their data still there")]
 pub struct ListArgs {
     /// In all namespaces
     #[arg(short = 'A', long)]

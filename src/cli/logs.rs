@@ -27,6 +27,10 @@ const RETRY: Duration = Duration::from_secs(1);
 /// The lines of all members are in order of time, each after its member's name. With --follow, members that come later
 /// are followed too.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  dbctl logs orders-db --follow
+  dbctl logs orders-db --member 1 --tail 100
+  dbctl logs orders-db --member 1 --previous")]
 pub struct LogsArgs {
     /// Name of the database
     #[arg(value_name = "NAME", add = complete::database())]
@@ -37,7 +41,7 @@ pub struct LogsArgs {
     follow: bool,
 
     /// Only this member: its name, or its number
-    #[arg(short, long, value_name = "MEMBER")]
+    #[arg(short, long, value_name = "MEMBER", add = complete::member())]
     member: Option<String>,
 
     /// Only the last lines of each member

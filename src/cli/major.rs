@@ -11,9 +11,9 @@ use super::create::FIELD_MANAGER;
 use super::error::{CliError, Result};
 use super::request::{self, Asked, How};
 use super::session::Session;
-use super::{Context, api_error, confirm, sandbox, scale};
+use super::{Context, api_error, confirm, keeper, sandbox, scale, upgrade};
 use crate::api::{AbortUpgradeArguments, Database, Names, PgVersion, UpgradeArguments, Verb};
-use crate::plan::{Assessment, major_unfit};
+use crate::plan::Assessment;
 
 /// How often a change is written again that somebody else's write came before.
 const TRIES: usize = 10;
@@ -81,8 +81,8 @@ struct Upgrade<'u> {
 impl Upgrade<'_> {
     async fn to(&self, to: PgVersion, assessment: &Assessment) -> Result<()> {
         let Self { context, args, database, from, doing, .. } = self;
-        if let Some(unfit) = major_unfit(*from, to) {
-            return Err(CliError::refused(format!("failed to {doing}: {unfit}")));
+        if let Some(refused) = upgrade::no_major(context, &args.name, *from, to, doing) {
+            return Err(refused);
         }
         let backups = database.spec.backup.as_ref().is_some_and(|backup| backup.enabled);
         if !backups && !args.without_backup {
@@ -91,11 +91,12 @@ impl Upgrade<'_> {
             ))
             .hint("set spec.backup, or go without: --without-backup"));
         }
-        if assessment.healthy_primary().is_none() {
-            return Err(CliError::refused(format!("failed to {doing}: no primary is running")));
+        request::check_idle(context, database, Verb::Upgrade, doing)?;
+        if let Some(refused) = upgrade::not_now(context, database, assessment, doing) {
+            return Err(refused);
         }
         args.how.show(context, &self.render(to, backups))?;
-        request::check_idle(context, database, Verb::Upgrade, doing)?;
+        keeper::warn_of_change(context, database, &["spec", "version"]);
         if args.how.dry_run {
             return Ok(());
         }

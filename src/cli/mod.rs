@@ -14,19 +14,27 @@ mod controller;
 mod create;
 mod delete;
 mod destination;
+mod doctor;
 mod error;
 mod events;
+mod expose;
 mod failover;
 mod generate;
 mod history;
 mod install;
+mod keeper;
 mod list;
 mod logs;
 mod major;
+#[cfg(test)]
+mod matrix;
 mod members;
 mod output;
 mod pause;
+mod plugin;
 mod progress;
+mod reference;
+mod report;
 mod request;
 mod resize;
 mod restart;
@@ -76,11 +84,11 @@ struct Cli {
 #[command(next_help_heading = "Global options")]
 struct Global {
     /// Namespace of the database [default: that of the kubeconfig's context]
-    #[arg(short, long, global = true, value_name = "NAMESPACE")]
+    #[arg(short, long, global = true, value_name = "NAMESPACE", add = complete::namespace())]
     namespace: Option<String>,
 
     /// Context of the kubeconfig
-    #[arg(long, global = true, value_name = "NAME", conflicts_with = "sandbox")]
+    #[arg(long, global = true, value_name = "NAME", conflicts_with = "sandbox", add = complete::context())]
     context: Option<String>,
 
     /// Kubeconfig file [default: KUBECONFIG, else ~/.kube/config]
@@ -112,6 +120,8 @@ enum Command {
     Create(Box<create::CreateArgs>),
     List(list::ListArgs),
     Status(status::StatusArgs),
+    Doctor(doctor::DoctorArgs),
+    Report(report::ReportArgs),
     Scale(scale::ScaleArgs),
     Resize(resize::ResizeArgs),
     Pause(pause::PauseArgs),
@@ -125,6 +135,7 @@ enum Command {
     Restore(Box<restore::RestoreArgs>),
     Delete(delete::DeleteArgs),
     Connect(connect::ConnectArgs),
+    Expose(expose::ExposeArgs),
     Logs(logs::LogsArgs),
     Events(events::EventsArgs),
     History(history::HistoryArgs),
@@ -169,6 +180,9 @@ impl Context {
     /// How a user would run this program again.
     fn program(&self) -> String {
         let typed = std::env::args_os().next().unwrap_or_else(|| "dbctl".into());
+        if plugin::runs(&typed) {
+            return plugin::CALLED.to_owned();
+        }
         output::shell_word(&typed.to_string_lossy())
     }
 }
@@ -189,9 +203,16 @@ impl Context {
     }
 }
 
+/// What a first look is for.
+const EXAMPLES: &str = "Examples:
+  dbctl --sandbox create orders-db --replicas 3 --wait
+  dbctl status orders-db
+  dbctl doctor";
+
 /// The whole command line's definition.
 pub fn command() -> clap::Command {
-    let mut codes = String::from("Exit codes:\n");
+    let mut codes = String::from(EXAMPLES);
+    codes.push_str("\n\nExit codes:\n");
     for (outcome, meaning) in Outcome::TABLE {
         let _ = writeln!(codes, "  {}  {meaning}", outcome.code());
     }
@@ -201,13 +222,19 @@ pub fn command() -> clap::Command {
 /// Runs a command line; the exit code is one of [`Outcome::TABLE`].
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
-    let definition = command().color(clap_color(&args));
+    let mut definition = command().color(clap_color(&args));
+    match args.first() {
+        Some(program) if plugin::completes(program) => return plugin::complete(definition, &args),
+        Some(program) if plugin::runs(program) => definition = plugin::renamed(definition),
+        _ => {}
+    }
     let parsed = definition.try_get_matches_from(&args).and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => return usage(error, &args),
     };
     let ui = Ui::new(cli.global.color);
+    ui::fit_to_terminal();
     let context = Context { global: cli.global, ui };
     match dispatch(&context, cli.command) {
         Ok(code) => code,
@@ -290,7 +317,7 @@ fn dispatch(context: &Context, command: Command) -> Result<ExitCode> {
         Command::Sandbox(args) => return sandbox::run(context, args),
         Command::Agent(args) => return agent::run(context, &args),
         Command::Controller(args) => {
-            log_to_stderr(context, &SERVER_LOG);
+            log_as(context, &SERVER_LOG, args.log_format);
             threaded(controller::run(context, args))?;
         }
         Command::Completions(args) => completions::run(context, &args)?,
@@ -309,6 +336,8 @@ async fn talk(context: &Context, command: Command) -> Result<()> {
         Command::Create(args) => Box::pin(create::run(context, *args)).await,
         Command::List(args) => list::run(context, args).await,
         Command::Status(args) => status::run(context, args).await,
+        Command::Report(args) => Box::pin(report::run(context, args)).await,
+        Command::Doctor(args) => Box::pin(doctor::run(context, args)).await,
         Command::Scale(args) => scale::run(context, args).await,
         Command::Resize(args) => resize::run(context, args).await,
         Command::Pause(args) => pause::pause(context, args).await,
@@ -322,6 +351,7 @@ async fn talk(context: &Context, command: Command) -> Result<()> {
         Command::Restore(args) => Box::pin(restore::run(context, *args)).await,
         Command::Delete(args) => delete::run(context, args).await,
         Command::Connect(args) => connect::run(context, args).await,
+        Command::Expose(args) => expose::run(context, args).await,
         Command::Logs(args) => logs::run(context, args).await,
         Command::Events(args) => events::run(context, args).await,
         Command::History(args) => history::run(context, args).await,
@@ -366,16 +396,31 @@ const COMMAND_LOG: [&str; 4] = ["off,dbctl=warn", "info", "debug", "trace"];
 /// The same for what runs for long.
 const SERVER_LOG: [&str; 3] = ["info", "debug", "trace"];
 
+/// How lines of a log look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum LogFormat {
+    /// For people
+    #[default]
+    Text,
+    /// An object for each line, for what collects logs
+    Json,
+}
+
 /// Logs to standard error. RUST_LOG, where set, decides alone.
 fn log_to_stderr(context: &Context, levels: &[&str]) {
+    log_as(context, levels, LogFormat::Text);
+}
+
+fn log_as(context: &Context, levels: &[&str], format: LogFormat) {
     let level = levels.get(usize::from(context.global.verbose)).or(levels.last()).unwrap_or(&"info");
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(context.ui.colors_err())
-        .try_init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let _ = match format {
+        LogFormat::Text => log.with_ansi(context.ui.colors_err()).try_init(),
+        // What is said and with what stands side by side, as `kubectl logs … | jq` wants it.
+        LogFormat::Json => log.json().flatten_event(true).with_current_span(false).try_init(),
+    };
 }
 
 #[cfg(test)]
@@ -396,12 +441,57 @@ mod tests {
     }
 
     #[test]
-    fn every_command_says_what_it_does() {
-        fn check(command: &clap::Command) {
+    fn every_command_says_what_it_does_and_shows_it() {
+        fn check(command: &clap::Command, path: &str) {
             for sub in command.get_subcommands() {
-                assert!(sub.get_about().is_some(), "{} has no help", sub.get_name());
-                check(sub);
+                let path = format!("{path} {}", sub.get_name());
+                assert!(sub.get_about().is_some(), "{path} has no help");
+                // Jobs inside pods, and parts of the sandbox, are nobody's to type.
+                if sub.is_hide_set() {
+                    continue;
+                }
+                check(sub, &path);
+                let shown = sub.get_after_help().map(|help| help.to_string()).unwrap_or_default();
+                let examples = shown.strip_prefix("Examples:\n").unwrap_or_default();
+                assert!(!examples.is_empty(), "{path} has no examples");
+                // `backup now` is `backup-now`, too.
+                let own =
+                    |line: &str| line.contains(&path) || line.contains(&path.replace("backup ", "backup-"));
+                assert!(examples.lines().any(own), "{path} shows something else: {examples}");
             }
+        }
+        check(&command(), "dbctl");
+    }
+
+    /// A command of an example, without its redirections, and what is run beside it.
+    fn words(line: &str) -> Option<Vec<String>> {
+        let line = line.split(" | ").next()?.split(" > ").next()?.split(" #").next()?;
+        let start = line.find("dbctl ")?;
+        let line = line.get(start..)?.trim_end_matches([')', '"']);
+        let mut words = vec![String::new()];
+        let mut quoted = false;
+        for letter in line.chars() {
+            match letter {
+                '\'' => quoted = !quoted,
+                ' ' if !quoted => words.push(String::new()),
+                other => words.last_mut()?.push(other),
+            }
+        }
+        words.retain(|word| !word.is_empty());
+        Some(words)
+    }
+
+    #[test]
+    fn every_example_is_understood() {
+        fn check(command: &clap::Command) {
+            let shown = command.get_after_help().map(|help| help.to_string()).unwrap_or_default();
+            let examples = shown.split("Exit codes:").next().unwrap_or_default().replace("\\\n", "");
+            for line in examples.lines().filter(|line| line.starts_with("  ")) {
+                let Some(words) = words(line) else { continue };
+                let parsed = super::command().try_get_matches_from(&words);
+                assert!(parsed.is_ok(), "{line}: {words:?}: {}", parsed.err().unwrap());
+            }
+            command.get_subcommands().for_each(check);
         }
         check(&command());
     }

@@ -102,7 +102,7 @@ pub fn wrapped(text: &str, width: usize, indent: &str) -> String {
         let Some(line) = lines.last_mut() else { break };
         if line.trim().is_empty() {
             line.push_str(word);
-        } else if line.len() + 1 + word.len() <= width {
+        } else if line.chars().count() + 1 + word.chars().count() <= width {
             line.push(' ');
             line.push_str(word);
         } else {
@@ -110,6 +110,16 @@ pub fn wrapped(text: &str, width: usize, indent: &str) -> String {
         }
     }
     lines.join("\n")
+}
+
+/// A text in lines of at most that width, whatever its words: one that is longer is cut.
+pub fn folded(text: &str, width: usize) -> String {
+    let cut = |word: &str| {
+        let letters: Vec<char> = word.chars().collect();
+        letters.chunks(width.max(1)).map(|piece| piece.iter().collect()).collect::<Vec<String>>()
+    };
+    let words: Vec<String> = text.split_whitespace().flat_map(cut).collect();
+    wrapped(&words.join(" "), width, "")
 }
 
 /// `1 member`, `2 members`.

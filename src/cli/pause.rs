@@ -20,6 +20,8 @@ use crate::api::{Database, PAUSED};
 /// This is not Patroni's own pause: Patroni goes on electing a new primary where one is lost. But what dbctl does beside it
 /// then rests too: the lock of a dead primary is not released early, and the write Service may lead to it a little longer.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  dbctl pause orders-db")]
 pub struct PauseArgs {
     /// Name of the database
     #[arg(value_name = "NAME", add = complete::database())]
@@ -30,6 +32,8 @@ pub struct PauseArgs {
 ///
 /// Whatever its spec asks for by now is done at once. This is not Patroni's own `resume`: a pause of Patroni's stays.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  dbctl resume orders-db")]
 pub struct ResumeArgs {
     /// Name of the database
     #[arg(value_name = "NAME", add = complete::database())]

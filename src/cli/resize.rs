@@ -15,7 +15,7 @@ use super::create::FIELD_MANAGER;
 use super::error::{CliError, Result};
 use super::progress::{Step, Steps};
 use super::session::Session;
-use super::{Context, api_error, complete, pause, scale, wait};
+use super::{Context, api_error, complete, keeper, pause, scale, wait};
 use crate::api::{ConditionType, Database, Names, Quantity, reason};
 
 /// Make the volumes of a database larger
@@ -81,6 +81,7 @@ pub async fn run(context: &Context, args: ResizeArgs) -> Result<()> {
         context.ui.note(format_args!("the volumes of database {name:?} are to have {wanted} already"));
     } else {
         context.ui.note(plan.trim_end());
+        keeper::warn_of_change(context, &database, &["spec", "storage", "size"]);
         let patch = json!({ "spec": { "storage": { "size": wanted } } });
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..Default::default() };
         let patched = api.patch(name, &params, &Patch::Merge(&patch)).await;

@@ -52,7 +52,7 @@ const NEW_ONLY: [&str; 6] =
 #[command(group(clap::ArgGroup::new("what").required(true).args(["from", "in_place", "undo", "discard_old"]).multiple(true)))]
 pub struct RestoreArgs {
     /// Name of the new database, or of the one that is put back
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = complete::database())]
     name: String,
 
     /// The database whose backups are used, or a backup destination
@@ -76,7 +76,7 @@ pub struct RestoreArgs {
     discard_old: bool,
 
     /// The base backup to begin with [default: the newest that fits]
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", add = complete::backup())]
     backup: Option<BackupId>,
 
     #[command(flatten)]

@@ -9,14 +9,17 @@ use serde_json::json;
 
 use super::error::{CliError, Result};
 use super::session::Session;
-use super::{Context, api_error, complete, create, output, pause, wait};
-use crate::api::{Database, REPLICAS_MAX};
+use super::{Context, api_error, complete, create, keeper, output, pause, wait};
+use crate::api::{Database, Names, REPLICAS_MAX};
 
 /// Change the number of members
 ///
 /// The primary is never removed: where members go, they go from the highest number down, and the volumes of removed
 /// members are kept.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  dbctl scale orders-db --replicas 5 --dry-run
+  dbctl scale orders-db --replicas 5 --wait")]
 pub struct ScaleArgs {
     /// Name of the database
     #[arg(value_name = "NAME", add = complete::database())]
@@ -25,6 +28,10 @@ pub struct ScaleArgs {
     /// Number of members, 1 to 9
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     replicas: String,
+
+    /// Only show who would come or go
+    #[arg(long, conflicts_with = "wait")]
+    dry_run: bool,
 
     /// Wait until it is so, and show what happens
     #[arg(long)]
@@ -58,6 +65,9 @@ pub async fn run(context: &Context, args: ScaleArgs) -> Result<()> {
     if before.metadata.deletion_timestamp.is_some() {
         return Err(CliError::refused(format!("failed to {doing}: it is being deleted")));
     }
+    if args.dry_run {
+        return context.ui.data(preview(name, before.spec.replicas, replicas));
+    }
     if args.wait
         && let Some(paused) = pause::refusal(context, &before, &doing)
     {
@@ -66,6 +76,7 @@ pub async fn run(context: &Context, args: ScaleArgs) -> Result<()> {
     if before.spec.replicas == replicas {
         context.ui.note(format_args!("database {name:?} has {} already", output::count(replicas, "member")));
     } else {
+        keeper::warn_of_change(context, &before, &["spec", "replicas"]);
         let patch = json!({ "spec": { "replicas": replicas } });
         let params =
             PatchParams { field_manager: Some(create::FIELD_MANAGER.to_owned()), ..Default::default() };
@@ -84,6 +95,28 @@ pub async fn run(context: &Context, args: ScaleArgs) -> Result<()> {
         wait::until_ready(context, &session, &wanted, args.timeout).await?;
     }
     Ok(())
+}
+
+/// Who would come or go. The primary stays, whatever its number.
+fn preview(name: &str, before: i32, after: i32) -> String {
+    let members = |from: i32, to: i32| {
+        (from..to).map(|ordinal| Names(name).member(ordinal)).collect::<Vec<_>>().join(", ")
+    };
+    let (was, becomes) = (output::count(before, "member"), output::count(after, "member"));
+    match after.cmp(&before) {
+        std::cmp::Ordering::Equal => format!("database {name:?} has {was} already\n"),
+        std::cmp::Ordering::Greater => {
+            format!(
+                "database {name:?} would go from {was} to {becomes}: {} would be cloned\n",
+                members(before, after)
+            )
+        }
+        std::cmp::Ordering::Less => format!(
+            "database {name:?} would go from {was} to {becomes}: {} would go, and their volumes would be kept; the \
+             primary's role would move first where it is one of them\n",
+            members(after, before)
+        ),
+    }
 }
 
 /// The database of that name.
@@ -126,5 +159,20 @@ async fn missing(
         error.hint(format!("there is none at all in this namespace; {command} list -A looks in all"))
     } else {
         error.hint(format!("there is: {}; {command} list -A looks in all namespaces", names.join(", ")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_preview_names_who_comes_and_who_goes() {
+        assert_eq!(
+            preview("db", 1, 3),
+            "database \"db\" would go from 1 member to 3 members: db-1, db-2 would be cloned\n"
+        );
+        assert!(preview("db", 5, 3).contains("5 members to 3 members: db-3, db-4 would go"));
+        assert_eq!(preview("db", 3, 3), "database \"db\" has 3 members already\n");
     }
 }

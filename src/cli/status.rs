@@ -24,6 +24,10 @@ const INTERVAL: Duration = Duration::from_secs(1);
 ///
 /// The exit code is 3 where it is not ready.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  dbctl status orders-db
+  dbctl status orders-db --watch
+  dbctl status orders-db -o json | jq .status.primary")]
 pub struct StatusArgs {
     /// Name of the database
     #[arg(value_name = "NAME", add = complete::database())]
@@ -157,8 +161,22 @@ async fn watch(context: &Context, session: &Session, name: &str) -> Result<()> {
     use std::io::IsTerminal as _;
     let redraws = std::io::stdout().is_terminal();
     let mut shown = String::new();
+    let mut broken = String::new();
     loop {
-        let snapshot = snapshot(context, session, name).await?;
+        let snapshot = match snapshot(context, session, name).await {
+            Ok(snapshot) => snapshot,
+            // Whoever watches wants to see what becomes of it: an API server that fails may come back.
+            Err(error) if !shown.is_empty() && error.outcome == Outcome::Failed => {
+                if broken != error.message {
+                    context.ui.warn(&error.message);
+                    broken = error.message;
+                }
+                tokio::time::sleep(INTERVAL).await;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        broken.clear();
         let text = page(context, session, &snapshot, false).render();
         if redraws {
             // To the top left, the text with the rest of each old line cleared, then all below it.

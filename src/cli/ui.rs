@@ -2,12 +2,14 @@
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
+use std::sync::OnceLock;
 
 use clap::ValueEnum;
 use clap::builder::styling::{AnsiColor, Effects, Style};
 use comfy_table::{Cell, ContentArrangement, Table};
 
 use super::error::{CliError, Result};
+use super::output;
 
 /// When output is coloured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -141,17 +143,95 @@ fn paint(enabled: bool, tone: Tone, text: impl Display) -> String {
     }
 }
 
-/// Columns of text, as kubectl prints them: separated by spaces, no lines, nothing wrapped or cut.
+/// How wide a terminal that shows data is, where there is one.
+static WIDTH: OnceLock<usize> = OnceLock::new();
+
+/// Has tables fit the terminal that shows them. What goes into a pipe stays one line a row, for programs.
+pub fn fit_to_terminal() {
+    let out = io::stdout();
+    if !out.is_terminal() {
+        return;
+    }
+    let columns = rustix::termios::tcgetwinsize(&out).map(|size| usize::from(size.ws_col));
+    if let Some(columns) = columns.ok().filter(|columns| *columns >= NARROWEST) {
+        let _ = WIDTH.set(columns);
+    }
+}
+
+/// A terminal that says it is narrower does not know.
+const NARROWEST: usize = 40;
+/// A column of words may be folded down to this.
+const FOLDED: usize = 20;
+/// Between two columns.
+const GAP: u16 = 3;
+
+/// Columns of text, as kubectl prints them: separated by spaces, no lines, nothing wrapped or cut. Where a terminal is too
+/// narrow for that, what has words in it is folded, and where that is not enough, each row becomes a paragraph.
 pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let rows: Vec<Vec<String>> = rows.into_iter().collect();
+    table_within(WIDTH.get().copied(), header, &rows)
+}
+
+fn table_within(width: Option<usize>, header: &[&str], rows: &[Vec<String>]) -> String {
+    let whole = columns(header, rows);
+    let Some(width) = width.filter(|width| widest(&whole) > *width) else { return whole };
+    if let Some(folded) = folded(width, header, rows) {
+        let text = columns(header, &folded);
+        if widest(&text) <= width {
+            return text;
+        }
+    }
+    paragraphs(width, header, rows)
+}
+
+fn widest(text: &str) -> usize {
+    text.lines().map(|line| line.chars().count()).max().unwrap_or(0)
+}
+
+/// The rows with the widest column of words folded to what the others leave; none where that is too little.
+fn folded(width: usize, header: &[&str], rows: &[Vec<String>]) -> Option<Vec<Vec<String>>> {
+    let cells = |index: usize| rows.iter().filter_map(move |row| row.get(index));
+    let own = |index: usize| {
+        let title = header.get(index).map_or(0, |title| title.len());
+        cells(index).map(|cell| cell.chars().count()).chain([title]).max().unwrap_or(0)
+    };
+    let wordy = (0..header.len()).filter(|index| cells(*index).any(|cell| cell.contains(' ')));
+    let fold = wordy.max_by_key(|index| own(*index))?;
+    let gaps = header.len().saturating_sub(1).saturating_mul(usize::from(GAP));
+    let others: usize = (0..header.len()).filter(|index| *index != fold).map(own).sum();
+    let room = width.checked_sub(others + gaps).filter(|room| *room >= FOLDED)?;
+    let mut rows = rows.to_vec();
+    for cell in rows.iter_mut().filter_map(|row| row.get_mut(fold)) {
+        *cell = output::folded(cell, room);
+    }
+    Some(rows)
+}
+
+/// Each row as lines of a title and a value.
+fn paragraphs(width: usize, header: &[&str], rows: &[Vec<String>]) -> String {
+    let title = header.iter().map(|title| title.len()).max().unwrap_or(0);
+    let indent = " ".repeat(title + 2);
+    let room = width.saturating_sub(indent.len()).max(FOLDED);
+    let paragraph = |row: &Vec<String>| {
+        let line = |(name, cell): (&&str, &String)| {
+            let value = output::folded(cell, room).replace('\n', &format!("\n{indent}"));
+            format!("{name:<title$}  {value}\n")
+        };
+        header.iter().zip(row).map(line).collect::<String>()
+    };
+    rows.iter().map(paragraph).collect::<Vec<_>>().join("\n")
+}
+
+fn columns(header: &[&str], rows: &[Vec<String>]) -> String {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::NOTHING);
     table.set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(header.iter().map(|name| Cell::new(*name)));
     for row in rows {
-        table.add_row(row);
+        table.add_row(row.clone());
     }
     for column in table.column_iter_mut() {
-        column.set_padding((0, 3));
+        column.set_padding((0, GAP));
     }
     let mut text = String::new();
     for line in table.lines() {
@@ -190,5 +270,33 @@ mod tests {
     fn tables_line_up_without_trailing_blanks() {
         let text = table(&["NAME", "PHASE"], [vec!["orders-db".into(), "Running".into()]]);
         assert_eq!(text, "NAME        PHASE\norders-db   Running\n");
+    }
+    #[test]
+    fn what_is_too_wide_is_folded_or_told_in_paragraphs() {
+        let name = "a-name-of-forty-letters-is-as-long-as-it"; // the longest that there may be
+        let story =
+            "ImagePullBackOff: Back-off pulling image \"dbctl/postgres:16.99\": failed to find a build of it";
+        let header = ["MEMBER", "ROLE", "STATE", "READY", "TIMELINE", "LAG", "NODE"];
+        let row = |name: &str, state: &str| {
+            ["0", "primary", "", "no", "1", "-", "sandbox"]
+                .iter()
+                .enumerate()
+                .map(|(index, cell)| match index {
+                    0 => format!("{name}-0"),
+                    2 => state.to_owned(),
+                    _ => (*cell).to_owned(),
+                })
+                .collect::<Vec<_>>()
+        };
+        for (name, state) in [("db", story), (name, "running"), (name, story), ("db", &"x".repeat(300))] {
+            let text = table_within(Some(80), &header, &[row(name, state), row(name, "running")]);
+            assert!(widest(&text) <= 80 && text.contains(&format!("{name}-0")), "{text}");
+            assert!(table_within(None, &header, &[row(name, state)]).contains(state));
+        }
+        let folded = table_within(Some(80), &header, &[row("db", story)]);
+        assert!(folded.starts_with("MEMBER   ROLE      STATE") && folded.lines().count() > 3, "{folded}");
+        let paragraphs = table_within(Some(80), &header, &[row(name, "running"), row(name, story)]);
+        assert!(paragraphs.starts_with(&format!("MEMBER    {name}-0\nROLE      primary\n")), "{paragraphs}");
+        assert_eq!(paragraphs.matches("\n\nMEMBER ").count(), 1, "{paragraphs}");
     }
 }

@@ -23,6 +23,9 @@ const NAMED: usize = 10;
 /// definition, pods, volumes, Secrets and backups: Patroni goes on electing primaries. What the controller does beside that, no
 /// longer happens, until `dbctl install`: changes of databases, backups that are asked for, upgrades, deletions.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  dbctl uninstall --dry-run
+  dbctl uninstall --yes")]
 pub struct UninstallArgs {
     /// Do not ask
     #[arg(short, long)]

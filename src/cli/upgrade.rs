@@ -14,7 +14,7 @@ use super::create::FIELD_MANAGER;
 use super::error::{CliError, Result};
 use super::major::{self, MajorArgs};
 use super::session::Session;
-use super::{Context, api_error, complete, confirm, request, sandbox, scale};
+use super::{Context, api_error, complete, confirm, keeper, pause, request, sandbox, scale};
 use crate::api::{Database, PgVersion, ResumeArguments, UpgradeProgress, Verb, reason};
 use crate::plan::{Assessment, Unfit};
 use order::Order;
@@ -135,9 +135,11 @@ impl Upgrade<'_> {
         self.known(to)?;
         let order = Order::new(database, &self.assessment, from, to, jiff::Timestamp::now());
         args.how.show(context, &order.render(database, &self.session.namespace))?;
+        keeper::warn_of_change(context, database, &["spec", "version"]);
         if args.how.dry_run {
             return Ok(());
         }
+        self.awake()?;
         let kept = format!("database {:?} stays at PostgreSQL {from}", args.name);
         self.confirmed(&format!("Upgrade {:?} from {from} to {to}?", args.name), &kept)?;
         let changed = self.change(to).await?;
@@ -165,9 +167,11 @@ impl Upgrade<'_> {
         }
         let order = Order::new(database, &self.assessment, wanted, back, jiff::Timestamp::now());
         args.how.show(context, &order.back().render(database, &self.session.namespace))?;
+        keeper::warn_of_change(context, database, &["spec", "version"]);
         if args.how.dry_run {
             return Ok(());
         }
+        self.awake()?;
         let kept = format!("the upgrade of database {:?} goes on", args.name);
         self.confirmed(&format!("Take {:?} back to {back}?", args.name), &kept)?;
         let changed = self.change(back).await?;
@@ -202,6 +206,12 @@ impl Upgrade<'_> {
 
     fn confirmed(&self, question: &str, kept: &str) -> Result<()> {
         if self.args.how.yes { Ok(()) } else { confirm::yes(self.context, question, kept) }
+    }
+
+    /// Nobody waits for a database that nothing is done with.
+    fn awake(&self) -> Result<()> {
+        let paused = pause::refusal(self.context, &self.database, &self.doing);
+        paused.filter(|_| self.args.how.wait).map_or(Ok(()), Err)
     }
 
     /// Where this machine makes the pods, it knows which releases there are, and has them ready.
@@ -248,6 +258,9 @@ impl Upgrade<'_> {
         if !self.args.how.wait {
             context.ui.note(format_args!("database {name:?} goes from PostgreSQL {from} to {to}"));
             context.ui.note(format_args!("follow it with {} status {name} --watch", context.invocation()));
+            if pause::is_paused(changed) {
+                context.ui.warn("dbctl is paused here: it begins once it is resumed");
+            }
             return Ok(());
         }
         follow::to_the_end(context, self.session, changed, to, self.args.timeout).await
@@ -281,6 +294,8 @@ enum Refusal {
     Jump { from: PgVersion, to: PgVersion },
     /// Another major release is a procedure of its own.
     Major { from: PgVersion, to: PgVersion },
+    /// A release of the same major version is not what `--major` is for.
+    Minor { from: PgVersion, to: PgVersion },
     /// Another upgrade is under way, or has halted.
     Upgrading { to: String, halted: bool },
     /// A member is not well.
@@ -289,13 +304,18 @@ enum Refusal {
     NoPrimary { problem: Option<String> },
 }
 
-/// What is in the way of going from one release to the other.
-fn refusal(database: &Database, assessment: &Assessment, from: PgVersion, to: PgVersion) -> Option<Refusal> {
+/// Why data of one release never goes to the other in one step, whatever is said.
+fn unreachable(from: PgVersion, to: PgVersion) -> Option<Refusal> {
     if to.major() < from.major() {
         return Some(Refusal::Older { from, to });
     }
-    if to.major() > from.major() + 1 {
-        return Some(Refusal::Jump { from, to });
+    (to.major() > from.major() + 1).then_some(Refusal::Jump { from, to })
+}
+
+/// What is in the way of going from one release to the other.
+fn refusal(database: &Database, assessment: &Assessment, from: PgVersion, to: PgVersion) -> Option<Refusal> {
+    if let Some(unreachable) = unreachable(from, to) {
+        return Some(unreachable);
     }
     if to.major() > from.major() {
         return Some(Refusal::Major { from, to });
@@ -306,6 +326,11 @@ fn refusal(database: &Database, assessment: &Assessment, from: PgVersion, to: Pg
     if progress(database).is_some() {
         return is_halted(database).then(|| Refusal::Upgrading { to: to.to_string(), halted: true });
     }
+    unwell(database, assessment)
+}
+
+/// What is wrong with the members, all of which must be well before an upgrade begins.
+fn unwell(database: &Database, assessment: &Assessment) -> Option<Refusal> {
     let Some(primary) = assessment.healthy_primary() else {
         let leader = assessment.primary.as_ref();
         let problem = leader.and_then(|leader| Some(format!("{} {}", leader.name, leader.problem.as_ref()?)));
@@ -330,6 +355,30 @@ fn refusal(database: &Database, assessment: &Assessment, from: PgVersion, to: Pg
     missing.map(|member| Refusal::Unwell { member, problem: "has no pod".to_owned() })
 }
 
+/// Why that is no upgrade to another major version.
+pub(super) fn no_major(
+    context: &Context,
+    name: &str,
+    from: PgVersion,
+    to: PgVersion,
+    doing: &str,
+) -> Option<CliError> {
+    let same = (from.major() == to.major()).then_some(Refusal::Minor { from, to });
+    Some(same.or_else(|| unreachable(from, to))?.into_error(context, name, doing))
+}
+
+/// Why no upgrade to another major version begins with the database as it is.
+pub(super) fn not_now(
+    context: &Context,
+    database: &Database,
+    assessment: &Assessment,
+    doing: &str,
+) -> Option<CliError> {
+    let upgrading = progress(database)
+        .map(|upgrade| Refusal::Upgrading { to: upgrade.to.clone(), halted: is_halted(database) });
+    Some(upgrading.or_else(|| unwell(database, assessment))?.into_error(context, &database.name_any(), doing))
+}
+
 impl Refusal {
     fn into_error(self, context: &Context, name: &str, doing: &str) -> CliError {
         let command = context.invocation();
@@ -339,7 +388,7 @@ impl Refusal {
                 "failed to {doing}: it runs {from}, and PostgreSQL {} cannot read its data",
                 to.major()
             ))
-            .hint("what a restore of an older backup brings back is a new database: dbctl restore"),
+            .hint(format!("a backup of the older release becomes a new database: {command} restore NEW --from {name} --backup ID")),
             Self::Jump { from, to } => {
                 let between: Vec<String> = (from.major() + 1..=to.major()).map(|major| major.to_string()).collect();
                 CliError::refused(format!(
@@ -352,6 +401,10 @@ impl Refusal {
                 "failed to {doing}: from {from} to {to} the data's format changes, which needs --major and is down for a while"
             ))
             .hint(format!("to do it: {command} upgrade {name} --to {to} --major")),
+            Self::Minor { from, to } => CliError::refused(format!(
+                "failed to {doing}: {from} and {to} are releases of one major version, which --major is not for"
+            ))
+            .hint(format!("to do it: {command} upgrade {name} --to {to}")),
             Self::Upgrading { to, halted } => {
                 let what = if halted { "has halted" } else { "is under way" };
                 let error = CliError::refused(format!("failed to {doing}: an upgrade to {to} {what}"))

@@ -30,6 +30,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// That of the controller is what the one that works says of itself, that of the definition is what is written on it. Where they
 /// do not go together, it says what comes of it and what to do.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  dbctl version
+  dbctl version --client -o json")]
 pub struct VersionArgs {
     /// Only this program's; this asks no cluster
     #[arg(long)]
@@ -193,15 +196,19 @@ async fn controller(session: &Session, namespace: &str) -> Result<Part, kube::Er
 }
 
 /// Whose Lease it is, one that works or has.
-struct Tenancy<'a> {
-    holder: &'a str,
-    version: Option<&'a str>,
+pub struct Tenancy<'a> {
+    /// Who holds it, or did.
+    pub holder: &'a str,
+    /// That one's version.
+    pub version: Option<&'a str>,
     /// Seconds since it was last heard of; clocks of two machines differ.
-    silent: i64,
-    lease: i64,
+    pub silent: i64,
+    /// For how many seconds it may be silent.
+    pub lease: i64,
 }
 
-fn tenancy(lease: &Lease, now: Timestamp) -> Option<Tenancy<'_>> {
+/// Reads it from a Lease of dbctl's controllers; `None` for any other, and for one that nobody held.
+pub fn tenancy(lease: &Lease, now: Timestamp) -> Option<Tenancy<'_>> {
     let name = lease.metadata.name.as_deref()?;
     let ours = name.strip_prefix(ACCOUNT).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
     let spec = lease.spec.as_ref().filter(|_| ours)?;

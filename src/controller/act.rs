@@ -10,6 +10,7 @@ use kube::{Client, Resource, ResourceExt};
 use serde_json::{Value, json};
 
 use super::asks::Asking;
+use super::certificates::{self, MakeError};
 use super::mark;
 use super::random::{self, NoRandomness};
 use super::resource::{namespaced, plain};
@@ -52,6 +53,9 @@ pub enum ActError {
     /// The time in which this controller may act is over, or it does not know better.
     #[error("act: this controller does not hold its Lease any more")]
     NotLeader,
+    /// No certificate could be made.
+    #[error(transparent)]
+    Certificate(#[from] MakeError),
     /// No password could be made.
     #[error(transparent)]
     NoRandomness(#[from] NoRandomness),
@@ -123,6 +127,10 @@ impl<'a> Actor<'a> {
             Action::RemoveFinalizer => self.finalizers(false).await?,
             Action::Create(kind, body) => self.create(*kind, body).await?,
             Action::CreateSecret(plan) => self.create_secret(plan).await?,
+            Action::Secure(securing) => {
+                let secrets = Api::namespaced(self.client.clone(), &self.namespace);
+                certificates::secure(&secrets, securing, jiff::Timestamp::now()).await?;
+            }
             Action::Apply(apply) => self.apply(apply).await?,
             Action::Delete { kind, name, uid } => self.delete(*kind, name, uid.as_deref()).await?,
             Action::ReplacePod { pod, uid, may_lead } => self.replace_pod(pod, uid, *may_lead).await?,

@@ -5,6 +5,7 @@ mod act;
 mod asks;
 mod backoff;
 mod cache;
+mod certificates;
 mod health;
 mod known;
 mod lease;

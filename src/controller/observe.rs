@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt, stream};
+use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 
 use super::cache::Key;
+use super::certificates;
 use super::reconcile::Shared;
 use super::resource::{namespaced, plain};
 use super::retry;
@@ -19,7 +21,8 @@ use crate::agent::{AGENT_PORT, AgentReport};
 use crate::api::{Database, DeletionPolicy, Names};
 use crate::patroni;
 use crate::plan::{
-    Kind, LockAge, Member, Observed, Room, SourceDatabase, View, classes_to_grow, is_down, needed_by,
+    Kind, LockAge, Member, Observed, Room, SourceDatabase, View, certificate_secrets, classes_to_grow,
+    is_down, name_of, needed_by,
 };
 
 /// A member on the same network answers in milliseconds; one that takes longer is as good as gone for this pass.
@@ -46,9 +49,11 @@ pub async fn observe(with: &Shared, key: &Key, database: &Database) -> Result<Ob
         // The last look decides whether anything is left to remove.
         known.forget(key);
     }
-    for secret in known.of(key, Instant::now()) {
+    for (secret, held) in known.of(key, Instant::now()) {
+        observed.certificates.extend(held.map(|held| (name_of(&secret).to_owned(), held)));
         observed.insert(Kind::Secret, secret);
     }
+    look_up_certificates(with, key, database, &mut observed).await?;
     look_up_missing(with, key, database, &mut observed).await?;
     let on: Vec<String> = observed
         .all(Kind::Pod)
@@ -104,6 +109,29 @@ async fn source(
     Ok(Some(SourceDatabase::of(found.as_ref())))
 }
 
+/// What the Secrets with certificates hold, without their keys.
+async fn look_up_certificates(
+    with: &Shared,
+    key: &Key,
+    database: &Database,
+    observed: &mut Observed,
+) -> Result<(), kube::Error> {
+    let secrets: kube::Api<Secret> = kube::Api::namespaced(with.client.clone(), &key.0);
+    for name in certificate_secrets(database, observed) {
+        if observed.certificates.contains_key(&name) {
+            continue;
+        }
+        let Some(mut secret) = retry::read(|| secrets.get_opt(&name)).await? else { continue };
+        let held = certificates::held(&secret.data.take().unwrap_or_default());
+        secret.metadata.managed_fields = None;
+        let object = Arc::new(serde_json::to_value(&secret).unwrap_or_default());
+        with.known.found(key, object.clone(), Some(held.clone()), Instant::now());
+        observed.insert(Kind::Secret, object);
+        observed.certificates.insert(name, held);
+    }
+    Ok(())
+}
+
 /// Objects of a needed name that no label showed: somebody else's, or our own that the watch has yet to tell of. Once
 /// everything is there this reads nothing but, now and then, whether the Secrets still are.
 async fn look_up_missing(
@@ -132,7 +160,7 @@ async fn look_up_missing(
     for (kind, object) in found.into_iter().flatten() {
         let object = Arc::new(object);
         if kind == Kind::Secret {
-            with.known.found(key, object.clone(), Instant::now());
+            with.known.found(key, object.clone(), None, Instant::now());
         }
         observed.insert(kind, object);
     }

@@ -149,6 +149,8 @@ async fn carry_out(
         tracing::debug!(namespace = %key.0, database = %key.1, ?action, "acting");
         match actor.act(action).await {
             Ok(Some(asking)) => start(asking, key.clone(), shared.clone(), actor.reference()),
+            // What was read before is another by now.
+            Ok(None) if matches!(action, Action::Secure(_)) => shared.known.forget(key),
             Ok(None) => {}
             Err(error) => {
                 failed.get_or_insert(error);

@@ -275,7 +275,10 @@ async fn a_database_comes_up_rests_and_goes() {
     let secrets: Api<Secret> = Api::default_namespaced(cluster.client.clone());
     let app = secrets.get("db-app").await.unwrap().data.unwrap();
     let text = |key: &str| String::from_utf8(app[key].0.clone()).unwrap();
-    assert_eq!(text("uri"), format!("postgresql://app:{}@db.default.svc:5432/app", text("password")));
+    assert_eq!(
+        text("uri"),
+        format!("postgresql://app:{}@db.default.svc:5432/app?sslmode=require", text("password"))
+    );
 
     cluster.play("db", 2).await;
     cluster.wait_for("db", "Ready", "True", "AllMembersReady").await;

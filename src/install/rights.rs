@@ -170,13 +170,14 @@ pub const RULES: &[Rule] = &[
     rule(
         "",
         "secrets",
-        &["get", "create", "delete"],
+        &["get", "create", "patch", "delete"],
         &[
             (
                 "get",
-                "by name, `NAME-app` and `NAME-internal`: whether it is there, and how to log in at Patroni",
+                "by name: whether those of the Database are there, how to log in at Patroni, and when certificates end",
             ),
-            ("create", "passwords, once; they are never changed"),
+            ("create", "passwords, once, and certificates"),
+            ("patch", "certificates that are due, and whom users are to trust"),
             ("delete", FOR_GOOD),
         ],
     ),
@@ -305,7 +306,7 @@ mod tests {
             assert!(rule.verbs.iter().all(|verb| *verb != "*" && *verb != "escalate" && *verb != "bind"));
             assert!(rule.resource != "*" && rule.group != "*" && rule.resource != "pods/exec");
             // Nothing that shows Secrets whose name is not known.
-            assert!(rule.resource != "secrets" || rule.verbs == ["get", "create", "delete"]);
+            assert!(rule.resource != "secrets" || rule.verbs == ["get", "create", "patch", "delete"]);
         }
     }
 }

@@ -69,7 +69,7 @@ pub fn dynamic(spec: &DatabaseSpec, members: i32, archive: &str) -> Value {
             "use_pg_rewind": true,
             "use_slots": true,
             "parameters": parameters(spec, archive),
-            "pg_hba": pg_hba(spec),
+            "pg_hba": pg_hba(spec, "hostssl"),
         },
     })
 }
@@ -92,6 +92,8 @@ fn parameters(spec: &DatabaseSpec, archive: &str) -> BTreeMap<String, String> {
         ("max_slot_wal_keep_size", format!("{kept_mb}MB")),
         ("wal_keep_size", format!("{recent_mb}MB")),
         ("password_encryption", "scram-sha-256".to_owned()),
+        // The certificate is each member's own affair, and so is whether it has one.
+        ("ssl_min_protocol_version", "TLSv1.2".to_owned()),
         // The container's log is the log.
         ("logging_collector", "off".to_owned()),
         // Every member, or what the primary had not archived when it was lost never would be. It takes a restart to change,
@@ -130,16 +132,21 @@ fn archive_command(to: &str, archive: &str) -> String {
     format!(r#"dbctl agent wal-push --to {} --archive {} "%p""#, word(to), word(archive))
 }
 
+/// Lets in who does not speak TLS too, by a dynamic configuration: while a database goes over to TLS, not every member does.
+pub fn plain_access(dynamic: &mut Value, spec: &DatabaseSpec) {
+    dynamic["postgresql"]["pg_hba"] = json!(pg_hba(spec, "host"));
+}
+
 /// First what Patroni needs, so that no line of the user's can lock it out; then the user's; then everybody, by
 /// password. The socket's directory belongs to the pod alone, and only its own user may connect there.
-fn pg_hba(spec: &DatabaseSpec) -> Vec<String> {
+fn pg_hba(spec: &DatabaseSpec, host: &str) -> Vec<String> {
     let first = [
         format!("local all {SUPERUSER} trust"),
         format!("local replication {REPLICATION_USER} trust"),
-        format!("host replication {REPLICATION_USER} all scram-sha-256"),
-        format!("host all {REWIND_USER} all scram-sha-256"),
+        format!("{host} replication {REPLICATION_USER} all scram-sha-256"),
+        format!("{host} all {REWIND_USER} all scram-sha-256"),
     ];
-    let last = ["local all all scram-sha-256".to_owned(), "host all all all scram-sha-256".to_owned()];
+    let last = ["local all all scram-sha-256".to_owned(), format!("{host} all all all scram-sha-256")];
     first.into_iter().chain(spec.hba.iter().cloned()).chain(last).collect()
 }
 
@@ -303,10 +310,14 @@ mod tests {
             postgresql["pg_hba"].as_array().unwrap().iter().map(|l| l.as_str().unwrap()).collect();
         let place = |line: &str| hba.iter().position(|found| *found == line).unwrap();
         assert!(
-            place("host replication dbctl_replication all scram-sha-256")
+            place("hostssl replication dbctl_replication all scram-sha-256")
                 < place("host all all 10.0.0.0/8 reject")
         );
-        assert!(place("host all all 10.0.0.0/8 reject") < place("host all all all scram-sha-256"));
+        assert!(place("host all all 10.0.0.0/8 reject") < place("hostssl all all all scram-sha-256"));
+        let mut dynamic = dynamic(&spec, 3, "id");
+        plain_access(&mut dynamic, &spec);
+        let text = dynamic["postgresql"]["pg_hba"].to_string();
+        assert!(text.contains("\"host all all all scram-sha-256\"") && !text.contains("hostssl"), "{text}");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::Kind;
+use super::certificates::Securing;
 use super::inplace::Marking;
 use crate::api::DatabaseStatus;
 
@@ -20,6 +21,8 @@ pub enum Action {
     Create(Kind, Value),
     /// Make a Secret with random values in it; where one of that name is there, leave it alone.
     CreateSecret(SecretPlan),
+    /// Make, renew or hand on certificates.
+    Secure(Securing),
     /// Server-side apply.
     Apply(Apply),
     /// Delete the object, if it is still the one that was seen.

@@ -2,7 +2,7 @@
 
 use super::context::Context;
 use super::ownership::{Owner, taken, volumes};
-use super::{Kind, inplace, major, release, restore, scale, secrets};
+use super::{Kind, certificates, inplace, major, release, restore, scale, secrets};
 use crate::api::{FINALIZER, Phase, check_spec, reason};
 
 /// Why nothing is made or changed.
@@ -33,6 +33,7 @@ pub fn blocked(cx: &Context<'_>) -> Option<Blocked> {
         .or_else(|| name_taken(cx))
         .or_else(|| other_major(cx))
         .or_else(|| secret_missing(cx))
+        .or_else(|| certificates::blocked(cx))
         .or_else(|| history_missing(cx))
 }
 

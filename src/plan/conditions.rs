@@ -7,7 +7,7 @@ use super::rollout::{Rollout, State};
 use super::scale::Scale;
 use super::text::text;
 use super::view::Member;
-use super::{Kind, backup, config, fencing, pause, storage};
+use super::{Kind, backup, certificates, config, fencing, pause, storage};
 use crate::api::{ConditionType, Verdict, reason};
 use crate::patroni::Answer;
 
@@ -29,7 +29,7 @@ pub fn verdicts(
         (ConditionType::Writable, writable),
         (ConditionType::BackupsHealthy, backup::verdict(cx, now)),
         (ConditionType::StorageHealthy, volumes(cx)),
-        (ConditionType::UpToDate, up_to_date(cx, rollout)),
+        (ConditionType::UpToDate, up_to_date(cx, rollout, now)),
     ]
 }
 
@@ -374,12 +374,15 @@ fn volumes(cx: &Context<'_>) -> Verdict {
     }
 }
 
-fn up_to_date(cx: &Context<'_>, rollout: &Rollout) -> Verdict {
+fn up_to_date(cx: &Context<'_>, rollout: &Rollout, now: jiff::Timestamp) -> Verdict {
     if let Some(paused) = pause::verdict(cx) {
         return paused;
     }
     if cx.view.stateful_set.is_none() {
         return Verdict::no(reason::CREATING, "the members are being made");
+    }
+    if let Some(wrong) = certificates::verdict(cx, now) {
+        return wrong;
     }
     match &rollout.state {
         State::Settled => {}

@@ -7,7 +7,7 @@ use super::context::Context;
 use super::ownership::volumes;
 use super::text::text;
 use super::{Action, Kind, notes};
-use crate::patroni::{CONFIG_KEY, FIRST_LOOP_WAIT_SECONDS, config_patch, dynamic, template};
+use crate::patroni::{CONFIG_KEY, FIRST_LOOP_WAIT_SECONDS, config_patch, dynamic, plain_access, template};
 
 const LOOP_WAIT: &str = "loop_wait";
 
@@ -28,6 +28,7 @@ pub fn plan(cx: &Context<'_>) -> Vec<Action> {
     let mut actions: Vec<Action> = patronis.iter().filter(|name| absent(name)).map(map).collect();
     let (version, members) = (super::members::version(cx), super::scale::members(cx));
     let mut file = template(cx.names.0, cx.spec(), version, members, notes::archive(cx));
+    super::certificates::fill(cx, &mut file);
     super::restore::fill(cx, &mut file);
     super::inplace::fill(cx, &mut file);
     // JSON is YAML that no reader of YAML 1.1 takes for something else: there, a bare `on` or `12:30` is no text.
@@ -69,6 +70,9 @@ const WAKE: &str = "dbctl";
 fn difference(cx: &Context<'_>, quick: bool) -> Option<Value> {
     let live = cx.view.config.config.as_ref()?;
     let mut wanted = dynamic(cx.spec(), super::scale::committing(cx), notes::archive(cx));
+    if !super::certificates::everywhere(cx) {
+        plain_access(&mut wanted, cx.spec());
+    }
     if quick && live.get(LOOP_WAIT) == Some(&json!(FIRST_LOOP_WAIT_SECONDS)) {
         wanted[LOOP_WAIT] = json!(FIRST_LOOP_WAIT_SECONDS);
     }

@@ -8,6 +8,7 @@ mod action;
 mod assess;
 mod backup;
 mod blocked;
+mod certificates;
 mod compare;
 mod conditions;
 mod config;
@@ -51,10 +52,10 @@ pub use access::rules;
 pub use action::{Action, Apply, Ask, AskOutcome, Asked, Event, Release, SecretPlan};
 pub use assess::{Assessment, Candidate, Loss, Move, Primary, Refusal, Unfit, assess, size};
 pub use backup::{Task, backup_due, failed_jobs};
+pub use certificates::{CERTIFICATE, CROSS, Certificate, Held, KEY, Securing, TOLD, TRUSTED};
 pub use compare::{APPLIED, covers};
 pub use death::{ended, is_down};
 pub use inplace::{Marking, With};
-pub use major::request::unfit as major_unfit;
 pub use notes::{ARCHIVE, SYSTEM};
 pub use object::{
     Kind, LockAge, NodeState, OUT_OF_SERVICE, Observed, Room, SourceDatabase, label, name_of, terminating,
@@ -197,8 +198,31 @@ pub fn needed_by(database: &Database, observed: &Observed) -> Vec<(Kind, String)
     let settings = Settings::default();
     let cx = Context::new(database, observed, &settings);
     let mut all = ownership::required(&cx, scale::members(&cx));
+    if database.metadata.deletion_timestamp.is_some() {
+        // Of before the user gave others, too: they may have to go.
+        all.extend(cx.names.secrets().map(|name| (Kind::Secret, name)));
+        all.sort();
+        all.dedup();
+    }
     all.extend(backup::requested_jobs(&cx).into_iter().map(|name| (Kind::Job, name)));
     all
+}
+
+/// The Secrets whose certificates a plan must know: not all of them are the Database's own.
+pub fn certificate_secrets(database: &Database, observed: &Observed) -> Vec<String> {
+    let settings = Settings::default();
+    certificates::secrets(&Context::new(database, observed, &settings))
+}
+
+/// When the certificates end that a Database shows and signs with, by what they are.
+pub fn certificate_expiries(
+    database: &Database,
+    observed: &Observed,
+) -> Vec<(&'static str, jiff::Timestamp)> {
+    let settings = Settings::default();
+    let cx = Context::new(database, observed, &settings);
+    let server = certificates::expiry(&cx).map(|at| ("server", at));
+    server.into_iter().chain(certificates::authority_expiry(&cx).map(|at| ("authority", at))).collect()
 }
 
 /// A Database with the metadata of one that cannot be read. Nothing may be decided by its spec.
@@ -277,6 +301,7 @@ fn objects(
     let mut actions = Vec::new();
     actions.extend((!guarded).then_some(Action::AddFinalizer));
     actions.extend(secrets::plan(cx));
+    actions.extend(certificates::plan(cx, now));
     actions.extend(config::plan(cx));
     actions.extend(notes::plan(cx, rollout.note.as_ref()));
     actions.extend(access::plan(cx));

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::Node;
 use serde_json::Value;
 
 use super::action::Asked;
+use super::certificates::Held;
 use super::text::{at, list, text};
 use crate::agent::{ArchiveReport, MajorReport};
 use crate::api::{Database, Kept, Recovered};
@@ -227,6 +228,8 @@ pub struct Observed {
     pub definition_going: bool,
     /// Whether volumes of a storage class may grow, of those that are asked for it and may be read.
     pub expansion: BTreeMap<String, bool>,
+    /// What Secrets with certificates hold, by their names; of those that are there.
+    pub certificates: BTreeMap<String, Held>,
     /// What Patroni was asked for last.
     pub asked: Option<Asked>,
 }

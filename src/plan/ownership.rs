@@ -29,6 +29,9 @@ pub enum Owner {
 /// found by label.
 pub fn required(cx: &Context<'_>, members: i32) -> Vec<(Kind, String)> {
     let mut all = needed(cx.names.0, members);
+    if super::certificates::given(cx).is_none() {
+        all.extend(certificates(&cx.names).map(|name| (Kind::Secret, name)));
+    }
     if let Some(wanted) = super::backup::enabled(cx) {
         all.push((Kind::ConfigMap, cx.names.backups()));
         all.push((Kind::CronJob, cx.names.backup_schedule()));
@@ -61,6 +64,11 @@ pub fn needed(name: &str, members: i32) -> Vec<(Kind, String)> {
         all.push((Kind::Pod, names.member(ordinal)));
     }
     all
+}
+
+/// The Secrets with certificates, which a Database needs whose user gives none.
+fn certificates(names: &Names<'_>) -> [String; 2] {
+    [names.authority_secret(), names.certificate_secret()]
 }
 
 /// Whose that object is.
@@ -160,6 +168,7 @@ fn is_named(cx: &Context<'_>, kind: Kind, object: &Value) -> bool {
             name.strip_prefix("data-").is_some_and(|member| cx.names.ordinal(member).is_some())
         }
         Kind::ConfigMap if name == cx.names.backups() => true,
+        Kind::Secret if certificates(&cx.names).iter().any(|own| own == name) => true,
         _ => needed(cx.names.0, 0).iter().any(|(of, needed)| *of == kind && needed == name),
     }
 }

@@ -3,11 +3,11 @@
 use serde_json::{Map, Value, json};
 
 use super::backup::{credentials, credentials_mount, credentials_variable};
-use super::compare;
 use super::context::Context;
 use super::secrets::{APP_PASSWORD, internal};
 use super::services::POSTGRES_PORT;
 use super::view::{CONTAINER, LABEL_VERSION, TEMPLATE};
+use super::{certificates, compare};
 use crate::agent::AGENT_PORT;
 use crate::api::{PgVersion, Resources};
 use crate::patroni::{CONFIG_KEY, REPLICATION_USER, REST_PORT, REST_USER, REWIND_USER, SUPERUSER};
@@ -64,6 +64,7 @@ fn spec(cx: &Context<'_>, version: PgVersion) -> Value {
         volumes.extend(credentials(cx));
     }
     if let Some(spec) = spec.as_object_mut() {
+        certificates::into_pod(cx, spec, true);
         spec.extend(placement(cx));
     }
     spec
@@ -196,7 +197,7 @@ pub fn environment(cx: &Context<'_>, version: PgVersion) -> Vec<Value> {
     let field = |name: &str, path: &str| json!({ "name": name, "valueFrom": { "fieldRef": { "apiVersion": "v1", "fieldPath": path } } });
     let secret = |name: &str, secret: &str, key: &str| json!({ "name": name, "valueFrom": { "secretKeyRef": { "name": secret, "key": key } } });
     let keys = cx.names.internal_secret();
-    vec![
+    let mut all = vec![
         field("POD_NAME", "metadata.name"),
         field("POD_NAMESPACE", "metadata.namespace"),
         field("POD_IP", "status.podIP"),
@@ -211,10 +212,14 @@ pub fn environment(cx: &Context<'_>, version: PgVersion) -> Vec<Value> {
         secret("PATRONI_REPLICATION_PASSWORD", &keys, internal::REPLICATION),
         plain("PATRONI_REWIND_USERNAME", REWIND_USER),
         secret("PATRONI_REWIND_PASSWORD", &keys, internal::REWIND),
-        plain("PATRONI_RESTAPI_USERNAME", REST_USER),
-        secret("PATRONI_RESTAPI_PASSWORD", &keys, internal::REST),
         secret("PATRONI_APP_PASSWORD", &cx.names.app_secret(), APP_PASSWORD),
-    ]
+    ];
+    // Elsewhere it is a file, which is read again when it changes.
+    if certificates::secret(cx).is_none() {
+        all.push(plain("PATRONI_RESTAPI_USERNAME", REST_USER));
+        all.push(secret("PATRONI_RESTAPI_PASSWORD", &keys, internal::REST));
+    }
+    all
 }
 
 /// The variable with the release before, whose programs the image has beside its own. The image itself knows where they are.

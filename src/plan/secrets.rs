@@ -55,8 +55,11 @@ pub fn plan(cx: &Context<'_>) -> Vec<Action> {
 fn app_text(cx: &Context<'_>) -> BTreeMap<String, String> {
     // Short names are resolved in the pods of the same namespace only; these in the whole cluster.
     let host = |service: String| format!("{service}.{}.svc", cx.namespace);
-    let uri =
-        |host: &str| format!("postgresql://{APP_NAME}:{{{APP_PASSWORD}}}@{host}:{POSTGRES_PORT}/{APP_NAME}");
+    let uri = |host: &str| {
+        format!(
+            "postgresql://{APP_NAME}:{{{APP_PASSWORD}}}@{host}:{POSTGRES_PORT}/{APP_NAME}?sslmode=require"
+        )
+    };
     let write = host(cx.names.main());
     let read = host(cx.names.read_only_service());
     BTreeMap::from(

@@ -8,7 +8,7 @@ use super::context::Context;
 use super::rollout::{Rollout, State};
 use super::scale::Scale;
 use super::view::Member;
-use super::{Event, backup, outage, pause, storage};
+use super::{Event, backup, certificates, outage, pause, storage};
 use crate::api::{
     Catalog, ConditionType, DatabaseStatus, Instance, KeptData, Operation, Phase, ROLE_PRIMARY, ROLE_REPLICA,
     StoredBackup, Verdict, merge_conditions, reason,
@@ -232,6 +232,7 @@ pub fn events(cx: &Context<'_>, new: &DatabaseStatus, blocked: Option<&Blocked>)
         }
     }
     events.extend(pause::event(&old, new));
+    events.extend(certificates::event(&old, new));
     events.extend(storage::events(&old, new));
     events.extend(new.instances.iter().filter_map(|instance| cloned_anew(&old, instance)));
     let replicas = cx.spec().replicas;

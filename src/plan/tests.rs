@@ -35,6 +35,12 @@ fn names(actions: &[Action]) -> Vec<String> {
         .map(|action| match action {
             Action::Create(kind, body) => format!("create {kind} {}", name_of(body)),
             Action::CreateSecret(plan) => format!("create Secret {}", name_of(&plan.body)),
+            Action::Secure(Securing::MakeAuthority { body, .. }) => {
+                format!("make authority {}", name_of(body))
+            }
+            Action::Secure(Securing::RenewAuthority { name, .. }) => format!("renew authority {name}"),
+            Action::Secure(Securing::Certify { body, .. }) => format!("certify {}", name_of(body)),
+            Action::Secure(Securing::Trust { from, to, .. }) => format!("trust {from} in {to}"),
             Action::Apply(apply) => format!("apply {} {}", apply.kind, name_of(&apply.body)),
             Action::Delete { kind, name, .. } => format!("delete {kind} {name}"),
             Action::ReplacePod { pod, .. } => format!("replace {pod}"),
@@ -66,6 +72,8 @@ fn a_new_database_gets_all_its_objects_in_order() {
             "add finalizer",
             "create Secret db-internal",
             "create Secret db-app",
+            "make authority db-ca",
+            "certify db-tls",
             "create ConfigMap db-leader",
             "create ConfigMap db-config",
             "create ConfigMap db-failover",
@@ -896,6 +904,8 @@ fn deletion_keeps_or_removes_what_the_policy_says() {
             (Kind::ConfigMap, "db-config"),
             (Kind::Secret, "db-internal"),
             (Kind::Secret, "db-app"),
+            (Kind::Secret, "db-ca"),
+            (Kind::Secret, "db-tls"),
         ] {
             assert_eq!(world.observed.get(kind, name).is_some(), kept, "{policy} {name}");
         }
@@ -912,7 +922,7 @@ fn without_their_definition_databases_go_and_their_data_stays() {
     world.settle();
     assert!(world.database.is_none());
     assert_eq!(world.observed.all(Kind::PersistentVolumeClaim).count(), 3);
-    assert_eq!(world.observed.all(Kind::Secret).count(), 2);
+    assert_eq!(world.observed.all(Kind::Secret).count(), 4);
 }
 
 #[test]

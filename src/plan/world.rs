@@ -210,10 +210,12 @@ impl World {
                 assert!(self.observed.get(Kind::Secret, name_of(&secret.body)).is_none(), "made twice");
                 self.put(Kind::Secret, secret.body.clone());
             }
+            Action::Secure(securing) => self.secure(securing),
             Action::Apply(apply) => self.apply(apply),
             Action::Delete { kind, name, uid } => {
                 let gone = self.observed.remove(*kind, name).unwrap();
                 assert_eq!(uid_of(&gone), uid.as_deref());
+                self.observed.certificates.remove(name).filter(|_| *kind == Kind::Secret);
                 if let Some(volume) = uid_of(&gone) {
                     self.volumes.remove(volume);
                 }
@@ -287,6 +289,75 @@ impl World {
             Action::Mark(marking) => self.mark(marking),
             Action::PatchStatus(status) => database.status = Some((**status).clone()),
             Action::PublishEvent(event) => self.events.push(event.clone()),
+        }
+    }
+
+    /// Certificates as they are told of, without any content.
+    fn certificate(&mut self, names: &[String], days: i64, by: Option<String>) -> Certificate {
+        self.serial += 1;
+        let fingerprint = format!("certificate-{}", self.serial);
+        let day = jiff::SignedDuration::from_hours(24);
+        Certificate {
+            serial: self.serial.to_string(),
+            not_before: self.now,
+            not_after: self.now + day * i32::try_from(days).unwrap(),
+            names: names.to_vec(),
+            signed_by: Some(by.unwrap_or_else(|| fingerprint.clone())),
+            fingerprint,
+        }
+    }
+
+    fn secure(&mut self, securing: &Securing) {
+        let version_of = |world: &Self, name: &str| {
+            let secret = world.observed.get(Kind::Secret, name)?;
+            text(secret, "/metadata/resourceVersion").map(str::to_owned)
+        };
+        let (name, seen) = match securing {
+            Securing::MakeAuthority { body, .. } => (name_of(body).to_owned(), None),
+            Securing::RenewAuthority { name, version } => (name.clone(), version.clone()),
+            Securing::Certify { body, version, .. } => (name_of(body).to_owned(), version.clone()),
+            Securing::Trust { to, version, .. } => (to.clone(), version.clone()),
+        };
+        assert_eq!(version_of(self, &name), seen, "{securing:?}");
+        let mut held = self.observed.certificates.get(&name).cloned().unwrap_or_default();
+        let mut annotations = json!({});
+        match securing {
+            Securing::MakeAuthority { before, .. } => {
+                let made = self.certificate(&[], 3650, None);
+                let before = self.observed.certificates.get(before).cloned().unwrap_or_default();
+                held = Held {
+                    trusted: [vec![made.clone()], before.trusted].concat(),
+                    certificate: Some(made),
+                    problem: None,
+                };
+            }
+            Securing::RenewAuthority { .. } => {
+                let made = self.certificate(&[], 3650, None);
+                held.trusted.insert(0, made.clone());
+                held.certificate = Some(made);
+            }
+            Securing::Certify { authority, names, .. } => {
+                let authority = self.observed.certificates[authority].clone();
+                let by = authority.certificate.map(|by| by.fingerprint);
+                let certificate = Some(self.certificate(names, 90, by));
+                held = Held { certificate, trusted: authority.trusted, problem: None };
+            }
+            Securing::Trust { from, note, .. } => {
+                held.trusted = self.observed.certificates[from].trusted.clone();
+                annotations = note.as_ref().map_or(annotations, |note| json!({ TOLD: note }));
+            }
+        }
+        self.serial += 1;
+        let mut secret = self.observed.get(Kind::Secret, &name).cloned().unwrap_or_else(
+            || json!({ "metadata": { "name": name, "namespace": "ns", "labels": Names("db").labels() } }),
+        );
+        json_patch::merge(
+            &mut secret,
+            &json!({ "metadata": { "resourceVersion": self.serial.to_string(), "annotations": annotations } }),
+        );
+        self.put(Kind::Secret, secret);
+        if !matches!(securing, Securing::Trust { note: Some(_), .. }) {
+            self.observed.certificates.insert(name, held);
         }
     }
 
@@ -530,7 +601,7 @@ impl World {
                 json!({
                     "metadata": { "name": pod, "namespace": "ns", "labels": labels, "annotations": annotations,
                         "ownerReferences": [owner], "creationTimestamp": self.now },
-                    "spec": { "nodeName": "node" },
+                    "spec": { "nodeName": "node", "volumes": set["spec"]["template"]["spec"]["volumes"] },
                     "status": {
                         "podIP": format!("10.1.0.{ordinal}"),
                         "conditions": [{ "type": "Ready", "status": if ready { "True" } else { "False" }, "lastTransitionTime": self.now }],

@@ -94,6 +94,7 @@ fn the_example_goes_through_kubectl() {
     assert_eq!(words(head), ["NAME", "PHASE", "READY", "PRIMARY", "VERSION", "LAST", "BACKUP", "AGE"]);
     assert_eq!(words(row)[..5], ["orders-db", "Running", "3/3", primary.as_str(), "16.15"]);
 
+    exposed(&sandbox);
     let scaled = kubectl(&sandbox, &["scale", "database", "orders-db", "--replicas=5"]).ok();
     assert_eq!(scaled.stdout, "database.db.example.com/orders-db scaled\n");
     ready(5);
@@ -102,7 +103,52 @@ fn the_example_goes_through_kubectl() {
     assert_eq!(sandbox.database("orders-db")["status"]["primary"], primary.as_str());
     let pods = kubectl(&sandbox, &["get", "pods", "-o", "name"]).ok().stdout;
     assert_eq!(pods, "pod/orders-db-0\npod/orders-db-1\npod/orders-db-2\n");
+    kept_by_somebody_else(&sandbox, &file);
     kubectl(&sandbox, &["delete", "database", "orders-db", "--timeout=120s"]).ok();
+}
+
+/// A Service for clients outside is made, changed and removed, and one that is somebody else's is left alone.
+fn exposed(sandbox: &Sandbox) {
+    let shown = sandbox.run(&["expose", "orders-db", "--dry-run"]).ok();
+    let applied =
+        kubectl_with(sandbox, &["apply", "--dry-run=server", "-f", "-"], shown.stdout.as_bytes()).ok();
+    assert_eq!(applied.stdout, "service/orders-db-external created (server dry run)\n");
+    sandbox.run(&["expose", "orders-db", "--port", "6000"]).ok();
+    sandbox.run(&["expose", "orders-db", "--type", "node-port", "--annotation", "a/b=c"]).ok();
+    let seen = "jsonpath={.spec.type} {.spec.ports[*].port} {.metadata.annotations}";
+    let seen = kubectl(sandbox, &["get", "service", "orders-db-external", "-o", seen]).ok();
+    assert_eq!(seen.stdout, r#"NodePort 5432 {"a/b":"c"}"#);
+    // As a client outside finds the primary there: by the endpoints.
+    eventually("the primary is behind it", || {
+        let slices = ["get", "endpointslices", "-l", "kubernetes.io/service-name=orders-db-external"];
+        let target = "jsonpath={.items[*].endpoints[*].targetRef.name}";
+        let found = kubectl(sandbox, &[&slices[..], &["-o", target]].concat()).ok().stdout;
+        let primary = sandbox.database("orders-db")["status"]["primary"].clone();
+        if found == primary { Ok(()) } else { Err(format!("{found:?}, not {primary}")) }
+    });
+    sandbox.run(&["expose", "orders-db", "--stop"]).ok();
+    kubectl(sandbox, &["create", "service", "clusterip", "orders-db-external-ro", "--tcp=1"]).ok();
+    let refused = sandbox.run(&["expose", "orders-db", "--replicas"]);
+    assert_eq!(refused.code, 5, "{}", refused.transcript());
+    kubectl(sandbox, &["delete", "service", "orders-db-external-ro"]).ok();
+}
+
+/// Where the manifest is applied from a repository, a change of what it says is no lasting one; what it does not say is free.
+fn kept_by_somebody_else(sandbox: &Sandbox, file: &Path) {
+    let manager = "--field-manager=argocd-controller";
+    let file = file.to_str().unwrap();
+    kubectl(sandbox, &["apply", "--server-side", "--force-conflicts", manager, "-f", file]).ok();
+    let warned = sandbox.run(&["scale", "orders-db", "--replicas", "2"]).ok();
+    assert!(
+        warned.stderr.contains("spec.replicas is kept by Argo CD (field manager argocd-controller)"),
+        "{}",
+        warned.transcript()
+    );
+    let warned = sandbox.run(&["delete", "orders-db"]);
+    assert!(warned.stderr.contains("may make it again"), "{}", warned.transcript());
+    let free = sandbox.run(&["pause", "orders-db"]).ok();
+    assert!(!free.stderr.contains("Argo"), "{}", free.transcript());
+    sandbox.run(&["resume", "orders-db"]).ok();
 }
 
 /// A process that is killed at the end.

@@ -171,6 +171,7 @@ impl Bench {
             address: Address::Unix(self.path("s/.s.PGSQL.5432")),
             user: "postgres".to_owned(),
             password: None,
+            tls: None,
             application_name: "restore".to_owned(),
         };
         let limits = Limits { open: Duration::from_secs(30), silence: Duration::from_secs(120) };

@@ -128,6 +128,7 @@ fn two_backups_at_once_are_two() {
         address: Address::Unix(bench.path("s/.s.PGSQL.5432")),
         user: "postgres".to_owned(),
         password: None,
+        tls: None,
         application_name: "twice".to_owned(),
     };
     let source = Source { member: "src-0".to_owned(), replication: target(), primary: target() };

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::error::{ServerError, garbage};
 use super::frame::{LARGEST, text, values};
 use super::login::{Login, Reply};
+use super::tls::Tls;
 use super::wire::{Stream, Wire};
 use crate::backup::wal::position;
 
@@ -42,19 +43,28 @@ impl fmt::Display for Address {
 }
 
 impl Address {
-    async fn connect(&self) -> std::io::Result<Box<dyn Stream>> {
-        Ok(match self {
-            Self::Tcp(address) => {
-                let stream = TcpStream::connect(address).await?;
-                sockopt::set_socket_keepalive(&stream, true)?;
-                sockopt::set_tcp_keepidle(&stream, PROBE_AFTER)?;
-                sockopt::set_tcp_keepintvl(&stream, PROBE_EVERY)?;
-                sockopt::set_tcp_keepcnt(&stream, PROBES)?;
-                Box::new(stream)
-            }
-            Self::Unix(path) => Box::new(UnixStream::connect(path).await?),
+    async fn connect(&self, tls: Option<&Tls>) -> Result<Box<dyn Stream>, ServerError> {
+        let failed = |source| ServerError::Connect { address: self.to_string(), source };
+        let address = match self {
+            Self::Tcp(address) => address,
+            Self::Unix(path) => return Ok(Box::new(UnixStream::connect(path).await.map_err(failed)?)),
+        };
+        let stream = probed(*address).await.map_err(failed)?;
+        Ok(match tls {
+            Some(tls) => Box::new(tls.begin(stream, address.ip()).await?),
+            None => Box::new(stream),
         })
     }
+}
+
+/// A connection that does not stay for ever where the other side is gone.
+async fn probed(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    sockopt::set_socket_keepalive(&stream, true)?;
+    sockopt::set_tcp_keepidle(&stream, PROBE_AFTER)?;
+    sockopt::set_tcp_keepintvl(&stream, PROBE_EVERY)?;
+    sockopt::set_tcp_keepcnt(&stream, PROBES)?;
+    Ok(stream)
 }
 
 /// A server, and who we are to it.
@@ -66,6 +76,8 @@ pub struct Target {
     pub user: String,
     /// Its password, for servers that want one.
     pub password: Option<String>,
+    /// How it proves itself, over TCP; without, nothing is encrypted.
+    pub tls: Option<Tls>,
     /// What the server shows of us in its views and its log.
     pub application_name: String,
 }
@@ -135,9 +147,7 @@ impl Connection {
     pub async fn open(target: &Target, mode: &Mode, limits: Limits) -> Result<Self, ServerError> {
         let address = target.address.to_string();
         let opened = timeout(limits.open, async {
-            let connected = target.address.connect().await;
-            let stream =
-                connected.map_err(|source| ServerError::Connect { address: address.clone(), source })?;
+            let stream = target.address.connect(target.tls.as_ref()).await?;
             Self::over(stream, target, mode, limits.silence).await
         });
         match opened.await {

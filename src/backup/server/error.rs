@@ -17,6 +17,9 @@ pub enum ServerError {
         /// The system's words.
         source: std::io::Error,
     },
+    /// The server did not prove who it is.
+    #[error("speak TLS with the server: {0}")]
+    Tls(String),
     /// Connection and login took too long.
     #[error("connect to {address}: no session within {}", humantime::format_duration(*limit))]
     Late {

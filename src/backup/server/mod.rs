@@ -3,7 +3,7 @@
 //! - `connection` opens connections (`login`) and asks; `wire` sends and receives messages, `frame` reads them;
 //! - `options` says what is asked for, `copy` understands the answer, and `base` hands it on as it comes.
 //!
-//! Without TLS, as pods speak to each other without it; a password is proven by SCRAM and never sent.
+//! A member proves itself by its certificate (`tls`) before anything is said; a password is proven by SCRAM and never sent.
 //!
 //! <https://www.postgresql.org/docs/current/protocol-replication.html>
 
@@ -14,6 +14,7 @@ mod error;
 mod frame;
 mod login;
 mod options;
+mod tls;
 mod wire;
 
 #[cfg(test)]
@@ -25,3 +26,4 @@ pub use copy::{Archive, Event, Tablespace};
 pub use error::{Report, ServerError, Warnings};
 pub use frame::Point;
 pub use options::{Compression, ManifestChecksums, Options};
+pub use tls::Tls;

@@ -50,6 +50,10 @@ pub struct SpecFlags {
     #[arg(long, value_name = "LINE", help_heading = "Database")]
     hba: Vec<String>,
 
+    /// Secret with the server's certificate (tls.crt, tls.key, ca.crt) [default: dbctl makes and renews one]
+    #[arg(long, value_name = "SECRET", help_heading = "Database")]
+    certificate_secret: Option<String>,
+
     /// CPU that is set aside for each member, for example 500m
     #[arg(long, value_name = "AMOUNT", help_heading = "Resources and placement")]
     cpu: Option<String>,
@@ -166,6 +170,7 @@ pub fn flag_of(field: &str) -> Option<&'static str> {
         ("spec.storage.storageClassName", "--storage-class"),
         ("spec.parameters", "--parameter"),
         ("spec.hba", "--hba"),
+        ("spec.tls.certificateSecret", "--certificate-secret"),
         ("spec.resources.requests.cpu", "--cpu"),
         ("spec.resources.requests.memory", "--memory"),
         ("spec.resources.limits.cpu", "--cpu-limit"),
@@ -209,10 +214,11 @@ impl SpecFlags {
             let value = replicas.parse::<i64>().map_or_else(|_| json!(replicas), |number| json!(number));
             put(spec, &["replicas"], value);
         }
-        let texts: [(&[&str], &Option<String>); 14] = [
+        let texts: [(&[&str], &Option<String>); 15] = [
             (&["version"], &self.version),
             (&["storage", "size"], &self.storage),
             (&["storage", "storageClassName"], &self.storage_class),
+            (&["tls", "certificateSecret"], &self.certificate_secret),
             (&["resources", "requests", "cpu"], &self.cpu),
             (&["resources", "requests", "memory"], &self.memory),
             (&["resources", "limits", "cpu"], &self.cpu_limit),

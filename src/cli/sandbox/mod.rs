@@ -33,6 +33,10 @@ use network::Wishes;
 /// The sandbox is one background process that does for dbctl what a cluster would. Its files are in DBCTL_HOME (default:
 /// your data directory, as root /var/lib/dbctl); one home is one sandbox, and several run side by side.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  dbctl sandbox up
+  dbctl sandbox status
+  dbctl sandbox down")]
 pub struct SandboxArgs {
     #[command(subcommand)]
     command: Command,
@@ -60,12 +64,17 @@ enum Command {
     /// Stop the sandbox and everything in it; databases are kept
     ///
     /// The databases' processes are stopped as a cluster would stop them, so that PostgreSQL shuts down cleanly.
+    #[command(after_help = "Examples:
+  dbctl sandbox down")]
     Down {
         /// How long it may take before it is killed
         #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
         timeout: Duration,
     },
     /// Show whether the sandbox runs, and what runs in it
+    #[command(after_help = "Examples:
+  dbctl sandbox status
+  dbctl sandbox status -o json")]
     Status {
         /// Print it for programs: whether it runs, its process, its addresses
         #[arg(short, long, value_enum, value_name = "FORMAT")]
@@ -74,12 +83,18 @@ enum Command {
     /// Print where the sandbox's kubeconfig is
     ///
     /// For kubectl and other clients: export KUBECONFIG=$(dbctl sandbox kubeconfig)
+    #[command(after_help = "Examples:
+  dbctl sandbox kubeconfig
+  export KUBECONFIG=$(dbctl sandbox kubeconfig)")]
     Kubeconfig {
         /// Print the file itself
         #[arg(long)]
         raw: bool,
     },
     /// Show the log of the sandbox's process
+    #[command(after_help = "Examples:
+  dbctl sandbox logs --follow
+  dbctl sandbox logs --tail 50")]
     Logs {
         /// Go on with what is logged next
         #[arg(short, long)]
@@ -91,6 +106,8 @@ enum Command {
     /// Stop the sandbox and delete all its databases
     ///
     /// Everything but the installed software goes.
+    #[command(after_help = "Examples:
+  dbctl sandbox reset --yes")]
     Reset {
         /// Do not ask
         #[arg(short, long)]
@@ -101,6 +118,8 @@ enum Command {
     ///
     /// Pods that are placed on it run as processes of this machine. It needs an administrator's kubeconfig. Its files are
     /// in DBCTL_HOME, which no other part uses at the same time.
+    #[command(after_help = "Examples:
+  dbctl sandbox node --kubeconfig admin.conf")]
     Node {
         /// Name of its Node object
         #[arg(long, value_name = "NAME", default_value = "sandbox")]
@@ -112,6 +131,8 @@ enum Command {
     ///
     /// They are what of Kubernetes' own a database relies on: StatefulSets, Services' endpoints, volumes, garbage
     /// collection, scheduling. It needs an administrator's kubeconfig.
+    #[command(after_help = "Examples:
+  dbctl sandbox controllers --kubeconfig admin.conf")]
     Controllers,
     /// Run the sandbox's API server alone
     #[command(hide = true)]

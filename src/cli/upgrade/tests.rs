@@ -129,7 +129,7 @@ fn what_is_unsafe_is_refused_with_the_next_step() {
     first: dbctl upgrade db --to 17.MINOR --major
 
     failed to upgrade database "db": it runs 16.13, and PostgreSQL 15 cannot read its data
-    what a restore of an older backup brings back is a new database: dbctl restore
+    a backup of the older release becomes a new database: dbctl restore NEW --from db --backup ID
 
     failed to upgrade database "db": from 16.13 to 17.11 the data's format changes, which needs --major and is down for a while
     to do it: dbctl upgrade db --to 17.11 --major

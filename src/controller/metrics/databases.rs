@@ -14,9 +14,9 @@ use prometheus_client::metrics::histogram::Histogram;
 
 use super::sighting::Sighting;
 use super::table::{
-    BACKUP_DUE, BACKUPS, CONDITION, DAMAGED, FAILOVER_SECONDS, FAILOVERS, INFO, LAG, LAST_BACKUP, LAST_PASS,
-    OF_DATABASES, OUTAGE, PRIMARY, READY, SPLIT_BRAIN, UPGRADE, VERIFIED, VERIFY_FAILURES, VOLUME_FREE,
-    VOLUME_SIZE, WAITING_FILES, WAITING_SECONDS, WANTED,
+    BACKUP_DUE, BACKUPS, CERTIFICATE_EXPIRY, CONDITION, DAMAGED, FAILOVER_SECONDS, FAILOVERS, INFO, LAG,
+    LAST_BACKUP, LAST_PASS, OF_DATABASES, OUTAGE, PRIMARY, READY, SPLIT_BRAIN, UPGRADE, VERIFIED,
+    VERIFY_FAILURES, VOLUME_FREE, VOLUME_SIZE, WAITING_FILES, WAITING_SECONDS, WANTED,
 };
 use crate::api::{DatabaseStatus, Failover, reason};
 use crate::controller::cache::Key;
@@ -138,6 +138,9 @@ impl Of<'_> {
         for (member, waiting) in &sighting.waiting {
             all.push(self.labelled(&WAITING_SECONDS, &[member], number(waiting.seconds.unsigned_abs())));
             all.push(self.labelled(&WAITING_FILES, &[member], number(waiting.files)));
+        }
+        for (certificate, end) in &sighting.certificates {
+            all.push(self.labelled(&CERTIFICATE_EXPIRY, &[certificate], end.as_second() as f64));
         }
         all.extend(self.backups(new, sighting));
         all

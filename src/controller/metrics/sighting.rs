@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::agent::ArchiveReport;
 use crate::api::{Database, PAUSED};
-use crate::plan::{Member, Observed, Room, Task, View, backup_due, failed_jobs};
+use crate::plan::{Member, Observed, Room, Task, View, backup_due, certificate_expiries, failed_jobs};
 
 /// What of a member's WAL waits to be archived.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,6 +30,8 @@ pub struct Sighting {
     pub rooms: BTreeMap<String, Room>,
     /// What of each member's WAL waits to be archived, where that is known.
     pub waiting: BTreeMap<String, Waiting>,
+    /// When certificates end, by whose they are: `server`, `authority`.
+    pub certificates: Vec<(&'static str, jiff::Timestamp)>,
     /// When the next backup must have ended.
     pub backup_due: Option<jiff::Timestamp>,
     /// The uids of Jobs whose backup failed.
@@ -69,6 +71,7 @@ impl Sighting {
             lags: lags.collect(),
             rooms: observed.rooms.clone(),
             waiting: archives.collect(),
+            certificates: certificate_expiries(database, observed),
             backup_due: backup_due(database, observed),
             failed_backups: failed_jobs(Task::Backup, name, observed),
             failed_verifications: failed_jobs(Task::Verify, name, observed),

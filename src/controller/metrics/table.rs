@@ -86,6 +86,11 @@ pub static WAITING_FILES: Metric = Metric::gauge(
     MEMBER,
     "WAL files of a member that wait to be archived",
 );
+pub static CERTIFICATE_EXPIRY: Metric = Metric::gauge(
+    "database_certificate_expiry_timestamp_seconds",
+    &["namespace", "database", "certificate"],
+    "When a certificate ends: that of the server, or that of the authority that dbctl signs it with",
+);
 pub static LAST_BACKUP: Metric = Metric::gauge(
     "database_backup_last_success_timestamp_seconds",
     DATABASE,
@@ -127,7 +132,7 @@ pub static OF_PROCESS: [&Metric; 6] =
     [&BUILD, &LEADER, &QUEUE, &RECONCILES, &RECONCILE_SECONDS, &API_REQUESTS];
 
 /// Those of each Database. With a Database go all of its values.
-pub static OF_DATABASES: [&Metric; 22] = [
+pub static OF_DATABASES: [&Metric; 23] = [
     &INFO,
     &CONDITION,
     &LAST_PASS,
@@ -143,6 +148,7 @@ pub static OF_DATABASES: [&Metric; 22] = [
     &VOLUME_FREE,
     &WAITING_SECONDS,
     &WAITING_FILES,
+    &CERTIFICATE_EXPIRY,
     &LAST_BACKUP,
     &BACKUP_DUE,
     &BACKUPS,

@@ -325,6 +325,7 @@ fn all_of_it() -> (DatabaseStatus, DatabaseStatus, Sighting) {
         wanted: 3,
         rooms: [(member(), crate::plan::Room { size: 100, free: 40 })].into(),
         waiting: [(member(), Waiting { files: 3, seconds: 70 })].into(),
+        certificates: vec![("server", jiff::Timestamp::from_second(95_000).unwrap())],
         backup_due: jiff::Timestamp::from_second(90_000).ok(),
         ..sighting("orders-db-0", &[("orders-db-1", 7)])
     };
@@ -377,6 +378,7 @@ fn everything_in_the_table_is_told_and_nothing_else() {
     database_volume_free_bytes{namespace="shop",database="orders-db",member="orders-db-1"} 40
     database_wal_archive_waiting_seconds{namespace="shop",database="orders-db",member="orders-db-1"} 70
     database_wal_archive_waiting_files{namespace="shop",database="orders-db",member="orders-db-1"} 3
+    database_certificate_expiry_timestamp_seconds{namespace="shop",database="orders-db",certificate="server"} 95000
     database_backup_last_success_timestamp_seconds{namespace="shop",database="orders-db"} 1000
     database_backup_due_timestamp_seconds{namespace="shop",database="orders-db"} 90000
     database_backup_total{namespace="shop",database="orders-db",outcome="succeeded"} 1

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Task, Wanted};
 use crate::plan::context::Context;
-use crate::plan::{members, notes, pod};
+use crate::plan::{certificates, members, notes, pod};
 
 /// The volume with the destination's credentials.
 pub const CREDENTIALS: &str = "backup-credentials";
@@ -19,7 +19,7 @@ const KEPT_SECONDS: i32 = 86_400;
 const CPU: &str = "100m";
 const MEMORY: [&str; 2] = ["128Mi", "512Mi"];
 /// What of the members' environment a backup needs too.
-const SHARED: [&str; 9] = [
+const SHARED: [&str; 7] = [
     "POD_NAME",
     "POD_NAMESPACE",
     "TMPDIR",
@@ -27,8 +27,6 @@ const SHARED: [&str; 9] = [
     "PATRONI_SUPERUSER_PASSWORD",
     "PATRONI_REPLICATION_USERNAME",
     "PATRONI_REPLICATION_PASSWORD",
-    "PATRONI_RESTAPI_USERNAME",
-    "PATRONI_RESTAPI_PASSWORD",
 ];
 /// The same of a verification: it speaks with no member, and has none of their passwords.
 const SHARED_TO_VERIFY: [&str; 5] =
@@ -105,6 +103,10 @@ fn pod_spec(cx: &Context<'_>, task: Task, words: Vec<String>) -> Value {
     });
     if let Value::Object(rest) = rest {
         spec.extend(rest);
+    }
+    // A verification speaks with no member.
+    if task == Task::Backup {
+        certificates::into_pod(cx, &mut spec, false);
     }
     Value::Object(spec)
 }

@@ -99,9 +99,8 @@ fn the_schedule_is_a_cron_job_that_needs_no_data() {
               - PATRONI_SUPERUSER_PASSWORD
               - PATRONI_REPLICATION_USERNAME
               - PATRONI_REPLICATION_PASSWORD
-              - PATRONI_RESTAPI_USERNAME
-              - PATRONI_RESTAPI_PASSWORD
               - BACKUP_CREDENTIALS
+              - SECURITY_DIRECTORY
               image: dbctl/postgres:16.15
               name: backup
               resources:
@@ -121,6 +120,9 @@ fn the_schedule_is_a_cron_job_that_needs_no_data() {
               - mountPath: /etc/dbctl/backup
                 name: backup-credentials
                 readOnly: true
+              - mountPath: /etc/dbctl/security
+                name: security
+                readOnly: true
             enableServiceLinks: false
             restartPolicy: Never
             securityContext:
@@ -139,6 +141,15 @@ fn the_schedule_is_a_cron_job_that_needs_no_data() {
                 defaultMode: 288
                 optional: true
                 secretName: keys
+            - name: security
+              projected:
+                defaultMode: 288
+                sources:
+                - secret:
+                    items:
+                    - key: ca.crt
+                      path: ca.crt
+                    name: db-tls
     schedule: 0 3 * * *
     startingDeadlineSeconds: 3600
     successfulJobsHistoryLimit: 3
@@ -154,7 +165,9 @@ fn the_schedule_is_a_cron_job_that_needs_no_data() {
         (text(cron, "/spec/schedule"), text(cron, "/spec/timeZone")),
         (Some("@hourly"), Some("Europe/Berlin"))
     );
-    assert!(!cron.to_string().contains("BACKUP_CREDENTIALS") && !cron.to_string().contains("/etc/dbctl"));
+    assert!(
+        !cron.to_string().contains("BACKUP_CREDENTIALS") && !cron.to_string().contains("/etc/dbctl/backup")
+    );
     // Turned off, it goes; what is known stays.
     world.edit(json!({ "backup": { "enabled": false } }));
     world.settle();

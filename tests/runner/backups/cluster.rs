@@ -18,6 +18,7 @@ use serde_json::Value;
 
 use super::wal::Place;
 use crate::external::runtime;
+use crate::proof::session::trusting;
 use crate::support::{Sandbox, eventually};
 
 /// The database.
@@ -96,13 +97,14 @@ pub fn as_superuser_of(sandbox: &Sandbox, name: &str, sql: &str) -> String {
         let client = sandbox.client().await;
         let pod = Api::<Pod>::default_namespaced(client.clone()).get(&primary).await.unwrap();
         let address: IpAddr = pod.status.unwrap().pod_ip.unwrap().parse().unwrap();
-        let secrets = Api::<Secret>::default_namespaced(client);
+        let secrets = Api::<Secret>::default_namespaced(client.clone());
         let mut secret = secrets.get(&Names(name).internal_secret()).await.unwrap().data.unwrap();
         let password = String::from_utf8(secret.remove("superuser-password").unwrap().0).unwrap();
         let target = Target {
             address: Address::Tcp((address, 5432).into()),
             user: SUPERUSER.to_owned(),
             password: Some(password),
+            tls: Some(trusting(client, name).await),
             application_name: "test".to_owned(),
         };
         let mode = Mode::Sql { database: APP_NAME.to_owned() };

@@ -1,7 +1,7 @@
 //! Backups: what `archive_command` and `restore_command` do with failing stores, and journeys with base backups.
 
 mod azure;
-mod bucket;
+pub mod bucket;
 pub mod cluster;
 mod fetch;
 mod inplace;

@@ -15,11 +15,13 @@ use kube::{Api, ResourceExt};
 use regex::Regex;
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 use serde_json::{Value, json};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{alerts, promtool, text};
 use crate::backups::cluster::{NAME, back_up, backups_are, create, directory};
 use crate::external::runtime;
 use crate::journeys::ready_with;
+use crate::proof::session::trusting;
 use crate::support::{Sandbox, eventually};
 
 /// For how many minutes what was said is kept up: longer than any alert waits.
@@ -346,19 +348,21 @@ fn name_taken(sandbox: &Sandbox, watch: &Watch<'_>) {
 
 /// SQL on a member, as its superuser.
 fn superuser(sandbox: &Sandbox, member: &str, sql: &str) {
-    let (address, password) = runtime().block_on(async {
+    let (address, password, tls) = runtime().block_on(async {
         let client = sandbox.client().await;
         let pod = Api::<Pod>::default_namespaced(client.clone()).get(member).await.unwrap();
+        let tls = trusting(client.clone(), NAME).await;
         let secrets: Api<Secret> = Api::default_namespaced(client);
         let data = secrets.get(&format!("{NAME}-internal")).await.unwrap().data.unwrap();
         let password = String::from_utf8(data["superuser-password"].0.clone()).unwrap();
-        (pod.status.unwrap().pod_ip.unwrap(), password)
+        (pod.status.unwrap().pod_ip.unwrap(), password, tls)
     });
     let mut config = tokio_postgres::Config::new();
     config.host(&address).user("postgres").password(password).dbname("postgres");
     config.connect_timeout(Duration::from_secs(10));
     runtime().block_on(async {
-        let (client, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
+        let tls = MakeRustlsConnect::new((*tls.config()).clone());
+        let (client, connection) = config.connect(tls).await.unwrap();
         let connection = tokio::spawn(connection);
         client.simple_query(sql).await.unwrap();
         drop(client);

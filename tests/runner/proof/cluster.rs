@@ -14,7 +14,7 @@ use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 
 use super::clients::{self, Notes, PORT, WRITERS};
-use super::session::{Login, Session};
+use super::session::{Login, Session, trusting};
 
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_millis(200);
@@ -92,7 +92,8 @@ impl Cluster {
             String::from_utf8(found.data.unwrap()[key].0.clone()).unwrap()
         };
         let password = secret(names.app_secret(), "password").await;
-        let login = Login { user: APP_NAME.to_owned(), password, database: APP_NAME.to_owned() };
+        let tls = Some(trusting(client.clone(), name).await);
+        let login = Login { user: APP_NAME.to_owned(), password, database: APP_NAME.to_owned(), tls };
         let rest = (REST_USER.to_owned(), secret(names.internal_secret(), "rest-password").await);
         let labels: Vec<String> =
             names.selector().iter().map(|(key, value)| format!("{key}={value}")).collect();
@@ -117,6 +118,7 @@ impl Cluster {
             user: "postgres".into(),
             password: super::alone::PASSWORD.into(),
             database: "postgres".into(),
+            tls: None,
         };
         Self {
             name: name.to_owned(),

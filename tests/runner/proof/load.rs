@@ -1,5 +1,6 @@
 //! A database under write load, and what its clients were told: for journeys that strike it themselves.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -39,6 +40,11 @@ impl Load {
     /// The longest time between those instants in which nothing was acknowledged.
     pub fn longest_gap(&self, from: Duration, to: Duration) -> Duration {
         self.cluster.notes.history.lock().unwrap().longest_gap(from, to).0
+    }
+
+    /// What clients were told since then in the place of an acknowledgement, and how often.
+    pub fn told(&self, since: Duration) -> BTreeMap<String, usize> {
+        self.cluster.notes.history.lock().unwrap().told(since)
     }
 
     /// Ends all writers: how many rows were acknowledged, how many of them are missing, and how often two members accepted

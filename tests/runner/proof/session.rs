@@ -6,9 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use dbctl::api::Names;
+use dbctl::backup::server::Tls;
+use k8s_openapi::api::core::v1::Secret;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio_postgres::config::SslMode;
 use tokio_postgres::error::{DbError, SqlState};
-use tokio_postgres::{AsyncMessage, Client, NoTls, SimpleQueryMessage};
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{AsyncMessage, Client, Connection, NoTls, SimpleQueryMessage};
+use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::task::AbortOnDropHandle;
 
 /// How long a connection may take.
@@ -22,6 +29,15 @@ pub struct Login {
     pub user: String,
     pub password: String,
     pub database: String,
+    /// How the server proves itself; without, nothing is encrypted.
+    pub tls: Option<Tls>,
+}
+
+/// Whom the users of that database trust, as its Secret says.
+pub async fn trusting(client: kube::Client, name: &str) -> Tls {
+    let secrets = kube::Api::<Secret>::default_namespaced(client);
+    let users = secrets.get(&Names(name).app_secret()).await.unwrap();
+    Tls::trusting(&users.data.unwrap()["ca.crt"].0).unwrap()
 }
 
 /// What became of a write.
@@ -60,7 +76,25 @@ impl Session {
     async fn log_in(stream: TcpStream, login: &Login) -> Result<Self, tokio_postgres::Error> {
         let mut config = tokio_postgres::Config::new();
         config.user(&login.user).password(&login.password).dbname(&login.database);
-        let (client, mut connection) = config.connect_raw(stream, NoTls).await?;
+        match &login.tls {
+            None => {
+                let (client, connection) = config.connect_raw(stream, NoTls).await?;
+                Ok(Self::over(client, connection))
+            }
+            Some(tls) => {
+                config.ssl_mode(SslMode::Require);
+                let mut maker = MakeRustlsConnect::new((*tls.config()).clone());
+                let with = MakeTlsConnect::<TcpStream>::make_tls_connect(&mut maker, "localhost").unwrap();
+                let (client, connection) = config.connect_raw(stream, with).await?;
+                Ok(Self::over(client, connection))
+            }
+        }
+    }
+
+    fn over<S>(client: Client, mut connection: Connection<TcpStream, S>) -> Self
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let warned = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&warned);
         let work = tokio::spawn(async move {
@@ -71,7 +105,7 @@ impl Session {
                 }
             }
         });
-        Ok(Self { client, warned, _work: AbortOnDropHandle::new(work) })
+        Self { client, warned, _work: AbortOnDropHandle::new(work) }
     }
 
     /// A statement's rows as text.

@@ -144,6 +144,7 @@ impl Server {
             address: self.socket(),
             user: MOVER.to_owned(),
             password: Some(PASSWORD.to_owned()),
+            tls: None,
             application_name: "dbctl backup".to_owned(),
         }
     }

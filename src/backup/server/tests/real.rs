@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::unix::fs::{FileExt, symlink};
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,7 +12,9 @@ use super::postgres::{LIMITS, Server, run, sql, unpack};
 use super::{ZSTD, options, tablespace};
 use crate::backup::server::{
     Address, Archive, BaseBackup, Compression, Connection, Event, Mode, Options, Point, ServerError, Target,
+    Tls,
 };
+use crate::sandbox::provision::Identity;
 
 /// A backup that came to its end.
 #[derive(Default)]
@@ -89,6 +91,52 @@ async fn failure(mut base: BaseBackup) -> ServerError {
     };
     let noticed = tokio::time::timeout(Duration::from_secs(60), end).await;
     noticed.expect("the failure is noticed long before the silence")
+}
+
+/// The server shows a certificate from now on.
+async fn speak_tls(server: &Server, certificate: &str, key: &str) {
+    for (name, text) in [("server.crt", certificate), ("server.key", key)] {
+        let path = server.data().join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        Identity::of_pods().own(&path).unwrap();
+    }
+    server.sql("ALTER SYSTEM SET ssl = on").await;
+    server.sql("SELECT pg_reload_conf()").await;
+    server.until("current_setting('ssl') = 'on'").await;
+}
+
+#[tokio::test]
+async fn a_server_proves_itself_before_anything_is_said() {
+    let server = Server::start("16.15").await;
+    let made = rcgen::generate_simple_self_signed(vec!["elsewhere".to_owned()]).unwrap();
+    let certificate = made.cert.pem();
+    let trusting = |text: &str| Some(Tls::trusting(text.as_bytes()).unwrap());
+    let over = |tls| Target { address: server.tcp(), tls, ..server.mover() };
+    let open = async |tls| Connection::open(&over(tls), &sql(), LIMITS).await;
+    // Whoever sits in between would say so too.
+    let Err(error) = open(trusting(&certificate)).await else { panic!("it went on without TLS") };
+    assert_eq!(error.to_string(), "speak TLS with the server: the server does not");
+
+    speak_tls(&server, &certificate, &made.signing_key.serialize_pem()).await;
+    let mut connection = open(trusting(&certificate)).await.unwrap();
+    let rows = connection.query("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()").await.unwrap();
+    assert_eq!(rows, [[Some("t".to_owned())]]);
+    let stranger = rcgen::generate_simple_self_signed(vec!["elsewhere".to_owned()]).unwrap().cert.pem();
+    let Err(error) = open(trusting(&stranger)).await else { panic!("a stranger's word was taken") };
+    assert!(
+        error.to_string().starts_with("speak TLS with the server: ")
+            && error.to_string().contains("certificate"),
+        "{error}"
+    );
+    assert!(Tls::trusting(b"").is_err());
+    // A base backup comes that way as well.
+    let target = over(trusting(&certificate));
+    let replication = Connection::open(&target, &Mode::Replication, LIMITS).await.unwrap();
+    let mut base = replication.base_backup(&options(ZSTD)).await.unwrap();
+    let received = Received::all(&mut base).await.unwrap();
+    let place = tempfile::tempdir().unwrap();
+    received.verify(&server, place.path());
 }
 
 #[tokio::test]

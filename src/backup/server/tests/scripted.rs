@@ -18,7 +18,13 @@ const PIPE: usize = 32 << 10;
 
 fn target() -> Target {
     let address = Address::Unix("/nowhere".into());
-    Target { address, user: "mover".to_owned(), password: None, application_name: "test".to_owned() }
+    Target {
+        address,
+        user: "mover".to_owned(),
+        password: None,
+        tls: None,
+        application_name: "test".to_owned(),
+    }
 }
 
 /// The first message, which has no type.

@@ -39,7 +39,12 @@ enum FaultCommand {
     Api(Box<api::ApiArgs>),
     Pod(pod::PodArgs),
     /// List the faults that there are, and how often they struck
-    #[command(visible_alias = "ls")]
+    #[command(
+        visible_alias = "ls",
+        after_help = "Examples:
+  dbctl sandbox fault list
+  dbctl sandbox fault list -o json"
+    )]
     List {
         /// Print them for programs
         #[arg(short, long, value_enum, value_name = "FORMAT")]

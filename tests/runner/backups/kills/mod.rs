@@ -135,6 +135,7 @@ async fn end_segments(cluster: Arc<Cluster>, password: String) {
             address: Address::Tcp(SocketAddr::new(address, 5432)),
             user: SUPERUSER.to_owned(),
             password: Some(password.clone()),
+            tls: cluster.login.tls.clone(),
             application_name: "test".to_owned(),
         };
         let limits = Limits { open: Duration::from_secs(2), silence: Duration::from_secs(2) };
