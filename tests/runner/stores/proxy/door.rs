@@ -76,9 +76,20 @@ impl Port {
             Door::Shut => Standing::Shut,
             Door::Black => {
                 let queue = self.listen(0)?;
-                Standing::Black { _queue: queue, _filler: TcpStream::connect(self.address).await? }
+                Standing::Black { _queue: queue, _filler: self.fill().await? }
             }
         })
+    }
+
+    /// Fills the queue. A process that is just being started holds a copy of the listener before until it is executed: whoever
+    /// comes to that one is reset.
+    async fn fill(&self) -> std::io::Result<TcpStream> {
+        loop {
+            match TcpStream::connect(self.address).await {
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {}
+                other => return other,
+            }
+        }
     }
 }
 
