@@ -4,14 +4,15 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use super::passwords;
 use super::restoring::Note;
 use crate::patroni::APP_NAME;
 
 /// Why the role and database were not made. Patroni then takes the whole bootstrap for failed, and tries again.
 #[derive(Debug, thiserror::Error)]
 pub enum PostBootstrapError {
-    /// The password is not in the environment.
-    #[error("find PATRONI_APP_PASSWORD in the environment")]
+    /// The pod has no password for it.
+    #[error("find the password of role {APP_NAME} in the pod")]
     NoPassword,
     /// psql could not be run.
     #[error("run psql: {0}")]
@@ -29,7 +30,7 @@ pub enum PostBootstrapError {
 /// # Errors
 /// Where psql cannot be run or fails.
 pub fn post_bootstrap(connection: &str) -> Result<(), PostBootstrapError> {
-    let password = std::env::var("PATRONI_APP_PASSWORD").map_err(|_| PostBootstrapError::NoPassword)?;
+    let password = passwords::here(APP_NAME).ok_or(PostBootstrapError::NoPassword)?;
     // On standard input, since arguments can be seen by everybody on the machine.
     let mut psql = Command::new("psql")
         .args(["--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1", "--dbname", connection])

@@ -1,8 +1,8 @@
 //! What the agent's tasks share: who this member is, and what is known of it.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
@@ -13,6 +13,7 @@ use super::attic::Attic;
 use super::children::Children;
 use super::major::Told;
 use super::render::Environment;
+use super::report::Rotations;
 use super::store::Store;
 use crate::patroni::{Client, Credentials};
 
@@ -31,6 +32,8 @@ pub struct Member {
     pub attic: Arc<Attic>,
     /// What is told of a major upgrade.
     pub major: Told,
+    /// By which passwords this member goes.
+    rotations: Mutex<Rotations>,
     /// The container was told to end.
     ending: AtomicBool,
     /// PostgreSQL's first process is there.
@@ -47,6 +50,7 @@ impl Member {
             children: Children::default(),
             attic: Arc::default(),
             major: Told::default(),
+            rotations: Mutex::default(),
             ending: AtomicBool::new(false),
             running: AtomicBool::new(false),
             environment,
@@ -76,6 +80,16 @@ impl Member {
     /// PostgreSQL's first process came or went.
     pub fn set_running(&self, running: bool) {
         self.running.store(running, Ordering::Relaxed);
+    }
+
+    /// By which passwords this member goes.
+    pub fn rotations(&self) -> Rotations {
+        self.rotations.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// It goes by these from now on.
+    pub fn rotated(&self, rotations: Rotations) {
+        *self.rotations.lock().unwrap_or_else(PoisonError::into_inner) = rotations;
     }
 
     /// Where the watchdog notes why it ended the container: it outlives the container, not the pod.

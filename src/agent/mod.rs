@@ -60,7 +60,9 @@ pub use major::{
 };
 pub use metrics::metrics;
 pub use render::{Environment, RenderError, render};
-pub use report::{AGENT_PORT, AgentReport, ArchiveError, ArchiveReport, Disk, Fenced, PostmasterState};
+pub use report::{
+    AGENT_PORT, AgentReport, ArchiveError, ArchiveReport, Disk, Fenced, PostmasterState, Rotations,
+};
 pub use restore::{Bootstrap, BootstrapError, bootstrap};
 pub use restoring::{FAILED, INTERRUPTED};
 pub use run::run;

@@ -1,11 +1,12 @@
 //! The passwords of the Secrets, in the data: what a database was left with by an earlier Database of its name, or comes from
-//! another's backup, may know others. A primary sets them over the local socket, where nobody needs one, and only those that
-//! differ.
+//! another's backup, may know others, and they may be changed. A primary sets them over the local socket, where nobody needs
+//! one, and only those that differ. Sessions that there are go on.
 
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::num::NonZeroU32;
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,21 +18,58 @@ use ring::{digest, hmac, pbkdf2};
 use super::bootstrap::{identifier, literal};
 use super::member::Member;
 use super::postmaster::is_primary;
-use crate::patroni::{APP_NAME, Lock, SUPERUSER};
+use super::report::Rotations;
+use super::security;
+use crate::patroni::{APP_NAME, Lock, REPLICATION_USER, REWIND_USER, SUPERUSER};
+use crate::plan::{file, internal};
 
 /// How often it is looked whether this member has become the primary.
 const PAUSE: Duration = Duration::from_secs(1);
 /// A short query.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The roles whose passwords dbctl keeps, by the pod's environment.
-fn wanted(variable: impl Fn(&str) -> Option<String>) -> BTreeMap<String, String> {
-    let users = ["SUPERUSER", "REPLICATION", "REWIND"].into_iter().filter_map(|of| {
-        let name = variable(&format!("PATRONI_{of}_USERNAME"))?;
-        Some((name, variable(&format!("PATRONI_{of}_PASSWORD"))?))
-    });
-    let app = variable("PATRONI_APP_PASSWORD").map(|password| (APP_NAME.to_owned(), password));
-    users.chain(app).filter(|(_, password)| !password.is_empty()).collect()
+/// What roles are to have as passwords, and for which request they were last changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Wanted {
+    roles: BTreeMap<String, String>,
+    rotations: Rotations,
+}
+
+/// The roles whose passwords dbctl keeps: each with its file, and its variable in pods of before there were files.
+const ROLES: [(&str, &str, &str); 4] = [
+    (SUPERUSER, internal::SUPERUSER, "PATRONI_SUPERUSER_PASSWORD"),
+    (REPLICATION_USER, internal::REPLICATION, "PATRONI_REPLICATION_PASSWORD"),
+    (REWIND_USER, internal::REWIND, "PATRONI_REWIND_PASSWORD"),
+    (APP_NAME, file::APP, "PATRONI_APP_PASSWORD"),
+];
+
+/// That role's password, as it is now: of the files, else of the environment.
+pub(super) fn of(
+    role: &str,
+    files: Option<&Path>,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Option<String> {
+    let (_, name, fallback) = ROLES.into_iter().find(|(known, ..)| *known == role)?;
+    let kept = files.and_then(|files| std::fs::read_to_string(files.join(name)).ok());
+    kept.or_else(|| variable(fallback)).filter(|password| !password.is_empty())
+}
+
+/// The same for this process, which may be one that PostgreSQL or Patroni has started.
+pub(super) fn here(role: &str) -> Option<String> {
+    of(role, security::directory().as_deref(), |name| std::env::var(name).ok())
+}
+
+/// All of them.
+fn wanted(files: Option<&Path>, variable: impl Fn(&str) -> Option<String>) -> Wanted {
+    let password = |(role, ..): (&str, &str, &str)| Some((role.to_owned(), of(role, files, &variable)?));
+    let rotation = |name: &str| std::fs::read_to_string(files?.join(name)).ok();
+    Wanted {
+        roles: ROLES.into_iter().filter_map(password).collect(),
+        rotations: Rotations {
+            app: rotation(file::APP_ROTATION),
+            internal: rotation(file::INTERNAL_ROTATION),
+        },
+    }
 }
 
 /// Whether what PostgreSQL keeps of a password is that password's.
@@ -72,16 +110,21 @@ fn script(roles: &[(&str, &str)]) -> String {
     text
 }
 
-/// Looks for ever; each time that this member becomes the primary, its passwords are looked at once.
+/// Looks for ever; each time that this member becomes the primary, or that passwords change, they are looked at once.
 pub(super) async fn watch(member: Arc<Member>) {
-    let wanted = wanted(|name| std::env::var(name).ok());
-    let mut done = false;
+    let mut done: Option<Wanted> = None;
     loop {
         tokio::time::sleep(PAUSE).await;
+        // All of one moment, whatever changes meanwhile.
+        let files = member.environment.security.as_deref().map(security::snapshot);
+        let wanted = wanted(files.as_deref(), |name| std::env::var(name).ok());
         if !is_primary(&member.environment.data) {
-            done = false;
-        } else if !done {
-            done = settle(&member, &wanted).await;
+            done = None;
+            // Its Patroni logs in with these by now, and the primary's agent sees to the rest.
+            member.rotated(wanted.rotations);
+        } else if done.as_ref() != Some(&wanted) && settle(&member, &wanted.roles).await {
+            member.rotated(wanted.rotations.clone());
+            done = Some(wanted);
         }
     }
 }
@@ -109,10 +152,7 @@ async fn settle(member: &Member, wanted: &BTreeMap<String, String>) -> bool {
         return true;
     }
     let names: Vec<&str> = roles.iter().map(|(name, _)| *name).collect();
-    tracing::info!(
-        "the data knows other passwords of {} than the Secrets: they are set anew",
-        names.join(", ")
-    );
+    tracing::info!("the data knows other passwords of {} than the Secrets: they are set", names.join(", "));
     let file = member.environment.sockets.join("passwords.sql");
     let _ = std::fs::remove_file(&file);
     let written = std::fs::OpenOptions::new()
@@ -179,15 +219,26 @@ mod tests {
     }
 
     #[test]
-    fn passwords_come_from_the_environment() {
+    fn passwords_come_from_files_and_before_there_were_any_from_the_environment() {
         let of = |name: &str| match name {
-            "PATRONI_SUPERUSER_USERNAME" => Some("postgres".to_owned()),
             "PATRONI_SUPERUSER_PASSWORD" | "PATRONI_APP_PASSWORD" => Some(name.to_owned()),
-            "PATRONI_REWIND_USERNAME" => Some("dbctl_rewind".to_owned()),
             "PATRONI_REWIND_PASSWORD" => Some(String::new()),
             _ => None,
         };
-        let names: Vec<String> = wanted(of).into_keys().collect();
-        assert_eq!(names, ["app", "postgres"]);
+        let names = |wanted: &Wanted| wanted.roles.keys().cloned().collect::<Vec<_>>();
+        let before = wanted(None, of);
+        assert_eq!(names(&before), ["app", "postgres"]);
+        assert_eq!(before.rotations, Rotations::default());
+
+        let files = tempfile::tempdir().unwrap();
+        for (name, text) in
+            [(internal::REPLICATION, "r"), (file::APP, "a"), (file::INTERNAL_ROTATION, "01ID")]
+        {
+            std::fs::write(files.path().join(name), text).unwrap();
+        }
+        let after = wanted(Some(files.path()), of);
+        assert_eq!(names(&after), ["app", REPLICATION_USER, "postgres"]);
+        assert_eq!((after.roles["app"].as_str(), after.roles[REPLICATION_USER].as_str()), ("a", "r"));
+        assert_eq!(after.rotations, Rotations { app: None, internal: Some("01ID".to_owned()) });
     }
 }

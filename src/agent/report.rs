@@ -33,6 +33,25 @@ pub struct AgentReport {
     /// How far a major upgrade is on this member; absent where it knows of none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub major: Option<MajorReport>,
+    /// By which passwords this member goes; absent where they are none that were ever changed.
+    #[serde(skip_serializing_if = "Rotations::is_none")]
+    pub rotations: Rotations,
+}
+
+/// For which requests passwords were last changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Rotations {
+    /// That of the applications' role; none where it is the first one still.
+    pub app: Option<String>,
+    /// Those of the members and the superuser.
+    pub internal: Option<String>,
+}
+
+impl Rotations {
+    fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// PostgreSQL's first process.

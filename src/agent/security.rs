@@ -22,10 +22,11 @@ use serde_json::{Value, json};
 use super::admit::OWN;
 use super::gone::gone;
 use super::member::Member;
+use super::passwords;
 use super::postmaster::Postmaster;
 use super::render::Environment;
 use super::start::{AgentError, write_private};
-use crate::patroni::{Credentials, REST_USER};
+use crate::patroni::{Credentials, REPLICATION_USER, REST_USER, REWIND_USER, SUPERUSER};
 use crate::plan::{CERTIFICATE, KEY, TRUSTED, internal};
 
 /// How often it is looked whether anything has changed. A kubelet brings a change within a minute or so.
@@ -138,7 +139,7 @@ impl Copies {
 }
 
 /// The files as they were at one moment: kubelets change all of them by one link.
-fn snapshot(mount: &Path) -> PathBuf {
+pub(super) fn snapshot(mount: &Path) -> PathBuf {
     fs::canonicalize(mount.join("..data")).unwrap_or_else(|_| mount.to_owned())
 }
 
@@ -157,6 +158,12 @@ fn check(files: &[(&str, Vec<u8>)]) -> Result<(), &'static str> {
     CertifiedKey::from_der(chain, key, &default_provider())
         .map_err(|_| "tls.key is not that of tls.crt")
         .map(drop)
+}
+
+/// Where this pod has what secures connections, as it is at this moment.
+pub(super) fn directory() -> Option<PathBuf> {
+    let mount = std::env::var_os("SECURITY_DIRECTORY").filter(|value| !value.is_empty())?;
+    Some(snapshot(Path::new(&mount)))
 }
 
 /// The authorities that a pod trusts which is no member's, where those that it connects to all speak TLS.
@@ -214,6 +221,15 @@ fn settings(environment: &Environment, verify: bool) -> Value {
             "authentication": { "replication": to_others, "rewind": to_others },
         },
     });
+    // Where they are files, Patroni has them from here, since its environment stays what it was when it started.
+    let files = environment.security.as_deref().map(snapshot);
+    let users = [("superuser", SUPERUSER), ("replication", REPLICATION_USER), ("rewind", REWIND_USER)];
+    for (section, username) in users {
+        if let Some(password) = passwords::of(username, files.as_deref(), |_| None) {
+            let login = json!({ section: { "username": username, "password": password } });
+            super::render::merge(&mut settings["postgresql"]["authentication"], login);
+        }
+    }
     if let Some(Credentials { username, password }) = credentials(environment) {
         settings["restapi"] = json!({ "authentication": { "username": username, "password": password } });
     }
@@ -390,11 +406,18 @@ mod tests {
         assert!(!own.bring_up(&environment).unwrap());
 
         fs::write(mount.join(internal::REST), "two").unwrap();
+        fs::write(mount.join(internal::REPLICATION), "three").unwrap();
         own.verify = verifies(template);
         assert!(own.bring_up(&environment).unwrap() && !own.bring_up(&environment).unwrap());
         let after = read();
         assert_eq!(after["postgresql"]["authentication"]["replication"]["sslmode"], "verify-ca");
         assert_eq!(after["restapi"]["authentication"]["password"], "two");
+        let replication = &after["postgresql"]["authentication"]["replication"];
+        assert_eq!(
+            (&replication["username"], &replication["password"]),
+            (&json!(REPLICATION_USER), &json!("three"))
+        );
+        assert_eq!(after["postgresql"]["authentication"]["superuser"], Value::Null);
         assert_eq!(credentials(&environment).unwrap().password, "two");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         // Where the pod has none, nothing is said of TLS.

@@ -68,6 +68,7 @@ async fn report(State(own): State<Arc<Own>>) -> Json<AgentReport> {
         fenced: own.fenced.clone(),
         kept,
         recovered,
+        rotations: own.member.rotations(),
         major: own.member.major.lock().unwrap_or_else(PoisonError::into_inner).clone(),
     })
 }

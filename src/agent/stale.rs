@@ -89,7 +89,7 @@ async fn look(member: &Member) -> Option<Lsn> {
 /// Whether the primary says that it has no file with what follows that position, whatever the file's timeline.
 async fn is_gone(member: &Member, primary: IpAddr, position: Lsn) -> bool {
     // The user of pg_rewind may list files.
-    let Ok(password) = std::env::var("PATRONI_REWIND_PASSWORD") else { return false };
+    let Some(password) = super::passwords::here(REWIND_USER) else { return false };
     let sql = format!(
         "select right(pg_walfile_name('{}'::pg_lsn), 16) < min(right(name, 16)) \
          from pg_ls_dir('pg_wal', false, false) as name where name ~ '^[0-9A-F]{{24}}$'",

@@ -31,8 +31,9 @@ pub use names::{
 pub use parameters::{known as known_parameters, parameter_problem};
 pub use quantity::{Quantity, QuantityError};
 pub use request::{
-    AbortUpgradeArguments, BackupArguments, FailoverArguments, Found, Request, RequestError,
-    RestartArguments, RestoreArguments, ResumeArguments, UpgradeArguments, Verb, VerifyArguments, requests,
+    AbortUpgradeArguments, BackupArguments, CredentialsOf, FailoverArguments, Found, Request, RequestError,
+    RestartArguments, RestoreArguments, ResumeArguments, RotateArguments, UpgradeArguments, Verb,
+    VerifyArguments, requests,
 };
 pub use restored::{DISCARD, Kept, Mark, REPLACED, RESTORED, Recovered, Stage, discarded};
 pub use status::{

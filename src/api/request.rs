@@ -33,13 +33,15 @@ pub enum Verb {
     Upgrade,
     /// Take a major upgrade back.
     AbortUpgrade,
+    /// Make new passwords.
+    RotateCredentials,
     /// Restore a backup aside, and check it.
     Verify,
 }
 
 impl Verb {
     /// All verbs.
-    pub const ALL: [Verb; 8] = [
+    pub const ALL: [Verb; 9] = [
         Self::Backup,
         Self::Failover,
         Self::Restart,
@@ -47,6 +49,7 @@ impl Verb {
         Self::Resume,
         Self::Upgrade,
         Self::AbortUpgrade,
+        Self::RotateCredentials,
         Self::Verify,
     ];
 
@@ -71,6 +74,7 @@ impl fmt::Display for Verb {
             Self::Resume => "resume",
             Self::Upgrade => "upgrade",
             Self::AbortUpgrade => "abort-upgrade",
+            Self::RotateCredentials => "rotate-credentials",
             Self::Verify => "verify",
         })
     }
@@ -134,6 +138,27 @@ pub struct UpgradeArguments {
 #[serde(default, deny_unknown_fields)]
 pub struct AbortUpgradeArguments {}
 
+/// What a request for new passwords asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RotateArguments {
+    /// Whose.
+    pub of: CredentialsOf,
+}
+
+/// Whose passwords.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CredentialsOf {
+    /// Both.
+    #[default]
+    All,
+    /// That of the applications' role: Secret `NAME-app`.
+    App,
+    /// Those that members use among themselves, and the superuser's: Secret `NAME-internal`.
+    Internal,
+}
+
 /// What a failover request asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -190,7 +215,7 @@ pub struct RestoreArguments {
 pub enum RequestError {
     /// No such verb.
     #[error(
-        "unknown verb {0:?}: known are backup, failover, restart, restore, resume, upgrade, abort-upgrade and verify"
+        "unknown verb {0:?}: known are backup, failover, restart, restore, resume, upgrade, abort-upgrade, rotate-credentials and verify"
     )]
     UnknownVerb(String),
     /// Not the JSON of a request.

@@ -38,6 +38,7 @@ const TABLE: &[(&str, [Has; 5])] = &[
     ("resume", [ANNOTATION, STATUS, ANNOTATION, ANNOTATION, ANNOTATION]),
     ("failover", [Yes, STATUS, Yes, Yes, Yes]),
     ("restart", [Yes, STATUS, Yes, Yes, Yes]),
+    ("rotate-credentials", [Yes, STATUS, Yes, Yes, Yes]),
     ("upgrade", [Yes, STATUS, Yes, Yes, Yes]),
     ("backup-now", [Yes, Yes, Yes, Yes, ASIDE]),
     ("backup now", [Yes, Yes, Yes, Yes, ASIDE]),

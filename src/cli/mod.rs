@@ -40,6 +40,7 @@ mod resize;
 mod restart;
 mod restore;
 mod retained;
+mod rotate;
 mod sandbox;
 mod scale;
 mod session;
@@ -128,6 +129,7 @@ enum Command {
     Resume(pause::ResumeArgs),
     Failover(failover::FailoverArgs),
     Restart(restart::RestartArgs),
+    RotateCredentials(rotate::RotateArgs),
     Upgrade(upgrade::UpgradeArgs),
     BackupNow(backup_now::BackupNowArgs),
     Backup(backup::BackupArgs),
@@ -344,6 +346,7 @@ async fn talk(context: &Context, command: Command) -> Result<()> {
         Command::Resume(args) => pause::resume(context, args).await,
         Command::Failover(args) => failover::run(context, args).await,
         Command::Restart(args) => restart::run(context, args).await,
+        Command::RotateCredentials(args) => rotate::run(context, args).await,
         Command::Upgrade(args) => Box::pin(upgrade::run(context, args)).await,
         Command::BackupNow(args) => backup_now::run(context, args).await,
         Command::Backup(args) => backup::run(context, args).await,

@@ -306,6 +306,7 @@ pub fn phrase(verb: Verb) -> &'static str {
         Verb::Resume => "resume the rollout of",
         Verb::Upgrade => "upgrade",
         Verb::AbortUpgrade => "take back the upgrade of",
+        Verb::RotateCredentials => "rotate the credentials of",
         Verb::Verify => "verify a backup of",
     }
 }
@@ -315,6 +316,7 @@ fn noun(verb: Verb) -> String {
     match verb {
         Verb::Verify => "verification".to_owned(),
         Verb::AbortUpgrade => "end of the upgrade".to_owned(),
+        Verb::RotateCredentials => "rotation of credentials".to_owned(),
         other => other.to_string(),
     }
 }

@@ -15,10 +15,12 @@ use super::mark;
 use super::random::{self, NoRandomness};
 use super::resource::{namespaced, plain};
 use super::retry;
+use super::rotation;
 use crate::api::{Database, DatabaseStatus, FIELD_MANAGER, FINALIZER, LABEL_ROLE, Names};
 use crate::patroni::{self, Credentials, LEADER, Lock, PatroniError, REST_USER};
 use crate::plan::{
-    Action, Apply, Event, Kind, Observed, Release, SecretPlan, View, ended, internal, name_of, uid_of,
+    Action, Apply, Event, Kind, Observed, ROTATED, Release, Rotate, SecretPlan, View, ended, internal,
+    name_of, uid_of,
 };
 
 /// Why an action was not carried out.
@@ -127,6 +129,7 @@ impl<'a> Actor<'a> {
             Action::RemoveFinalizer => self.finalizers(false).await?,
             Action::Create(kind, body) => self.create(*kind, body).await?,
             Action::CreateSecret(plan) => self.create_secret(plan).await?,
+            Action::Rotate(rotate) => self.rotate(rotate).await?,
             Action::Secure(securing) => {
                 let secrets = Api::namespaced(self.client.clone(), &self.namespace);
                 certificates::secure(&secrets, securing, jiff::Timestamp::now()).await?;
@@ -279,6 +282,24 @@ impl<'a> Actor<'a> {
             Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
             Err(error) => Err(on(doing)(error)),
         }
+    }
+
+    /// The Secrets, and then the pods: a kubelet brings the files of a pod that has changed up to date at once.
+    async fn rotate(&self, rotate: &Rotate) -> Result<(), ActError> {
+        let secrets = Api::namespaced(self.client.clone(), &self.namespace);
+        for (name, keys) in &rotate.secrets {
+            rotation::rotate(&secrets, name, keys, &rotate.id).await?;
+        }
+        let (pods, params) = (namespaced(self.client, &self.namespace, Kind::Pod), PatchParams::default());
+        let patch = Patch::Merge(json!({ "metadata": { "annotations": { ROTATED: rotate.id } } }));
+        for pod in &rotate.pods {
+            match retry::write(|| pods.patch_metadata(pod, &params, &patch)).await {
+                Ok(_) => {}
+                Err(kube::Error::Api(status)) if status.is_not_found() => {}
+                Err(error) => return Err(on(format!("tell pod {pod} of new passwords"))(error)),
+            }
+        }
+        Ok(())
     }
 
     /// Not tried again: the first try may have been heard, and then it is a conflict.

@@ -18,6 +18,7 @@ mod random;
 mod reconcile;
 mod resource;
 mod retry;
+mod rotation;
 mod run;
 mod silence;
 #[cfg(test)]

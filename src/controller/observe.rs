@@ -177,7 +177,8 @@ async fn ask_members(patroni: &patroni::Client, silence: &Silence, key: &Key, ob
         observed.kept.extend(report.kept.map(|kept| (name.clone(), kept)));
         observed.recovered.extend(report.recovered.map(|how| (name.clone(), how)));
         observed.majors.extend(report.major.map(|major| (name.clone(), major)));
-        observed.archives.extend(report.archive.map(|archive| (name, archive)));
+        observed.archives.extend(report.archive.map(|archive| (name.clone(), archive)));
+        observed.rotations.insert(name, report.rotations);
     }
     for (name, answer) in answers {
         match answer {

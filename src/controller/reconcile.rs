@@ -113,6 +113,10 @@ async fn pass(database: &Database, key: &Key, shared: &Arc<Shared>) -> Result<Op
         shared.metrics.databases.observe(key, database.status.as_ref(), &status, &sighting);
     }
     done?;
+    if actions.iter().any(|action| matches!(action, Action::Rotate(_))) {
+        // What was known of the Secrets is of before.
+        shared.known.forget(key);
+    }
     if gone {
         shared.asks.forget(key);
         // Whoever creates it again may have removed its Secrets meanwhile.

@@ -139,7 +139,11 @@ pub const RULES: &[Rule] = &[
         &["get", "list", "watch", "patch", "delete"],
         &[
             (FOUND, "how members are"),
-            ("patch", "the role's label, which Patroni keeps and a dead primary leaves"),
+            (
+                "patch",
+                "the role's label, which Patroni keeps and a dead primary leaves; a note that passwords have changed, upon which \
+                 the kubelet brings the files up to date at once",
+            ),
             ("delete", "a member that is to start anew: upgrades, larger volumes, restores"),
         ],
     ),
@@ -177,7 +181,7 @@ pub const RULES: &[Rule] = &[
                 "by name: whether those of the Database are there, how to log in at Patroni, and when certificates end",
             ),
             ("create", "passwords, once, and certificates"),
-            ("patch", "certificates that are due, and whom users are to trust"),
+            ("patch", "certificates that are due, whom users are to trust, and passwords that are to change"),
             ("delete", FOR_GOOD),
         ],
     ),

@@ -21,6 +21,8 @@ pub enum Action {
     Create(Kind, Value),
     /// Make a Secret with random values in it; where one of that name is there, leave it alone.
     CreateSecret(SecretPlan),
+    /// Put new passwords into Secrets, and have the pods' files follow at once.
+    Rotate(Rotate),
     /// Make, renew or hand on certificates.
     Secure(Securing),
     /// Server-side apply.
@@ -194,6 +196,17 @@ pub struct SecretPlan {
     pub random: Vec<String>,
     /// Other keys; `{KEY}` stands for the value of a random one.
     pub text: BTreeMap<String, String>,
+}
+
+/// Passwords to change. What was changed already under that id is left alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rotate {
+    /// The request's id: the Secrets carry it, and agents tell it once they go by what is in them.
+    pub id: String,
+    /// The Secrets, with the keys that hold a password.
+    pub secrets: Vec<(String, Vec<String>)>,
+    /// The pods that have not been told of it.
+    pub pods: Vec<String>,
 }
 
 /// An event on the Database.

@@ -49,7 +49,7 @@ mod world;
 use std::time::Duration;
 
 pub use access::rules;
-pub use action::{Action, Apply, Ask, AskOutcome, Asked, Event, Release, SecretPlan};
+pub use action::{Action, Apply, Ask, AskOutcome, Asked, Event, Release, Rotate, SecretPlan};
 pub use assess::{Assessment, Candidate, Loss, Move, Primary, Refusal, Unfit, assess, size};
 pub use backup::{Task, backup_due, failed_jobs};
 pub use certificates::{CERTIFICATE, CROSS, Certificate, Held, KEY, Securing, TOLD, TRUSTED};
@@ -66,7 +66,7 @@ pub use pod::container_security;
 pub use release::RELEASE;
 #[cfg(test)]
 pub use samples::sample_pods;
-pub use secrets::internal;
+pub use secrets::{APP_PASSWORD, ROTATED, ROTATION, file, internal};
 pub use services::POSTGRES_PORT;
 pub use storage::classes_to_grow;
 pub use text::{at, list, text};

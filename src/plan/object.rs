@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::action::Asked;
 use super::certificates::Held;
 use super::text::{at, list, text};
-use crate::agent::{ArchiveReport, MajorReport};
+use crate::agent::{ArchiveReport, MajorReport, Rotations};
 use crate::api::{Database, Kept, Recovered};
 use crate::patroni::{Answer, TTL_SECONDS};
 
@@ -216,6 +216,8 @@ pub struct Observed {
     pub recovered: BTreeMap<String, Recovered>,
     /// What members say of a major upgrade.
     pub majors: BTreeMap<String, MajorReport>,
+    /// Which rotation's passwords members go by; of those whose agents answer.
+    pub rotations: BTreeMap<String, Rotations>,
     /// Age of the leader lock.
     pub lock_age: LockAge,
     /// The uid of the pod of the lock's holder when the lock was seen to go to it; `None` where that was not seen.

@@ -6,6 +6,7 @@ use super::backup::{credentials, credentials_mount, credentials_variable};
 use super::context::Context;
 use super::secrets::{APP_PASSWORD, internal};
 use super::services::POSTGRES_PORT;
+use super::text::at;
 use super::view::{CONTAINER, LABEL_VERSION, TEMPLATE};
 use super::{certificates, compare};
 use crate::agent::AGENT_PORT;
@@ -130,7 +131,7 @@ fn container(cx: &Context<'_>, version: PgVersion) -> Value {
         "name": CONTAINER,
         "image": image(cx, version),
         "command": ["dbctl", "agent", "run"],
-        "env": environment(cx, version),
+        "env": own_environment(cx, version),
         "ports": [
             { "name": "postgres", "containerPort": POSTGRES_PORT, "protocol": "TCP" },
             { "name": "patroni", "containerPort": REST_PORT, "protocol": "TCP" },
@@ -188,6 +189,15 @@ fn amounts(resources: &Resources) -> Value {
     put(&mut amounts, "requests", !resources.requests.is_empty(), json!(resources.requests));
     put(&mut amounts, "limits", !resources.limits.is_empty(), json!(resources.limits));
     Value::Object(amounts)
+}
+
+/// What members have as files, which are read again when they change, is not in their environment too.
+fn own_environment(cx: &Context<'_>, version: PgVersion) -> Vec<Value> {
+    let mut all = environment(cx, version);
+    if certificates::secret(cx).is_some() {
+        all.retain(|variable| at(variable, "/valueFrom/secretKeyRef").is_none());
+    }
+    all
 }
 
 /// Every path that the agent needs is here: programs in the sandbox see the host's paths instead of these.

@@ -203,6 +203,7 @@ fn event(operation: &Operation) -> Event {
         "resume" => "Resume",
         "upgrade" => "Upgrade",
         "abort-upgrade" => "UpgradeAbort",
+        "rotate-credentials" => "Rotation",
         "verify" => "Verification",
         _ => "Request",
     };

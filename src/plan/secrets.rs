@@ -1,4 +1,4 @@
-//! The credentials. Made once, never changed: the data and its members know the passwords.
+//! The credentials. Made once, and changed only where that is asked for: the data and its members know the passwords.
 
 use std::collections::BTreeMap;
 
@@ -21,10 +21,26 @@ pub mod internal {
     pub const REWIND: &str = "rewind-password";
     /// Password of Patroni's REST API.
     pub const REST: &str = "rest-password";
+    /// All of them.
+    pub const ALL: [&str; 4] = [SUPERUSER, REPLICATION, REWIND, REST];
 }
 
 /// Key of the password in Secret `NAME-app`.
 pub const APP_PASSWORD: &str = "password";
+/// Key, in both Secrets, of the id of the request that their passwords were last changed for.
+pub const ROTATION: &str = "rotation";
+/// The annotation with the same, on the Secrets and on the pods that were told.
+pub const ROTATED: &str = "db.example.com/rotation";
+
+/// The files by which a member's pod has what is in the Secrets: a name for each, where the keys do not say whose they are.
+pub mod file {
+    /// The applications' password.
+    pub const APP: &str = "app-password";
+    /// [`ROTATION`](super::ROTATION) of `NAME-app`.
+    pub const APP_ROTATION: &str = "app-rotation";
+    /// [`ROTATION`](super::ROTATION) of `NAME-internal`.
+    pub const INTERNAL_ROTATION: &str = "internal-rotation";
+}
 
 /// The Secrets that are missing. While members run, a missing one is not made anew, since they know the former's passwords:
 /// see [`missing`]. Data that nobody runs on yet is given those of new Secrets by the first primary.
@@ -35,10 +51,9 @@ pub fn plan(cx: &Context<'_>) -> Vec<Action> {
     let absent = |name: &String| cx.observed.get(Kind::Secret, name).is_none();
     let mut actions = Vec::new();
     if absent(&cx.names.internal_secret()) {
-        let keys = [internal::SUPERUSER, internal::REPLICATION, internal::REWIND, internal::REST];
         actions.push(Action::CreateSecret(SecretPlan {
             body: cx.retained(Kind::Secret, &cx.names.internal_secret()),
-            random: keys.map(str::to_owned).to_vec(),
+            random: internal::ALL.map(str::to_owned).to_vec(),
             text: BTreeMap::new(),
         }));
     }

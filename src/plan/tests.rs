@@ -39,6 +39,11 @@ fn names(actions: &[Action]) -> Vec<String> {
                 format!("make authority {}", name_of(body))
             }
             Action::Secure(Securing::RenewAuthority { name, .. }) => format!("renew authority {name}"),
+            Action::Rotate(rotate) => {
+                let names = rotate.secrets.iter().map(|(name, _)| name);
+                let all: Vec<&String> = names.chain(&rotate.pods).collect();
+                format!("rotate {all:?}")
+            }
             Action::Secure(Securing::Certify { body, .. }) => format!("certify {}", name_of(body)),
             Action::Secure(Securing::Trust { from, to, .. }) => format!("trust {from} in {to}"),
             Action::Apply(apply) => format!("apply {} {}", apply.kind, name_of(&apply.body)),

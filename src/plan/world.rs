@@ -210,6 +210,15 @@ impl World {
                 assert!(self.observed.get(Kind::Secret, name_of(&secret.body)).is_none(), "made twice");
                 self.put(Kind::Secret, secret.body.clone());
             }
+            Action::Rotate(rotate) => {
+                let told = json!({ "metadata": { "annotations": { ROTATED: rotate.id } } });
+                for (secret, _) in &rotate.secrets {
+                    self.change(Kind::Secret, secret, told.clone());
+                }
+                for pod in &rotate.pods {
+                    self.change(Kind::Pod, pod, told.clone());
+                }
+            }
             Action::Secure(securing) => self.secure(securing),
             Action::Apply(apply) => self.apply(apply),
             Action::Delete { kind, name, uid } => {

@@ -379,7 +379,7 @@ fn what_was_asked_for_and_did_not_come_is_told_while_it_matters() {
       $ dbctl events db
     Warning RequestFailed: the last failover that was asked for was refused | why | 2026-11-22T10:08:00Z
       $ dbctl status db
-    Warning RequestUnreadable: annotation db.example.com/failovr of db cannot be read | unknown verb "failovr": known are backup, failover, restart, restore, resume, upgrade, abort-upgrade and verify
+    Warning RequestUnreadable: annotation db.example.com/failovr of db cannot be read | unknown verb "failovr": known are backup, failover, restart, restore, resume, upgrade, abort-upgrade, rotate-credentials and verify
       $ kubectl annotate database db db.example.com/failovr-
     "#);
 }

@@ -14,6 +14,7 @@ pub use decide::{Authority, Certificate, Held, Server, decide};
 
 use super::blocked::Blocked;
 use super::context::Context;
+use super::secrets::{APP_PASSWORD, ROTATION, file};
 use super::text::{at, list, text};
 use super::{Action, Event, Kind, compare};
 use crate::api::{ConditionType, DatabaseStatus, Phase, Verdict, reason};
@@ -290,13 +291,34 @@ pub fn authority_expiry(cx: &Context<'_>) -> Option<jiff::Timestamp> {
 pub fn volume(cx: &Context<'_>, whole: bool) -> Option<Value> {
     let name = secret(cx)?;
     let keys = if whole { [CERTIFICATE, KEY, TRUSTED].as_slice() } else { &[TRUSTED] };
-    let source = |name: &str, keys: &[&str]| {
-        let items: Vec<Value> = keys.iter().map(|key| json!({ "key": key, "path": key })).collect();
-        json!({ "secret": { "name": name, "items": items } })
-    };
     let mut sources = vec![source(&name, keys)];
-    sources.extend(whole.then(|| source(&cx.names.internal_secret(), &[super::internal::REST])));
+    if whole {
+        sources.extend(passwords(cx));
+    }
     Some(json!({ "name": VOLUME, "projected": { "defaultMode": MODE, "sources": sources } }))
+}
+
+fn source(name: &str, keys: &[&str]) -> Value {
+    let items: Vec<Value> = keys.iter().map(|key| json!({ "key": key, "path": key })).collect();
+    json!({ "secret": { "name": name, "items": items } })
+}
+
+/// The passwords, and which rotation they are of: nothing says that of Secrets that were never changed.
+fn passwords(cx: &Context<'_>) -> [Value; 4] {
+    let (internal, app) = (cx.names.internal_secret(), cx.names.app_secret());
+    let renamed = |name: &str, key: &str, path: &str, optional: bool| {
+        let mut source = json!({ "secret": { "name": name, "items": [{ "key": key, "path": path }] } });
+        if optional {
+            source["secret"]["optional"] = json!(true);
+        }
+        source
+    };
+    [
+        source(&internal, &super::internal::ALL),
+        renamed(&app, APP_PASSWORD, file::APP, false),
+        renamed(&internal, ROTATION, file::INTERNAL_ROTATION, true),
+        renamed(&app, ROTATION, file::APP_ROTATION, true),
+    ]
 }
 
 /// Readable for the pod's group.

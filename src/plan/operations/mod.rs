@@ -1,10 +1,11 @@
-//! Backups, their verifications, failovers, restarts and restores in place that were asked for. Each goes on, pass by pass, from what the status says of it and from what
-//! is there: a controller that starts anew asks Patroni at most once more for the same thing, which does no harm.
+//! Backups, their verifications, failovers, restarts, restores in place and new passwords that were asked for. Each goes on, pass
+//! by pass, from what the status says of it and from what is there: a controller that starts anew asks Patroni at most once more for the same thing, which does no harm.
 
 mod backup;
 mod failover;
 mod restart;
 mod restore;
+mod rotate;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -95,6 +96,9 @@ pub fn begin(
         Verb::Restore => request
             .arguments(verb)
             .map(|arguments| restore::begin(turn, operation.clone(), request, &arguments)),
+        Verb::RotateCredentials => {
+            request.arguments(verb).map(|arguments| rotate::begin(turn, operation.clone(), arguments))
+        }
         Verb::Resume => Ok(resume(turn, operation.clone(), request)),
         Verb::Failover => {
             request.arguments(verb).map(|arguments| failover::begin(turn, operation.clone(), &arguments))
@@ -136,6 +140,7 @@ pub fn go_on(turn: &Turn<'_, '_>, operation: &Operation, request: Option<&Reques
             let asked = request.and_then(|request| request.arguments(Verb::Restore).ok());
             restore::go_on(turn, operation, asked.as_ref())
         }
+        "rotate-credentials" => rotate::go_on(turn, operation),
         "verify" => verify::go_on(turn, operation),
         "upgrade" => {
             let arguments = request.and_then(|request| request.arguments(Verb::Upgrade).ok());

@@ -1,3 +1,5 @@
+mod rotate;
+
 use std::time::Duration;
 
 use proptest::prelude::*;

@@ -1,7 +1,9 @@
 //! Who speaks with whom, and how: TLS, certificates that change under load, and the password of the REST API.
 
+mod passwords;
 mod rest;
 mod rotation;
+mod whispers;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
