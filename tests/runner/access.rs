@@ -20,6 +20,14 @@ pub fn denied(log: &[Access], users: &[&str]) -> Vec<String> {
     denied.map(|line| format!("{}: {}", line.user, line.what())).collect()
 }
 
+/// The same of every account that no person has: the controller runs with the roles of the manifests in every journey.
+pub fn denied_to_accounts(log: &[Access]) -> Vec<String> {
+    let accounts =
+        log.iter().map(|line| line.user.as_str()).filter(|user| user.starts_with("system:serviceaccount:"));
+    let accounts: BTreeSet<&str> = accounts.collect();
+    denied(log, &accounts.into_iter().collect::<Vec<_>>())
+}
+
 /// What a user asked for and was allowed.
 fn used(log: &[Access], user: &str) -> BTreeSet<String> {
     log.iter().filter(|line| line.user == user && line.allowed).map(Access::what).collect()

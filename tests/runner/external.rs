@@ -95,6 +95,8 @@ pub struct External {
     files: TempDir,
     node: Option<Process>,
     controller: Option<Process>,
+    /// Another one, that waits for the Lease of the first.
+    second: Option<Process>,
 }
 
 impl External {
@@ -109,6 +111,7 @@ impl External {
             files,
             node: None,
             controller: None,
+            second: None,
         };
         external.write("kubeconfig", None);
         external.start_controller();
@@ -130,9 +133,26 @@ impl External {
     /// One in its place that holds the Lease, as in a cluster.
     pub fn elect_controller(&mut self) {
         self.stop_controller();
+        self.controller = Some(self.elected("controller"));
+    }
+
+    /// Another one beside it, that takes over when it is gone.
+    pub fn add_controller(&mut self) {
+        self.second = Some(self.elected("second"));
+    }
+
+    /// The first one ends, in order or not, and the other one is the first from now on.
+    pub fn succeed_controller(&mut self, killed: bool) {
+        if killed {
+            self.kill_controller();
+        }
+        self.controller = self.second.take();
+    }
+
+    fn elected(&self, log: &str) -> Process {
         let mut controller = dbctl(Path::new("/nonexistent"));
         controller.args(["controller", "--kubeconfig"]).arg(self.files.path().join("controller"));
-        self.controller = Some(Process::start(controller, &self.log("controller")));
+        Process::start(controller, &self.log(log))
     }
 
     /// Its end, without a word.
@@ -247,6 +267,7 @@ impl Drop for External {
             }
             (Instant::now() < deadline, client)
         });
+        drop(self.second.take());
         drop(self.controller.take());
         drop(self.node.take());
         let nodes: Api<Node> = Api::all(gone.1);

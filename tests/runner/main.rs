@@ -31,5 +31,6 @@ mod settings;
 mod stores;
 mod support;
 mod terminal;
+mod turnover;
 mod turns;
 mod upgrade;

@@ -67,6 +67,8 @@ pub struct Sandbox {
     external: Option<External>,
     _apart: Option<Apart>,
     home: TempDir,
+    /// Whether anybody may have been denied something.
+    judged: bool,
     _turn: Turn,
 }
 
@@ -168,7 +170,28 @@ impl Sandbox {
         let home = tempfile::Builder::new().prefix("dbctl-").tempdir_in("/tmp").unwrap();
         std::fs::set_permissions(home.path(), Permissions::from_mode(0o755)).unwrap();
         std::os::unix::fs::symlink(cache(), home.path().join("cache")).unwrap();
-        Self { external: None, _apart: None, home, _turn: turn }
+        Self { external: None, _apart: None, home, judged: true, _turn: turn }
+    }
+
+    /// Rights are taken away here on purpose: that somebody is denied something is no fault.
+    pub fn with_rights_taken_away(mut self) -> Self {
+        self.judged = false;
+        self
+    }
+
+    /// What the controller and the pods were denied, who have the roles that are installed, and no others. Of an API server
+    /// that is gone, or keeps no count, nothing is known.
+    fn denied(&self) -> Vec<String> {
+        let kubeconfig = self.kubeconfig();
+        if !self.judged || !kubeconfig.exists() || std::thread::panicking() {
+            return Vec::new();
+        }
+        let denied = crate::external::runtime().block_on(async {
+            let request = http::Request::get("/debug/access").body(Vec::new()).unwrap();
+            let asked = async { client(&kubeconfig).await.request::<Vec<Access>>(request).await.ok() };
+            tokio::time::timeout(Duration::from_secs(10), asked).await.ok().flatten()
+        });
+        denied.map(|log| crate::access::denied_to_accounts(&log)).unwrap_or_default()
     }
 
     /// Whether everything is the sandbox's.
@@ -329,18 +352,20 @@ impl Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
-        if !self.is_own() {
-            return;
+        let denied = self.denied();
+        if self.is_own() {
+            if std::thread::panicking() {
+                self.last_words();
+            }
+            let answer = self.run(&["sandbox", "down"]);
+            if answer.code != 0 || std::thread::panicking() {
+                eprintln!("{}", answer.transcript());
+                let log = Home::at(self.home().to_owned()).unwrap().state().join("daemon.log");
+                eprintln!("{}", end_of(&log, 60));
+            }
         }
-        if std::thread::panicking() {
-            self.last_words();
-        }
-        let answer = self.run(&["sandbox", "down"]);
-        if answer.code != 0 || std::thread::panicking() {
-            eprintln!("{}", answer.transcript());
-            let log = Home::at(self.home().to_owned()).unwrap().state().join("daemon.log");
-            eprintln!("{}", end_of(&log, 60));
-        }
+        // There is none where something has panicked already: a second one would end the process.
+        assert!(denied.is_empty(), "the roles that are installed lack something: {denied:?}");
     }
 }
 

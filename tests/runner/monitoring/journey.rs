@@ -27,13 +27,13 @@ use crate::support::{Sandbox, eventually};
 /// For how many minutes what was said is kept up: longer than any alert waits.
 const MINUTES: u32 = 130;
 
-struct Watch<'a> {
+pub(super) struct Watch<'a> {
     sandbox: &'a Sandbox,
     rules: tempfile::TempDir,
 }
 
 impl<'a> Watch<'a> {
-    fn new(sandbox: &'a Sandbox) -> Self {
+    pub(super) fn new(sandbox: &'a Sandbox) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let rules = tempfile::tempdir().unwrap();
         promtool::write_rules(rules.path());
@@ -65,7 +65,7 @@ impl<'a> Watch<'a> {
     }
 
     /// The alerts that fire if all stays as it is now, and ages with it.
-    fn firing(&self) -> BTreeSet<String> {
+    pub(super) fn firing(&self) -> BTreeSet<String> {
         let now = jiff::Timestamp::now().as_second() as f64;
         let mut test =
             String::from("rule_files: [rules.yaml]\nevaluation_interval: 1m\ntests:\n  - interval: 1m\n");
@@ -101,13 +101,23 @@ impl<'a> Watch<'a> {
 
     /// Waits until exactly those fire.
     #[track_caller]
-    fn fire(&self, what: &str, expected: &[&str]) {
+    pub(super) fn fire(&self, what: &str, expected: &[&str]) {
         let expected: BTreeSet<String> = expected.iter().map(|name| (*name).to_owned()).collect();
         eventually(what, || {
             let fires = self.firing();
             if fires == expected { Ok(()) } else { Err(format!("{fires:?}")) }
         });
         println!("{what}: {expected:?}");
+    }
+
+    /// Waits until that one fires, perhaps with others that follow from the same.
+    #[track_caller]
+    pub(super) fn fire_at_least(&self, what: &str, expected: &str) {
+        let fires = eventually(what, || {
+            let fires = self.firing();
+            if fires.contains(expected) { Ok(fires) } else { Err(format!("{fires:?}")) }
+        });
+        println!("{what}: {fires:?}");
     }
 }
 
@@ -143,7 +153,7 @@ fn fill(volume: &Path, percent: u64) {
 }
 
 /// Nodes take no further pods, or do.
-fn cordon(sandbox: &Sandbox, cordoned: bool) {
+pub(super) fn cordon(sandbox: &Sandbox, cordoned: bool) {
     runtime().block_on(async {
         let nodes: Api<Node> = Api::all(sandbox.client().await);
         let change = Patch::Merge(json!({ "spec": { "unschedulable": cordoned } }));
@@ -165,7 +175,7 @@ fn replica_of(database: &Value) -> String {
 }
 
 /// The sandbox, with volumes that can be full.
-fn begin() -> Option<Sandbox> {
+pub(super) fn begin() -> Option<Sandbox> {
     if !rustix::process::geteuid().is_root() || !Path::new("/dev/loop-control").exists() {
         eprintln!("SKIPPED alerts of a whole life: volumes that can be full need root and loop devices");
         return None;
@@ -176,14 +186,14 @@ fn begin() -> Option<Sandbox> {
 }
 
 /// A database at rest, and its primary and replica.
-fn database(sandbox: &Sandbox) -> (String, String) {
+pub(super) fn database(sandbox: &Sandbox) -> (String, String) {
     sandbox
         .run(&["create", NAME, "--replicas", "2", "--version", "16.15", "--storage", "4Gi", "--wait"])
         .ok();
     roles(sandbox)
 }
 
-fn roles(sandbox: &Sandbox) -> (String, String) {
+pub(super) fn roles(sandbox: &Sandbox) -> (String, String) {
     let database = ready_with(sandbox, NAME, 2);
     (database["status"]["primary"].as_str().unwrap().to_owned(), replica_of(&database))
 }
@@ -347,7 +357,7 @@ fn name_taken(sandbox: &Sandbox, watch: &Watch<'_>) {
 }
 
 /// SQL on a member, as its superuser.
-fn superuser(sandbox: &Sandbox, member: &str, sql: &str) {
+pub(super) fn superuser(sandbox: &Sandbox, member: &str, sql: &str) {
     let (address, password, tls) = runtime().block_on(async {
         let client = sandbox.client().await;
         let pod = Api::<Pod>::default_namespaced(client.clone()).get(member).await.unwrap();

@@ -1,6 +1,7 @@
 //! A database under write load, and what its clients were told: for journeys that strike it themselves.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::check::doubles;
 use super::cluster::Cluster;
 use super::round::lost_at_the_end;
+use super::session::Login;
 use crate::external::runtime;
 use crate::support::Sandbox;
 
@@ -30,6 +32,16 @@ impl Load {
             cluster
         });
         Self { cluster, runtime }
+    }
+
+    /// Where it writes.
+    pub fn service(&self) -> SocketAddr {
+        self.cluster.service
+    }
+
+    /// As whom.
+    pub fn login(&self) -> Login {
+        self.cluster.login.clone()
     }
 
     /// Now, on the clock of all instants.

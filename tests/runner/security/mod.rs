@@ -44,7 +44,7 @@ async fn change(sandbox: &Sandbox, name: &str, content: Content) {
 }
 
 /// The addresses of the members, and of the write Service.
-async fn addresses(sandbox: &Sandbox, members: usize) -> (Vec<IpAddr>, IpAddr) {
+pub async fn addresses(sandbox: &Sandbox, members: usize) -> (Vec<IpAddr>, IpAddr) {
     let client = sandbox.client().await;
     let pods = Api::<Pod>::default_namespaced(client.clone());
     let mut found = Vec::new();
