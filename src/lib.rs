@@ -5,6 +5,7 @@
 pub mod agent;
 pub mod api;
 pub mod backup;
+pub mod certified;
 pub mod cli;
 pub mod controller;
 pub mod install;

@@ -18,9 +18,8 @@ use crate::backup::claim::Owner;
 use crate::backup::server::{Address, ServerError, Target, Tls};
 use crate::backup::store::{Destination, DestinationError, Patience, Settings, Store, StoreError};
 use crate::patroni::{Lock, PatroniError, REPLICATION_USER, SUPERUSER};
+use crate::plan::POSTGRES_PORT;
 
-/// PostgreSQL's port.
-const PORT: u16 = 5432;
 /// A member that does not say in time how it is, is not asked for its data.
 const ASK: Duration = Duration::from_secs(2);
 
@@ -169,7 +168,7 @@ fn tls() -> Result<Option<Tls>, BackupError> {
 
 fn target(address: IpAddr, user: &str, password: &str, tls: Option<Tls>) -> Target {
     Target {
-        address: Address::Tcp(SocketAddr::new(address, PORT)),
+        address: Address::Tcp(SocketAddr::new(address, POSTGRES_PORT)),
         user: user.to_owned(),
         password: std::env::var(password).ok(),
         tls,

@@ -6,9 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::patroni::REST_PORT;
-
-/// PostgreSQL's port.
-const POSTGRES_PORT: u16 = 5432;
+use crate::plan::POSTGRES_PORT;
 
 /// What a pod's environment says.
 #[derive(Clone, Debug, PartialEq, Eq)]

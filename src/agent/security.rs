@@ -13,10 +13,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use rustls::crypto::ring::default_provider;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::sign::CertifiedKey;
 use serde_json::{Value, json};
 
 use super::admit::OWN;
@@ -26,6 +22,7 @@ use super::passwords;
 use super::postmaster::Postmaster;
 use super::render::Environment;
 use super::start::{AgentError, write_private};
+use crate::certified::{KeyProblem, certificates, check_key};
 use crate::patroni::{Credentials, REPLICATION_USER, REST_USER, REWIND_USER, SUPERUSER};
 use crate::plan::{CERTIFICATE, KEY, TRUSTED, internal};
 
@@ -147,17 +144,12 @@ fn check(files: &[(&str, Vec<u8>)]) -> Result<(), &'static str> {
     let of = |wanted: &str| {
         files.iter().find(|(name, _)| *name == wanted).map(|(_, bytes)| bytes.as_slice()).unwrap_or_default()
     };
-    let certificates = |name: &str| -> Option<Vec<CertificateDer<'static>>> {
-        let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(of(name)).collect();
-        all.ok().filter(|all| !all.is_empty())
-    };
-    let chain = certificates(CERTIFICATE).ok_or("tls.crt is no certificate")?;
-    certificates(TRUSTED).ok_or("ca.crt is no certificate")?;
-    let key = PrivateKeyDer::from_pem_slice(of(KEY))
-        .map_err(|_| "tls.key is no private key, or one with a passphrase")?;
-    CertifiedKey::from_der(chain, key, &default_provider())
-        .map_err(|_| "tls.key is not that of tls.crt")
-        .map(drop)
+    let chain = certificates(of(CERTIFICATE)).ok_or("tls.crt is no certificate")?;
+    certificates(of(TRUSTED)).ok_or("ca.crt is no certificate")?;
+    check_key(chain, of(KEY)).map_err(|problem| match problem {
+        KeyProblem::Unreadable => "tls.key is no private key, or one with a passphrase",
+        KeyProblem::Another => "tls.key is not that of tls.crt",
+    })
 }
 
 /// Where this pod has what secures connections, as it is at this moment.

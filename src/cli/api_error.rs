@@ -57,8 +57,8 @@ fn name(place: &Place) -> String {
 }
 
 /// The innermost cause says it best: "connection refused" and the like.
-fn root_cause(error: &Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
+pub fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
     while let Some(next) = cause.source() {
         cause = next;
     }

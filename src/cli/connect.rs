@@ -20,10 +20,9 @@ use super::error::{CliError, Outcome, Result};
 use super::session::{Place, Session};
 use super::{Context, api_error, complete, members, output, sandbox, scale};
 use crate::api::{Database, LABEL_DATABASE, LABEL_ROLE, Names, ROLE_PRIMARY, ROLE_REPLICA};
-use crate::plan::TRUSTED;
+use crate::plan::{POSTGRES_PORT as PORT, TRUSTED};
 use crate::sandbox::home::Home;
 
-const PORT: u16 = 5432;
 /// How long a database that does not answer is waited for: as long as one takes that the sandbox has just brought back.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long one answer may take.

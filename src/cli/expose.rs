@@ -18,9 +18,7 @@ use super::progress::{Step, Steps};
 use super::session::Session;
 use super::{Context, api_error, complete, scale};
 use crate::api::{Database, LABEL_DATABASE, LABEL_ROLE, Names, ROLE_PRIMARY, ROLE_REPLICA};
-
-/// PostgreSQL's port in the members.
-const PORT: u16 = 5432;
+use crate::plan::POSTGRES_PORT as PORT;
 
 /// Let clients outside the cluster reach a database
 ///

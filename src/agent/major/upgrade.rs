@@ -197,14 +197,16 @@ async fn settle(data: &Path) -> Result<(), UpgradeError> {
     }
 }
 
+/// What the old server runs with on its last day: the certificate that it knows may be one of a pod that is gone, it archives
+/// nothing more, and nobody confirms its commits.
+const OLD: [(&str, &str); 3] = [("ssl", "off"), ("archive_command", ""), ("synchronous_standby_names", "")];
+
 /// Has the old release recover its data and shut down, alone: pg_upgrade takes no other.
 /// <https://www.postgresql.org/docs/current/app-postgres.html>
 async fn shut_down(with: &Upgrade, old_programs: &Path) -> Result<(), ToolError> {
     let mut alone = program(Some(old_programs), "postgres");
     alone.arg("--single").arg("-D").arg(&with.data);
-    // The certificate that it knows may be one of a pod that is gone.
-    let ours = [("ssl", "off"), ("archive_command", ""), ("synchronous_standby_names", "")];
-    let settings = with.settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).chain(ours);
+    let settings = with.settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).chain(OLD);
     for (name, value) in settings {
         alone.arg("-c").arg(format!("{name}={value}"));
     }
@@ -267,7 +269,7 @@ fn server_options(settings: &[(String, String)], old: bool) -> String {
     let quoted = |(name, value): &(String, String)| format!("-c {name}='{}'", value.replace('\'', "'\\''"));
     let mut options: Vec<String> = settings.iter().map(quoted).collect();
     if old {
-        options.push("-c ssl=off -c archive_command= -c synchronous_standby_names=".to_owned());
+        options.extend(OLD.map(|(name, value)| format!("-c {name}={value}")));
     }
     options.join(" ")
 }

@@ -24,7 +24,7 @@ use crate::cli::ask::{self, NoAnswer};
 use crate::cli::error::{Outcome, Result};
 use crate::cli::install::found;
 use crate::cli::session::Session;
-use crate::cli::{Context, events, output, retained, scale, version};
+use crate::cli::{Context, api_error, events, output, retained, scale, version};
 use crate::install::{ACCOUNT, NAMESPACE};
 use crate::patroni::Lock;
 use crate::plan::{CONTAINER, Kind, NodeState, Observed};
@@ -146,7 +146,7 @@ async fn databases(
             return Ok(Vec::new());
         }
         Ok(Err(error)) => {
-            cluster.silent = Some(innermost(&error));
+            cluster.silent = Some(api_error::root_cause(&error));
             return Ok(Vec::new());
         }
         Err(_) => {
@@ -167,15 +167,6 @@ async fn databases(
         }
     }
     Ok(listed)
-}
-
-/// The innermost cause says it best.
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(next) = cause.source() {
-        cause = next;
-    }
-    cause.to_string()
 }
 
 /// The definition, and who works.

@@ -138,15 +138,6 @@ fn end_of(text: &str) -> Result<SystemTime, MakeError> {
 
 /// RFC 7468: lines of 64 characters.
 fn pem(der: &CertificateDer<'_>) -> String {
-    use base64::Engine;
-    let text = base64::engine::general_purpose::STANDARD.encode(der);
-    let mut lines = String::from("-----BEGIN CERTIFICATE-----\n");
-    let mut rest = text.as_str();
-    while !rest.is_empty() {
-        let (line, left) = rest.split_at(rest.len().min(64));
-        lines.push_str(line);
-        lines.push('\n');
-        rest = left;
-    }
-    lines + "-----END CERTIFICATE-----\n"
+    let config = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
+    pem::encode_config(&pem::Pem::new("CERTIFICATE", der.as_ref()), config)
 }

@@ -5,15 +5,13 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use ring::digest;
-use rustls::crypto::ring::default_provider;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::sign::CertifiedKey;
+use rustls::pki_types::CertificateDer;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 use x509_parser::time::ASN1Time;
 
+use crate::certified::{KeyProblem, certificates, check_key};
 use crate::plan::{CERTIFICATE, Certificate, Held, KEY, TRUSTED};
 
 /// What the content of a Secret is worth: that there is a certificate, that the key is its own, and that one of the trusted
@@ -30,11 +28,10 @@ fn read(data: &BTreeMap<String, ByteString>) -> Result<Held, String> {
     let (chain, trusted, key) = (bytes(CERTIFICATE)?, bytes(TRUSTED)?, bytes(KEY)?);
     let chain = certificates(chain).ok_or_else(|| format!("has a {CERTIFICATE} that is no certificate"))?;
     let trusted = certificates(trusted).ok_or_else(|| format!("has a {TRUSTED} that is no certificate"))?;
-    let key = PrivateKeyDer::from_pem_slice(key)
-        .map_err(|_| format!("has a {KEY} that is no private key, or one with a passphrase"))?;
-    // The error could tell of the key.
-    CertifiedKey::from_der(chain.clone(), key, &default_provider())
-        .map_err(|_| format!("has a {KEY} that is not that of its {CERTIFICATE}"))?;
+    check_key(chain.clone(), key).map_err(|problem| match problem {
+        KeyProblem::Unreadable => format!("has a {KEY} that is no private key, or one with a passphrase"),
+        KeyProblem::Another => format!("has a {KEY} that is not that of its {CERTIFICATE}"),
+    })?;
     let (links, authorities) = (parsed(&chain)?, parsed(&trusted)?);
     let signed_by = signer(&links, &authorities)
         .ok_or_else(|| format!("has a {CERTIFICATE} that no authority in its {TRUSTED} has signed"))?;
@@ -45,12 +42,6 @@ fn read(data: &BTreeMap<String, ByteString>) -> Result<Held, String> {
         trusted: authorities.iter().map(of).collect(),
         problem: None,
     })
-}
-
-/// All that there are, and at least one.
-fn certificates(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
-    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    all.ok().filter(|all| !all.is_empty())
 }
 
 /// A certificate, and all of its bytes.

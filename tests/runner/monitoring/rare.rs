@@ -92,7 +92,7 @@ fn certificate(sandbox: &Sandbox, days: u64) {
         let secrets: Api<Secret> = Api::default_namespaced(sandbox.client().await);
         match secrets.get_opt("mine").await.unwrap() {
             Some(_) => {
-                drop(secrets.patch("mine", &PatchParams::default(), &Patch::Merge(secret)).await.unwrap())
+                drop(secrets.patch("mine", &PatchParams::default(), &Patch::Merge(secret)).await.unwrap());
             }
             None => {
                 let secret = serde_json::from_value(secret).unwrap();
