@@ -288,7 +288,8 @@ fn verdict(context: &Context, asked: &Asked<'_>, outcome: Outcome) -> Result<Out
         OperationPhase::Rejected => Err(CliError::refused(format!(
             "the {} of database {name:?} is refused: {message}",
             noun(asked.verb)
-        ))),
+        ))
+        .hint(hint)),
         OperationPhase::Failed => {
             Err(CliError::failed(format!("{} database {name:?}: {message}", phrase(asked.verb))).hint(hint))
         }

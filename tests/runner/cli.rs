@@ -74,3 +74,50 @@ fn without_a_cluster_it_says_what_was_tried() {
     let answer = refused(&["--kubeconfig", "/nonexistent/kubeconfig", "list"]);
     insta::assert_snapshot!("no-cluster", answer);
 }
+
+/// The snapshots' errors, each with what belongs to it, without its indentation.
+fn errors_in(directory: &Path, found: &mut std::collections::BTreeSet<String>) {
+    for entry in std::fs::read_dir(directory).unwrap().map(Result::unwrap) {
+        let path = entry.path();
+        if path.is_dir() {
+            errors_in(&path, found);
+        } else if path.extension().is_some_and(|end| end == "snap") {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let mut error: Option<String> = None;
+            for line in text.lines().map(str::trim).chain(["$ "]) {
+                let begins = line.starts_with("error: ");
+                if begins || line.starts_with("$ ") || line.starts_with("--- ") {
+                    found.extend(error.take());
+                }
+                if begins {
+                    error = Some(line.to_owned());
+                } else if let Some(error) = &mut error {
+                    error.push('\n');
+                    error.push_str(line);
+                }
+            }
+        }
+    }
+}
+
+/// What failed, why, and what to do; a list for whoever wants to read them all.
+#[test]
+fn every_error_says_what_failed_why_and_what_to_do() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut errors = std::collections::BTreeSet::new();
+    for directory in ["tests", "src"] {
+        errors_in(&root.join(directory), &mut errors);
+    }
+    errors.iter().for_each(|error| println!("{}\n", error.trim_end()));
+    assert!(errors.len() > 40, "{}", errors.len());
+    for error in &errors {
+        let first = error.lines().next().unwrap().strip_prefix("error: ").unwrap();
+        assert!(first.starts_with(|begins: char| begins.is_lowercase()), "it is no fragment: {error}");
+        assert!(!first.ends_with('.'), "it is a sentence of its own: {error}");
+        // clap's own say what is wrong with an argument; ours what failed, and behind a colon or comma why.
+        let claps = error.contains("try '--help'");
+        assert!(claps || first.contains(": ") || first.contains(", "), "it says no reason: {error}");
+        let next = ["\nhint: ", "\ntip: ", "\nUsage: ", "try '--help'", "`dbctl ", ": set spec."];
+        assert!(next.iter().any(|next| error.contains(next)), "it does not say what to do: {error}");
+    }
+}
