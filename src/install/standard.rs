@@ -59,7 +59,9 @@ fn violations(spec: &Value) -> Vec<String> {
 
 /// Every pod that dbctl makes or installs, by a name.
 pub fn pods() -> Vec<(&'static str, Value)> {
-    let workload = Installation::new("ops").workload();
+    let mut wanted = Installation::new("ops");
+    wanted.metrics_secret = Some("certificate".to_owned());
+    let workload = wanted.workload();
     let mut all = crate::plan::sample_pods();
     all.push(("controller", workload.last().unwrap()["spec"]["template"].clone()));
     all

@@ -4,6 +4,7 @@ mod exposed;
 mod journey;
 mod names;
 mod promtool;
+mod readers;
 mod readme;
 
 use std::path::PathBuf;
