@@ -165,3 +165,36 @@ pub fn stop_on_signal(stop: &CancellationToken) -> Result<()> {
     });
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: ControllerArgs,
+    }
+
+    /// Whoever says no more than where, lets nobody read without a token.
+    #[test]
+    fn metrics_are_open_only_where_that_is_said() {
+        let address = "--metrics-address=127.0.0.1:0";
+        let certificate = Some(PathBuf::from("/c"));
+        for (words, wanted) in [
+            (&[][..], Some(None)),
+            (&[address], Some(Some(Reached::ByReaders { certificate: None }))),
+            (&[address, "--metrics-cert-dir=/c"], Some(Some(Reached::ByReaders { certificate }))),
+            (&[address, "--metrics-insecure"], Some(Some(Reached::ByAnyone))),
+            (&["--health-address=127.0.0.1:0"], Some(None)),
+            (&[address, "--metrics-insecure", "--metrics-cert-dir=/c"], None),
+            (&["--metrics-insecure"], None),
+            (&["--metrics-cert-dir=/c"], None),
+        ] {
+            let line = Line::try_parse_from(std::iter::once("controller").chain(words.iter().copied()));
+            let found = line.ok().map(|line| line.args.metrics().unwrap().map(|config| config.to));
+            assert_eq!(found, wanted, "{words:?}");
+        }
+    }
+}
