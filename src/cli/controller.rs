@@ -1,6 +1,7 @@
 //! `dbctl controller`.
 
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
@@ -10,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::error::{CliError, Result, failed};
 use super::session::Session;
 use super::{Context, LogFormat};
-use crate::controller::{self, ControllerConfig, LeaseConfig, Terms};
+use crate::controller::{self, ControllerConfig, LeaseConfig, MetricsConfig, Reached, Terms};
 use crate::install::{ACCOUNT, NAMESPACE};
 
 /// The image that members run where nothing else is said.
@@ -22,7 +23,7 @@ pub const DEFAULT_IMAGE: &str = "dbctl/postgres:{version}";
 /// the one that holds the Lease works, and the others wait for it.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  dbctl controller --metrics-address 127.0.0.1:8080
+  dbctl controller --metrics-address 127.0.0.1:8443 --health-address 127.0.0.1:8080
   dbctl controller -n team-a   # for one namespace")]
 pub struct ControllerArgs {
     /// Image of the members; {version} stands for the PostgreSQL release
@@ -33,10 +34,23 @@ pub struct ControllerArgs {
     #[arg(long, value_name = "SECRET")]
     image_pull_secret: Option<String>,
 
-    /// Serve metrics to Prometheus at http://ADDRESS/metrics, for example 0.0.0.0:8080 in a pod, and /healthz and /readyz
-    /// [default: nowhere]
+    /// Serve metrics at https://ADDRESS/metrics, for example 0.0.0.0:8443 in a pod, to whoever shows a bearer token whose user may
+    /// get /metrics: ClusterRole dbctl-metrics-reader allows it [default: nowhere]
     #[arg(long, value_name = "ADDRESS")]
     metrics_address: Option<SocketAddr>,
+
+    /// Directory with the certificate for that, tls.crt and tls.key, read again when they change [default: one that is made at the
+    /// start and signed by itself]
+    #[arg(long, value_name = "DIR", requires = "metrics_address")]
+    metrics_cert_dir: Option<PathBuf>,
+
+    /// Serve metrics in plain HTTP and to whoever asks: only on one machine, or behind something that knows who may
+    #[arg(long, requires = "metrics_address", conflicts_with = "metrics_cert_dir")]
+    metrics_insecure: bool,
+
+    /// Answer http://ADDRESS/healthz and /readyz to a kubelet, for example 0.0.0.0:8080 in a pod [default: nowhere]
+    #[arg(long, value_name = "ADDRESS")]
+    health_address: Option<SocketAddr>,
 
     /// What lines of the log look like; how much is logged, RUST_LOG says
     #[arg(
@@ -58,7 +72,26 @@ pub struct ControllerArgs {
     no_leader_election: bool,
 }
 
+/// A taken port is an error of the start.
+fn bind(address: Option<SocketAddr>, doing: &str) -> Result<Option<Arc<TcpListener>>> {
+    let bound = address.map(|address| {
+        let bound = TcpListener::bind(address).map(Arc::new);
+        bound.map_err(|error| CliError::failed(format!("{doing} at {address}: {error}")))
+    });
+    bound.transpose()
+}
+
 impl ControllerArgs {
+    fn metrics(&self) -> Result<Option<MetricsConfig>> {
+        let to = if self.metrics_insecure {
+            Reached::ByAnyone
+        } else {
+            Reached::ByReaders { certificate: self.metrics_cert_dir.clone() }
+        };
+        let listener = bind(self.metrics_address, "serve metrics")?;
+        Ok(listener.map(|listener| MetricsConfig { listener, to }))
+    }
+
     /// The Lease: one for each scope, since controllers of different namespaces do not get in each other's way.
     fn lease(&self, watched: Option<&str>) -> Result<Option<LeaseConfig>> {
         if self.no_leader_election {
@@ -87,11 +120,7 @@ pub async fn run(context: &Context, args: ControllerArgs) -> Result<()> {
         return Err(CliError::usage("the sandbox runs a controller already")
             .hint("leave --sandbox away to run the controller of a cluster"));
     }
-    // A taken port is an error of the start.
-    let metrics = args.metrics_address.map(|address| {
-        let bound = TcpListener::bind(address).map(Arc::new);
-        bound.map_err(|error| CliError::failed(format!("serve metrics at {address}: {error}")))
-    });
+    let (metrics, health) = (args.metrics()?, bind(args.health_address, "tell how it is")?);
     let session = Session::open(context).await?;
     let stop = CancellationToken::new();
     stop_on_signal(&stop)?;
@@ -100,7 +129,8 @@ pub async fn run(context: &Context, args: ControllerArgs) -> Result<()> {
         namespace: context.global.namespace.clone(),
         image: args.image,
         pull_secret: args.image_pull_secret,
-        metrics: metrics.transpose()?,
+        metrics,
+        health,
     };
     controller::run(session.streaming, config, stop).await.map_err(failed)
 }
@@ -134,4 +164,37 @@ pub fn stop_on_signal(stop: &CancellationToken) -> Result<()> {
         stop.cancel();
     });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: ControllerArgs,
+    }
+
+    /// Whoever says no more than where, lets nobody read without a token.
+    #[test]
+    fn metrics_are_open_only_where_that_is_said() {
+        let address = "--metrics-address=127.0.0.1:0";
+        let certificate = Some(PathBuf::from("/c"));
+        for (words, wanted) in [
+            (&[][..], Some(None)),
+            (&[address], Some(Some(Reached::ByReaders { certificate: None }))),
+            (&[address, "--metrics-cert-dir=/c"], Some(Some(Reached::ByReaders { certificate }))),
+            (&[address, "--metrics-insecure"], Some(Some(Reached::ByAnyone))),
+            (&["--health-address=127.0.0.1:0"], Some(None)),
+            (&[address, "--metrics-insecure", "--metrics-cert-dir=/c"], None),
+            (&["--metrics-insecure"], None),
+            (&["--metrics-cert-dir=/c"], None),
+        ] {
+            let line = Line::try_parse_from(std::iter::once("controller").chain(words.iter().copied()));
+            let found = line.ok().map(|line| line.args.metrics().unwrap().map(|config| config.to));
+            assert_eq!(found, wanted, "{words:?}");
+        }
+    }
 }

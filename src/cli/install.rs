@@ -40,7 +40,7 @@ const DOING: &str = "install dbctl";
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   dbctl install --wait                                   # for the databases of all namespaces
-  dbctl install -n team-a --watch-namespace team-a       # for those of one, without a right beyond it
+  dbctl install -n team-a --watch-namespace team-a       # for those of one; beyond it, it only asks who reads its metrics
   dbctl install --image registry.example.com/dbctl/controller:1.0.0 \\
     --image-template 'registry.example.com/dbctl/postgres:{version}' --image-pull-secret pull
   dbctl install --dry-run                                # what would change
@@ -62,6 +62,11 @@ pub struct InstallArgs {
     /// database
     #[arg(long, value_name = "SECRET")]
     image_pull_secret: Option<String>,
+
+    /// Name of the Secret, in the controller's namespace, with the certificate for its metrics: tls.crt and tls.key [default: each
+    /// controller signs one of its own]
+    #[arg(long, value_name = "SECRET")]
+    metrics_cert_secret: Option<String>,
 
     /// How many controllers, 1 to 5: one works, the others stand by
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(i32).range(1..=5))]
@@ -92,6 +97,7 @@ impl InstallArgs {
             image_template: self.image_template.clone(),
             replicas: self.replicas,
             pull_secret: self.image_pull_secret.clone(),
+            metrics_secret: self.metrics_cert_secret.clone(),
             ..Installation::new(&place(context))
         }
     }

@@ -4,13 +4,18 @@
 //! by itself. It is ready once it has seen everything that it watches, and works or stands by for the one that does: only then
 //! may a rollout end the one before.
 
+use std::io;
+use std::net::TcpListener;
+
 use axum::Router;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::lease::{Claim, Tenure};
+use super::metrics::listening;
 
 /// What readiness is told from.
 #[derive(Clone, Debug)]
@@ -43,11 +48,21 @@ impl Health {
         standing(self.lists.iter().all(|list| *list.borrow()), lease)
     }
 
-    /// `/healthz` and `/readyz`.
-    pub fn routes(self) -> Router {
-        Router::new()
+    /// Answers `GET /healthz` and `GET /readyz` there until `stop`, in plain HTTP and to whoever asks: a kubelet shows no token, and
+    /// there is nothing to hide.
+    ///
+    /// # Errors
+    /// Where nobody can connect to it.
+    pub fn tell(
+        self,
+        listener: &TcpListener,
+        stop: CancellationToken,
+    ) -> io::Result<impl Future<Output = io::Result<()>> + Send + use<>> {
+        let router = Router::new()
             .route("/healthz", get(|| async { "ok\n" }))
-            .route("/readyz", get(move || async move { page(self.standing()) }))
+            .route("/readyz", get(move || async move { page(self.standing()) }));
+        let listener = listening(listener)?;
+        Ok(axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).into_future())
     }
 }
 

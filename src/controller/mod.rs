@@ -25,5 +25,5 @@ mod silence;
 mod tests;
 
 pub use lease::{LeaseConfig, LeaseError, Terms, identity};
-pub use metrics::metrics;
+pub use metrics::{MetricsConfig, Reached, ServeError, metrics};
 pub use run::{ControllerConfig, ControllerError, run};

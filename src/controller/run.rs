@@ -24,7 +24,7 @@ use super::cache::{Cache, Key, keep};
 use super::health::Health;
 use super::known::Known;
 use super::lease::{Claim, LeaseConfig, LeaseError, Tenure};
-use super::metrics::{self, Metrics};
+use super::metrics::{self, Metrics, MetricsConfig, ServeError};
 use super::nodes;
 use super::reconcile::{Guarded, PassError, Shared, after_error, reconcile};
 use super::resource::{plain, scoped};
@@ -51,8 +51,10 @@ pub struct ControllerConfig {
     pub image: String,
     /// Name of the Secret with which that is pulled, in each Database's namespace.
     pub pull_secret: Option<String>,
-    /// Where Prometheus may ask, and a kubelet how it is; nowhere without it.
-    pub metrics: Option<Arc<TcpListener>>,
+    /// Where Prometheus may ask; nowhere without it.
+    pub metrics: Option<MetricsConfig>,
+    /// Where a kubelet may ask how it is; nowhere without it.
+    pub health: Option<Arc<TcpListener>>,
     /// Which of several controllers works; without it, this one does.
     pub lease: Option<LeaseConfig>,
 }
@@ -64,6 +66,7 @@ impl Default for ControllerConfig {
             image: Settings::default().image,
             pull_secret: None,
             metrics: None,
+            health: None,
             lease: None,
         }
     }
@@ -83,7 +86,10 @@ pub enum ControllerError {
     Patroni(#[from] PatroniError),
     /// Nobody can ask for metrics.
     #[error("serve metrics: {0}")]
-    Metrics(#[source] std::io::Error),
+    Metrics(#[from] ServeError),
+    /// Nobody can ask how it is.
+    #[error("tell how it is: {0}")]
+    Health(#[source] std::io::Error),
     /// Another controller works, or may.
     #[error(transparent)]
     Lease(#[from] LeaseError),
@@ -132,7 +138,8 @@ pub async fn run(
         complete.push(listed);
     }
     let health = Health::new(complete.clone(), tenure.as_ref());
-    let served = serve_metrics(metrics.clone(), config.metrics.as_deref(), health, stop.clone())?;
+    let served = serve_metrics(metrics.clone(), &client, config.metrics.as_ref(), &stop)?;
+    let told = tell_health(config.health.as_deref(), health, &stop)?;
     let (store, writer) = reflector::store();
     let idle = stopped_idle(stop.clone(), store.clone());
     let changed = watcher(databases, watcher::Config::default())
@@ -180,6 +187,7 @@ pub async fn run(
         () = work => Ok(()),
         () = idle => Ok(()),
         error = served => Err(error),
+        error = told => Err(error),
         error = lost(tenure.as_mut()) => Err(error.into()),
         () = join_all(watches).map(drop) => Err(ControllerError::WatchesEnded),
     };
@@ -223,20 +231,38 @@ async fn lost(tenure: Option<&mut Tenure>) -> LeaseError {
 /// What is returned ends only where serving fails.
 fn serve_metrics(
     metrics: Arc<Metrics>,
+    client: &Client,
+    config: Option<&MetricsConfig>,
+    stop: &CancellationToken,
+) -> Result<BoxFuture<'static, ControllerError>, ControllerError> {
+    let Some(config) = config else { return Ok(pending().boxed()) };
+    let served = metrics::serve(metrics, client.clone(), config, stop.clone())?;
+    Ok(failed(served, |source| ServeError::Port(source).into()))
+}
+
+/// The same.
+fn tell_health(
     listener: Option<&TcpListener>,
     health: Health,
-    stop: CancellationToken,
+    stop: &CancellationToken,
 ) -> Result<BoxFuture<'static, ControllerError>, ControllerError> {
     let Some(listener) = listener else { return Ok(pending().boxed()) };
-    let served = metrics::serve(metrics, listener, health, stop).map_err(ControllerError::Metrics)?;
-    let served = async move {
+    let told = health.tell(listener, stop.clone()).map_err(ControllerError::Health)?;
+    Ok(failed(told, ControllerError::Health))
+}
+
+/// Its failure. Where it was told to stop there is none, and the passes end by themselves.
+fn failed(
+    served: impl Future<Output = std::io::Result<()>> + Send + 'static,
+    as_error: impl FnOnce(std::io::Error) -> ControllerError + Send + 'static,
+) -> BoxFuture<'static, ControllerError> {
+    let failed = async move {
         match served.await {
-            Err(source) => ControllerError::Metrics(source),
-            // It was told to stop, and so are the passes.
+            Err(source) => as_error(source),
             Ok(()) => pending().await,
         }
     };
-    Ok(served.boxed())
+    failed.boxed()
 }
 
 fn databases(client: &Client, namespace: Option<&str>) -> Api<Guarded> {

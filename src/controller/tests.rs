@@ -2,8 +2,10 @@
 
 mod access;
 mod lease;
+mod metrics;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
@@ -18,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::act::Actor;
 use super::resource::{namespaced, plain};
-use super::{ControllerConfig, LeaseConfig, Terms, run};
+use super::{ControllerConfig, LeaseConfig, MetricsConfig, Reached, Terms, run};
 use crate::api::{Database, crd};
 use crate::install::{ACCOUNT, NAMESPACE, Scope, apply, rbac};
 use crate::plan::{APPLIED, Action, Kind, Observed, Settings, TEMPLATE, name_of, needed, plan};
@@ -43,6 +45,8 @@ struct Cluster {
     client: Client,
     stop: CancellationToken,
     api: Running,
+    /// Where the controller's metrics are, for those who may read them.
+    metrics: SocketAddr,
     controller: tokio::task::JoinHandle<Result<(), super::ControllerError>>,
     _state: tempfile::TempDir,
 }
@@ -92,8 +96,12 @@ impl Cluster {
         let token = Self::install(&client, role).await;
         let own = token_config(&format!("http://{}", api.address), &token).await;
         let own = Client::try_from(own).unwrap();
-        let controller = tokio::spawn(run(own, elected("first"), stop.clone()));
-        Self { client, stop, api, controller, _state: state }
+        let listener = Arc::new(TcpListener::bind("127.0.0.1:0").unwrap());
+        let metrics = listener.local_addr().unwrap();
+        let config = MetricsConfig { listener, to: Reached::ByReaders { certificate: None } };
+        let config = ControllerConfig { metrics: Some(config), ..elected("first") };
+        let controller = tokio::spawn(run(own, config, stop.clone()));
+        Self { client, stop, api, metrics, controller, _state: state }
     }
 
     /// As `kubectl apply -f manifests/rbac.yaml`; returns a token of the controller's account.

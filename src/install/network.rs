@@ -27,8 +27,8 @@ fn namespace(name: &str) -> Value {
     json!({ "matchLabels": { "kubernetes.io/metadata.name": name } })
 }
 
-/// The controller asks the API server and members, and is asked for metrics. An API server is no pod, so it is known by its
-/// port alone; the kubelet's probes come from the node, which no policy keeps out.
+/// The controller asks the API server and members, and is asked for metrics: who may have them is its own business. An API server
+/// is no pod, so it is known by its port alone; the kubelet's probes come from the node, which no policy keeps out.
 ///
 /// <https://kubernetes.io/docs/concepts/services-networking/network-policies/>
 pub fn controller(installation: &Installation) -> Value {

@@ -10,10 +10,15 @@ use super::version::label_value;
 use crate::api::{FIELD_MANAGER, VERSION, crd};
 use crate::plan::{Settings, container_security};
 
-/// Where the controller serves metrics and says how it is.
-pub const METRICS_PORT: u16 = 8080;
+/// Where the controller serves metrics, over TLS and to those who may read them.
+pub const METRICS_PORT: u16 = 8443;
+/// Where it tells its kubelet how it is.
+pub const HEALTH_PORT: u16 = 8080;
 /// Name of the Service with the metrics of each controller.
 const METRICS_SERVICE: &str = "dbctl-controller-metrics";
+/// Where the certificate for metrics is, if there is one for them.
+const METRICS_DIR: &str = "/etc/dbctl/metrics";
+const METRICS_VOLUME: &str = "metrics-certificate";
 /// The program, in the controller's image.
 const PROGRAM: &str = "/usr/local/bin/dbctl";
 /// A user who owns nothing; the image has no other.
@@ -36,6 +41,8 @@ pub struct Installation {
     pub replicas: i32,
     /// Name of the Secret with which images are pulled, the controller's and the members'.
     pub pull_secret: Option<String>,
+    /// Name of the Secret with the certificate for metrics; without it, each controller makes its own.
+    pub metrics_secret: Option<String>,
     /// Ports at which the API server may be: the Service's and its own.
     pub api_ports: Vec<u16>,
 }
@@ -55,6 +62,7 @@ impl Installation {
             image_template: Settings::default().image,
             replicas: 2,
             pull_secret: None,
+            metrics_secret: None,
             api_ports: vec![443, 6443],
         }
     }
@@ -151,6 +159,11 @@ impl Installation {
         if let Some(secret) = &self.pull_secret {
             pod["imagePullSecrets"] = json!([{ "name": secret }]);
         }
+        if let Some(secret) = &self.metrics_secret {
+            pod["volumes"] = json!([{ "name": METRICS_VOLUME, "secret": { "secretName": secret } }]);
+            let mount = json!({ "name": METRICS_VOLUME, "mountPath": METRICS_DIR, "readOnly": true });
+            pod["containers"][0]["volumeMounts"] = json!([mount]);
+        }
         pod
     }
 
@@ -158,7 +171,7 @@ impl Installation {
         let field = |name: &str, path: &str| json!({ "name": name, "valueFrom": { "fieldRef": { "apiVersion": "v1", "fieldPath": path } } });
         let probe = |path: &str, period: i64, failures: i64| {
             json!({
-                "httpGet": { "path": path, "port": "metrics", "scheme": "HTTP" },
+                "httpGet": { "path": path, "port": "health", "scheme": "HTTP" },
                 "periodSeconds": period, "timeoutSeconds": 5, "failureThreshold": failures,
             })
         };
@@ -168,7 +181,10 @@ impl Installation {
             "command": [PROGRAM],
             "args": self.arguments(),
             "env": [field("POD_NAME", "metadata.name"), field("POD_NAMESPACE", "metadata.namespace")],
-            "ports": [{ "name": "metrics", "containerPort": METRICS_PORT, "protocol": "TCP" }],
+            "ports": [
+                { "name": "metrics", "containerPort": METRICS_PORT, "protocol": "TCP" },
+                { "name": "health", "containerPort": HEALTH_PORT, "protocol": "TCP" },
+            ],
             "resources": { "requests": { "cpu": "50m", "memory": "64Mi" }, "limits": { "memory": MEMORY_LIMIT } },
             "securityContext": container_security(),
             // It answers once it has begun, which it does not before the API server has answered it.
@@ -183,6 +199,8 @@ impl Installation {
     fn arguments(&self) -> Vec<String> {
         let mut words = vec!["controller".to_owned()];
         words.push(format!("--metrics-address=0.0.0.0:{METRICS_PORT}"));
+        words.push(format!("--health-address=0.0.0.0:{HEALTH_PORT}"));
+        words.extend(self.metrics_secret.iter().map(|_| format!("--metrics-cert-dir={METRICS_DIR}")));
         words.push(format!("--image={}", self.image_template));
         words.extend(self.pull_secret.iter().map(|secret| format!("--image-pull-secret={secret}")));
         words.extend(self.watch.iter().map(|watch| format!("--namespace={watch}")));
@@ -254,8 +272,11 @@ mod tests {
         ServiceAccount ops/dbctl-controller
         Role shop/dbctl-controller
         RoleBinding shop/dbctl-controller
+        ClusterRole -/dbctl-controller-shop
+        ClusterRoleBinding -/dbctl-controller-shop
         Role ops/dbctl-controller-lease
         RoleBinding ops/dbctl-controller-lease
+        ClusterRole -/dbctl-metrics-reader
         NetworkPolicy ops/dbctl-controller
         NetworkPolicy shop/dbctl-databases
         Service ops/dbctl-controller-metrics
@@ -268,7 +289,8 @@ mod tests {
             pod["containers"][0]["args"],
             json!([
                 "controller",
-                "--metrics-address=0.0.0.0:8080",
+                "--metrics-address=0.0.0.0:8443",
+                "--health-address=0.0.0.0:8080",
                 "--image=dbctl/postgres:{version}",
                 "--image-pull-secret=pull",
                 "--namespace=shop"
@@ -282,9 +304,48 @@ mod tests {
         let mut wanted = Installation::new("ops");
         wanted.watch = Some("shop".to_owned());
         wanted.pull_secret = Some("pull".to_owned());
+        wanted.metrics_secret = Some("certificate".to_owned());
         let words = std::iter::once("dbctl".to_owned()).chain(wanted.arguments());
         let parsed = crate::cli::command().try_get_matches_from(words);
         assert!(parsed.is_ok(), "{:?}", parsed.err());
+    }
+
+    #[test]
+    fn a_certificate_for_metrics_is_mounted_where_it_is_read() {
+        let mut wanted = Installation::new("ops");
+        let pod =
+            |wanted: &Installation| wanted.workload().pop().unwrap()["spec"]["template"]["spec"].clone();
+        assert!(pod(&wanted).get("volumes").is_none());
+        wanted.metrics_secret = Some("certificate".to_owned());
+        let pod = pod(&wanted);
+        assert_eq!(pod["volumes"][0]["secret"]["secretName"], "certificate");
+        let mount = &pod["containers"][0]["volumeMounts"][0];
+        assert_eq!(mount["name"], pod["volumes"][0]["name"]);
+        let told = format!("--metrics-cert-dir={}", mount["mountPath"].as_str().unwrap());
+        assert!(wanted.arguments().contains(&told));
+    }
+
+    /// Probes go to the plain port, and the Service to the other.
+    #[test]
+    fn ports_are_those_that_the_arguments_name() {
+        let wanted = Installation::new("ops");
+        let (service, container) = (wanted.service(), wanted.container());
+        let port = |name: &str| {
+            let ports = container["ports"].as_array().unwrap();
+            ports.iter().find(|port| port["name"] == name).unwrap()["containerPort"].clone()
+        };
+        let own = &service["spec"]["ports"][0];
+        assert_eq!((&own["targetPort"], &own["port"]), (&json!("metrics"), &port("metrics")));
+        for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
+            assert_eq!(container[probe]["httpGet"]["port"], "health");
+        }
+        for name in ["metrics", "health"] {
+            let told = format!("--{name}-address=0.0.0.0:{}", port(name));
+            assert!(wanted.arguments().contains(&told), "{told}");
+        }
+        let policy = network::controller(&wanted);
+        let reached = &policy["spec"]["ingress"][0]["ports"];
+        assert_eq!(reached, &json!([{ "protocol": "TCP", "port": port("metrics") }]));
     }
 
     #[test]

@@ -219,7 +219,26 @@ pub const RULES: &[Rule] = &[
         &["create", "patch"],
         &[("create patch", "what happens, and that it happens again")],
     ),
+    // Tokens and paths belong to no namespace, so these are granted in the whole cluster in any case. Neither shows or changes
+    // anything but an answer.
+    rule(
+        "authentication.k8s.io",
+        TOKEN_REVIEWS,
+        &["create"],
+        &[("create", "whose token it is that somebody asks for metrics with")],
+    ),
+    rule(
+        "authorization.k8s.io",
+        ACCESS_REVIEWS,
+        &["create"],
+        &[("create", "whether they may get `/metrics`")],
+    ),
 ];
+
+const TOKEN_REVIEWS: &str = "tokenreviews";
+const ACCESS_REVIEWS: &str = "subjectaccessreviews";
+/// The questions about readers of metrics: what a controller for one namespace, too, needs in the whole cluster.
+pub const REVIEWS: [&str; 2] = [TOKEN_REVIEWS, ACCESS_REVIEWS];
 
 /// What shows what there is, and why that is needed of nearly all kinds.
 const FOUND: &str = "get list watch";

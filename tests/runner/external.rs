@@ -25,7 +25,7 @@ const NODE: &str = "dbctl-test";
 pub struct Process(Child);
 
 impl Process {
-    fn start(mut command: Command, log: &Path) -> Self {
+    pub fn start(mut command: Command, log: &Path) -> Self {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
         let child = command.stdout(Stdio::null()).stderr(log).spawn();
         Self(child.unwrap())

@@ -11,32 +11,41 @@ use tempfile::TempDir;
 
 use dbctl::api::{Database, VERSION};
 
-use crate::external::{Apart, client, runtime};
+use crate::external::{Apart, Process, client, runtime};
 use crate::kubectl::kubectl_at;
 use crate::support::{Answer, Sandbox, dbctl, eventually};
 
 /// An API server and the controllers of Kubernetes that the sandbox has: no dbctl in it, and nobody who runs Deployments.
-struct Cluster {
+pub struct Cluster {
     apart: Apart,
-    _home: TempDir,
+    home: TempDir,
+}
+
+/// A controller beside it.
+pub struct Controller {
+    /// Where its metrics are.
+    pub metrics: std::net::SocketAddr,
+    /// What it logs.
+    pub log: PathBuf,
+    _process: Process,
 }
 
 impl Cluster {
-    fn start() -> Self {
-        Self { apart: Apart::start(), _home: tempfile::tempdir().unwrap() }
+    pub fn start() -> Self {
+        Self { apart: Apart::start(), home: tempfile::tempdir().unwrap() }
     }
 
-    fn kubeconfig(&self) -> PathBuf {
+    pub fn kubeconfig(&self) -> PathBuf {
         self.apart.kubeconfig()
     }
 
-    fn dbctl(&self, words: &str) -> Answer {
+    pub fn dbctl(&self, words: &str) -> Answer {
         let mut command = dbctl(Path::new("/nonexistent"));
         command.arg("--kubeconfig").arg(self.kubeconfig()).args(words.split(' '));
         command.output().unwrap().into()
     }
 
-    fn kubectl(&self, words: &str) -> Answer {
+    pub fn kubectl(&self, words: &str) -> Answer {
         kubectl_at(&self.kubeconfig(), words)
     }
 
@@ -69,11 +78,44 @@ impl Cluster {
         });
     }
 
-    fn make_namespace(&self, name: &str) {
+    pub fn make_namespace(&self, name: &str) {
         self.with(async |client| {
             let namespace = serde_json::from_value(json!({ "metadata": { "name": name } })).unwrap();
             Api::<Namespace>::all(client).create(&PostParams::default(), &namespace).await.unwrap();
         });
+    }
+
+    /// Starts a controller with the rights that an installation gives and nothing else, and waits until it works. The arguments are
+    /// the Deployment's, as far as they are the same outside of a pod.
+    pub fn controller(&self, more: &str) -> Controller {
+        let token = self.kubectl("create token dbctl-controller -n dbctl-system").ok().stdout;
+        let text = std::fs::read_to_string(self.kubeconfig()).unwrap();
+        let mut config: Value = serde_yaml::from_str(&text).unwrap();
+        config["users"][0]["user"] = json!({ "token": token.trim() });
+        let file = self.home.path().join("controller");
+        std::fs::write(&file, config.to_string()).unwrap();
+        let mut command = dbctl(Path::new("/nonexistent"));
+        command
+            .env("POD_NAMESPACE", "dbctl-system")
+            .env("POD_NAME", "dbctl-controller-1")
+            .env("RUST_LOG", "trace")
+            .arg("--kubeconfig")
+            .arg(file);
+        let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let (metrics, health) = (free(), free());
+        command.args(["controller", "--image=dbctl/postgres:{version}"]);
+        command.args([format!("--metrics-address={metrics}"), format!("--health-address={health}")]);
+        command.args(more.split_whitespace());
+        let log = self.home.path().join("controller.log");
+        let controller = Controller { metrics, _process: Process::start(command, &log), log };
+        eventually("it is ready", || {
+            let answer = runtime().block_on(async {
+                let answer = reqwest::get(format!("http://{health}/readyz")).await;
+                answer.map_err(|error| error.to_string())?.text().await.map_err(|error| error.to_string())
+            })?;
+            if answer == "working\n" { Ok(()) } else { Err(answer) }
+        });
+        controller
     }
 
     fn annotate_definition(&self, version: &str) {
@@ -130,20 +172,21 @@ fn an_installation_comes_and_goes_and_a_database_stays() {
     clusterrolebinding.rbac.authorization.k8s.io/dbctl-controller created
     role.rbac.authorization.k8s.io/dbctl-controller-lease created
     rolebinding.rbac.authorization.k8s.io/dbctl-controller-lease created
+    clusterrole.rbac.authorization.k8s.io/dbctl-metrics-reader created
     networkpolicy.networking.k8s.io/dbctl-controller created
     service/dbctl-controller-metrics created
     poddisruptionbudget.policy/dbctl-controller created
     deployment.apps/dbctl-controller created
     ");
     let again = cluster.dbctl("install").ok();
-    assert_eq!(changes(&again), ["unchanged"; 11], "{}", again.transcript());
+    assert_eq!(changes(&again), ["unchanged"; 12], "{}", again.transcript());
     // What `manifests/` holds is the same.
     // (but for the port of this very API server, which is not where one mostly is).
     let manifests = concat!(env!("CARGO_MANIFEST_DIR"), "/manifests");
     let kustomized = cluster.kubectl(&format!("apply --server-side --force-conflicts -k {manifests}"));
     assert_eq!(
         kustomized.ok().stdout.lines().filter(|line| line.ends_with("serverside-applied")).count(),
-        11
+        12
     );
     let third = cluster.dbctl("install").ok();
     assert_eq!(
@@ -182,6 +225,7 @@ fn an_installation_comes_and_goes_and_a_database_stays() {
     clusterrole.rbac.authorization.k8s.io/dbctl-controller deleted
     rolebinding.rbac.authorization.k8s.io/dbctl-controller-lease -n dbctl-system deleted
     role.rbac.authorization.k8s.io/dbctl-controller-lease -n dbctl-system deleted
+    clusterrole.rbac.authorization.k8s.io/dbctl-metrics-reader deleted
     serviceaccount/dbctl-controller -n dbctl-system deleted
     ");
     for kind in
@@ -198,7 +242,7 @@ fn an_installation_comes_and_goes_and_a_database_stays() {
     let back = cluster.dbctl("install").ok();
     assert_eq!(
         changes(&back).iter().filter(|change| **change == "created").count(),
-        9,
+        10,
         "{}",
         back.transcript()
     );
@@ -224,7 +268,9 @@ fn fewer_rights_take_the_others_away_and_nothing_newer_is_replaced() {
         let line = format!("{removed}rbac.authorization.k8s.io/dbctl-controller removed");
         assert!(narrow.stdout.contains(&line), "{}", narrow.transcript());
     }
-    assert_eq!(cluster.names("clusterroles"), Vec::<String>::new());
+    // What is asked about readers of metrics belongs to no namespace.
+    assert_eq!(cluster.names("clusterroles"), ["dbctl-controller-shop", "dbctl-metrics-reader"]);
+    assert_eq!(cluster.names("clusterrolebindings"), ["dbctl-controller-shop"]);
     assert_eq!(cluster.names("roles"), ["dbctl-system/dbctl-controller-lease", "shop/dbctl-controller"]);
     assert_eq!(cluster.names("networkpolicies"), ["dbctl-system/dbctl-controller", "shop/dbctl-databases"]);
     let same = cluster.dbctl("install --watch-namespace shop --image-pull-secret pull").ok();
@@ -239,7 +285,11 @@ fn fewer_rights_take_the_others_away_and_nothing_newer_is_replaced() {
         assert_eq!(refused.code, 5, "{}", refused.transcript());
     }
     assert_eq!(cluster.names("namespaces"), ["dbctl-system"]);
+    assert_eq!(cluster.names("clusterrolebindings"), ["dbctl-controller-shop", "dbctl-controller-team"]);
     cluster.dbctl("uninstall -n team --yes").ok();
+    // Those who read the other one's metrics still may.
+    assert_eq!(cluster.names("clusterroles"), ["dbctl-controller-shop", "dbctl-metrics-reader"]);
+    assert_eq!(cluster.names("clusterrolebindings"), ["dbctl-controller-shop"]);
     assert_eq!(cluster.names("deployments"), ["dbctl-system/dbctl-controller"]);
     assert_eq!(cluster.names("networkpolicies"), ["dbctl-system/dbctl-controller", "shop/dbctl-databases"]);
 
@@ -272,30 +322,7 @@ fn fewer_rights_take_the_others_away_and_nothing_newer_is_replaced() {
 fn the_controller_that_is_installed_tells_its_version() {
     let cluster = Cluster::start();
     cluster.dbctl("install").ok();
-    let token = cluster.kubectl("create token dbctl-controller -n dbctl-system").ok().stdout;
-    let text = std::fs::read_to_string(cluster.kubeconfig()).unwrap();
-    let mut config: Value = serde_yaml::from_str(&text).unwrap();
-    config["users"][0]["user"] = json!({ "token": token.trim() });
-    let file = cluster._home.path().join("controller");
-    std::fs::write(&file, config.to_string()).unwrap();
-    // What the Deployment asks for, as far as it is the same outside of a pod.
-    let mut command = dbctl(Path::new("/nonexistent"));
-    command
-        .env("POD_NAMESPACE", "dbctl-system")
-        .env("POD_NAME", "dbctl-controller-1")
-        .arg("--kubeconfig")
-        .arg(file);
-    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    command.args(["controller", "--image=dbctl/postgres:{version}", &format!("--metrics-address={address}")]);
-    let _controller = crate::kubectl::Background::start(command);
-    eventually("it is ready", || {
-        let answer = runtime().block_on(async {
-            let answer =
-                reqwest::get(format!("http://{address}/readyz")).await.map_err(|error| error.to_string())?;
-            answer.text().await.map_err(|error| error.to_string())
-        })?;
-        if answer == "working\n" { Ok(()) } else { Err(answer) }
-    });
+    let _controller = cluster.controller("");
     let told = cluster.dbctl("version -o json").ok();
     let json: Value = serde_json::from_str(&told.stdout).unwrap();
     assert_eq!(json["controller"]["version"], VERSION, "{json}");
@@ -314,7 +341,7 @@ fn the_sandbox_keeps_what_is_its_own() {
     let created = changes(&first).iter().filter(|change| **change == "created").count();
     assert_eq!(created, 4, "{}", first.transcript());
     let again = sandbox.run(&["install"]).ok();
-    assert_eq!(changes(&again), ["unchanged"; 11], "{}", again.transcript());
+    assert_eq!(changes(&again), ["unchanged"; 12], "{}", again.transcript());
     let told = sandbox.run(&["version", "-o", "json"]).ok();
     let json: Value = serde_json::from_str(&told.stdout).unwrap();
     assert_eq!(json["controller"]["version"], VERSION, "{json}");

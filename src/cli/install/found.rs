@@ -7,7 +7,7 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::Value;
 
 use crate::cli::session::Session;
-use crate::install::{ACCOUNT, is_installed, resource, resource_name, selector};
+use crate::install::{ACCOUNT, METRICS_READER, is_installed, resource, resource_name, selector};
 
 /// What lies in the controller's namespace, in the order in which it goes: first what acts.
 const IN_PLACE: [(&str, &str); 5] = [
@@ -117,6 +117,7 @@ pub async fn find(session: &Session, namespace: &str) -> Result<Vec<Found>, kube
         // The account outlives its rights, so that nothing is left that names one that is not there.
         if kind_name == "NetworkPolicy" && !sandbox {
             all.extend(bindings.iter().cloned());
+            all.extend(reader(&session.client, namespace).await?);
         }
     }
     Ok(all)
@@ -150,6 +151,18 @@ async fn rights(client: &Client, namespace: &str) -> Result<(Vec<Found>, Vec<Str
     places.sort();
     places.dedup();
     Ok((all, places))
+}
+
+/// The role of those who read metrics. All controllers share it, so it goes with the last one.
+async fn reader(client: &Client, namespace: &str) -> Result<Option<Found>, kube::Error> {
+    let deployments = list(Api::all_with(client.clone(), &kind("apps/v1", "Deployment"))).await?;
+    if deployments.iter().any(|deployment| deployment.namespace().as_deref() != Some(namespace)) {
+        return Ok(None);
+    }
+    let role = kind(RBAC, "ClusterRole");
+    let roles = list(Api::all_with(client.clone(), &role)).await?;
+    let reader = roles.iter().find(|found| found.name_any() == METRICS_READER);
+    Ok(reader.map(|found| Found::listed(&role, found)))
 }
 
 /// Whether a binding is that of the account in that namespace.

@@ -23,7 +23,7 @@ use crate::cli::controller::{DEFAULT_IMAGE, stop_on_signal};
 use crate::cli::error::{CliError, Result};
 use crate::cli::session::spare_roots;
 use crate::cli::{Context, SERVER_LOG, log_to_stderr, threaded};
-use crate::controller::{self, ControllerConfig};
+use crate::controller::{self, ControllerConfig, MetricsConfig, Reached};
 use crate::sandbox::controllers;
 use crate::sandbox::daemon::{Claim, Daemon};
 use crate::sandbox::home::Home;
@@ -196,7 +196,8 @@ async fn start_controller(
     parts.spawn("controller's token", identity.keep(admin.clone(), stops.controllers.clone()));
     let config = ControllerConfig {
         image: DEFAULT_IMAGE.to_owned(),
-        metrics: Some(metrics),
+        // On the loopback, like all of a sandbox: there is nobody to keep out, and no Prometheus with an account.
+        metrics: Some(MetricsConfig { listener: metrics, to: Reached::ByAnyone }),
         ..ControllerConfig::default()
     };
     parts.spawn("database controller", controller::run(own, config, stops.controllers.clone()));

@@ -55,7 +55,7 @@ pub fn identity(of: &str) -> Result<String, NoRandomness> {
 
 /// Since the machine was started, sleep included: the monotonic clock stands still while a machine is suspended, and a
 /// lease does not.
-fn now() -> Duration {
+pub(super) fn now() -> Duration {
     let now = clock_gettime(ClockId::Boottime);
     Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
 }

@@ -3,8 +3,11 @@
 //!
 //! Everything is told from what a pass saw. [`table`] holds all metrics there are.
 
+mod certificate;
 mod databases;
+mod port;
 mod process;
+mod readers;
 mod requests;
 mod serve;
 mod sighting;
@@ -20,7 +23,7 @@ use prometheus_client::registry::Registry;
 pub use databases::Databases;
 pub use process::{Outcome, Process, Work};
 pub use requests::counted;
-pub use serve::serve;
+pub use serve::{MetricsConfig, Reached, ServeError, listening, serve};
 pub use sighting::Sighting;
 pub use table::metrics;
 

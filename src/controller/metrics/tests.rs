@@ -3,6 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::certificate::{Certificate, Source};
+use super::readers::tests::Script;
+use super::readers::{Readers, ReviewError};
 use super::sighting::Waiting;
 use super::*;
 use crate::api::{Database, DatabaseStatus, Failover};
@@ -261,13 +264,120 @@ async fn it_is_served() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
-    let health = crate::controller::health::Health::new(Vec::new(), None);
-    let serving = tokio::spawn(serve(metrics, &listener, health, stop.clone()).unwrap());
+    let config = MetricsConfig { listener: Arc::new(listener), to: Reached::ByAnyone };
+    let serving = tokio::spawn(serve(metrics, nobody(), &config, stop.clone()).unwrap());
     let answer = reqwest::get(format!("http://{address}/metrics")).await.unwrap();
     assert_eq!(answer.headers()["content-type"], CONTENT_TYPE);
     assert!(answer.text().await.unwrap().contains("database_primary_info"));
     stop.cancel();
     serving.await.unwrap().unwrap();
+}
+
+/// A client of an API server that is not there.
+fn nobody() -> kube::Client {
+    let service = tower::service_fn(async |_: http::Request<kube::client::Body>| {
+        Err::<http::Response<kube::client::Body>, _>(tower::BoxError::from("nobody is there"))
+    });
+    kube::Client::new(service, "default")
+}
+
+/// Over the wire: what is told to whom, and that there is nothing without TLS.
+#[tokio::test]
+async fn it_is_served_to_readers_alone() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let script = Script::default().knows("good", "prometheus", true).knows("other", "somebody", false);
+    let script = Arc::new(script);
+    let readers = Readers::new(script.clone(), crate::controller::lease::now);
+    let router = super::serve::guarded(Arc::new(Metrics::default()), readers);
+    let source = Source::Made(std::net::Ipv4Addr::LOCALHOST.into());
+    let certificate = Arc::new(Certificate::open(source, std::time::SystemTime::now()).unwrap());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stop = CancellationToken::new();
+    let tls = certificate.server_config().unwrap();
+    let serving = tokio::spawn(super::port::serve(listener, Some(tls), router, stop.clone()));
+
+    let client = reqwest::Client::builder().danger_accept_invalid_certs(true).build().unwrap();
+    let ask = async |path: &str, token: Option<&str>| {
+        let request = client.get(format!("https://{address}{path}"));
+        token.map_or(request.try_clone().unwrap(), |token| request.bearer_auth(token)).send().await.unwrap()
+    };
+    for (token, code) in [(None, 401), (Some("made-up"), 401), (Some("other"), 403), (Some("good"), 200)] {
+        let answer = ask("/metrics", token).await;
+        assert_eq!(answer.status().as_u16(), code, "{token:?}");
+        let told = answer.headers().contains_key("www-authenticate");
+        let metrics = answer.text().await.unwrap().contains("dbctl_build_info");
+        assert_eq!((told, metrics), (code == 401, code == 200), "{token:?}");
+    }
+    // There is nothing else, not for them either.
+    for path in ["/", "/healthz", "/metrics/"] {
+        assert_eq!(ask(path, Some("good")).await.status().as_u16(), 404, "{path}");
+    }
+    *script.fails.lock().unwrap() = Some(ReviewError::Unreadable);
+    assert_eq!(ask("/metrics", Some("another")).await.status().as_u16(), 503);
+    assert!(reqwest::get(format!("http://{address}/metrics")).await.is_err());
+    assert!(reqwest::get(format!("https://{address}/metrics")).await.is_err(), "nobody signed it");
+    stop.cancel();
+    serving.await.unwrap().unwrap();
+}
+
+/// Where the API server is not there, nobody is let in; and a certificate of one's own is one that clients can check.
+#[tokio::test]
+async fn a_certificate_of_ones_own_is_shown_and_read_again() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let directory = tempfile::tempdir().unwrap();
+    let renew = || {
+        let made = rcgen::generate_simple_self_signed(vec!["metrics.example".to_owned()]).unwrap();
+        std::fs::write(directory.path().join("tls.crt"), made.cert.pem()).unwrap();
+        std::fs::write(directory.path().join("tls.key"), made.signing_key.serialize_pem()).unwrap();
+        made.cert.pem()
+    };
+    let listener = Arc::new(std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    let address = listener.local_addr().unwrap();
+    let to = Reached::ByReaders { certificate: Some(directory.path().to_owned()) };
+    let config = MetricsConfig { listener, to };
+    let stop = CancellationToken::new();
+    let none = serve(Arc::default(), nobody(), &config, stop.clone()).err().unwrap().to_string();
+    assert!(none.contains("tls.crt"), "{none}");
+
+    let first = renew();
+    let serving = tokio::spawn(serve(Arc::default(), nobody(), &config, stop.clone()).unwrap());
+    let trusting = |certificate: &str| {
+        let root = reqwest::Certificate::from_pem(certificate.as_bytes()).unwrap();
+        let client = reqwest::Client::builder().tls_certs_only([root]).resolve("metrics.example", address);
+        let url = format!("https://metrics.example:{}/metrics", address.port());
+        client.build().unwrap().get(url).bearer_auth("good").send()
+    };
+    assert_eq!(trusting(&first).await.unwrap().status().as_u16(), 503);
+    let second = renew();
+    let begin = std::time::Instant::now();
+    while trusting(&second).await.is_err() {
+        assert!(begin.elapsed() < Duration::from_secs(30), "it is not read again");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert!(trusting(&first).await.is_err());
+    stop.cancel();
+    serving.await.unwrap().unwrap();
+}
+
+/// Connections that say nothing keep nobody out, and a stop does not wait for them.
+#[tokio::test]
+async fn who_says_nothing_keeps_nobody_waiting() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let listener = Arc::new(std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    let address = listener.local_addr().unwrap();
+    let config = MetricsConfig { listener, to: Reached::ByAnyone };
+    let stop = CancellationToken::new();
+    let serving = tokio::spawn(serve(Arc::default(), nobody(), &config, stop.clone()).unwrap());
+    let mut idle = Vec::new();
+    for _ in 0..20 {
+        idle.push(tokio::net::TcpStream::connect(address).await.unwrap());
+    }
+    let answer = reqwest::get(format!("http://{address}/metrics")).await.unwrap();
+    assert_eq!(answer.status().as_u16(), 200);
+    stop.cancel();
+    let ended = tokio::time::timeout(Duration::from_secs(5), serving).await;
+    ended.expect("it waits").unwrap().unwrap();
 }
 
 #[test]

@@ -36,6 +36,7 @@ async fn whole_life(cluster: &Cluster) {
     cluster.play("db", 2).await;
     cluster.wait_for("db", "Ready", "True", "AllMembersReady").await;
     take_backup(cluster).await;
+    assert_eq!(cluster.read_metrics(Some("admin")).await.0, 200);
     // A hand changes everything that the controller keeps.
     for (kind, name) in needed("db", 2).into_iter().chain([(Kind::CronJob, "db-backup".to_owned())]) {
         let object = plain(cluster.api(kind).get(&name).await.unwrap());

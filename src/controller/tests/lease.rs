@@ -1,7 +1,5 @@
 //! One controller of several works.
 
-use std::sync::Arc;
-
 use k8s_openapi::api::coordination::v1::Lease;
 
 use super::*;
@@ -52,7 +50,7 @@ async fn it_is_ready_when_it_stands_by_or_works_and_says_its_version() {
         let ready = answer.status().is_success();
         Some((ready, answer.text().await.unwrap()))
     };
-    let config = ControllerConfig { metrics: Some(Arc::new(listener)), ..elected("second") };
+    let config = ControllerConfig { health: Some(Arc::new(listener)), ..elected("second") };
     let second = tokio::spawn(run(cluster.client.clone(), config, cluster.stop.child_token()));
     eventually("it stands by", || async {
         says("/readyz").await.is_some_and(|(ready, text)| ready && text.starts_with("standing by"))
@@ -75,7 +73,7 @@ async fn one_that_stands_by_ends_when_it_is_told_to() {
     held_by(&cluster, "first").await;
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let config = ControllerConfig { metrics: Some(Arc::new(listener)), ..elected("second") };
+    let config = ControllerConfig { health: Some(Arc::new(listener)), ..elected("second") };
     let stop = CancellationToken::new();
     let second = tokio::spawn(run(cluster.client.clone(), config, stop.clone()));
     eventually("it stands by", || async {

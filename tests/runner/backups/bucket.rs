@@ -79,8 +79,9 @@ fn write_until_told(sandbox: &Sandbox, acknowledged: &AtomicU64, stop: &AtomicBo
 fn metrics(sandbox: &Sandbox, word: &str) -> Vec<String> {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut command = dbctl(sandbox.home());
-    command.arg("--kubeconfig").arg(sandbox.kubeconfig()).args(["controller", "--metrics-address"]);
-    let mut controller = command.arg(port.to_string()).stderr(Stdio::null()).spawn().unwrap();
+    command.arg("--kubeconfig").arg(sandbox.kubeconfig()).args(["controller", "--metrics-insecure"]);
+    let mut controller =
+        command.arg(format!("--metrics-address={port}")).stderr(Stdio::null()).spawn().unwrap();
     let found = eventually("the metrics tell", || {
         let text =
             runtime().block_on(async { reqwest::get(format!("http://{port}/metrics")).await?.text().await });

@@ -5,6 +5,7 @@ mod journey;
 mod names;
 mod promtool;
 mod rare;
+mod readers;
 mod readme;
 
 use std::path::PathBuf;
