@@ -27,7 +27,7 @@ use super::lease::{Claim, LeaseConfig, LeaseError, Tenure};
 use super::metrics::{self, Metrics};
 use super::nodes;
 use super::reconcile::{Guarded, PassError, Shared, after_error, reconcile};
-use super::resource::{plain, scoped};
+use super::resource::{listed, scoped};
 use super::retry;
 use super::silence::Silence;
 use crate::api::{FIELD_MANAGER, LABEL_DATABASE};
@@ -312,7 +312,7 @@ fn events(
     let config = watcher::Config::default().labels(LABEL_DATABASE);
     watcher(scoped(client, namespace, kind), config)
         .backoff(retry::WatchPauses::default())
-        .map_ok(|event| map(event, plain))
+        .map_ok(move |event| map(event, |object| listed(kind, object)))
 }
 
 fn map<A, B>(event: watcher::Event<A>, with: impl FnOnce(A) -> B) -> watcher::Event<B> {
