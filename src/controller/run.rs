@@ -39,6 +39,8 @@ const CONCURRENCY: u16 = 8;
 /// A lock is renewed every five seconds; one that is older than this is looked into.
 const LOCK_LATE: std::time::Duration = std::time::Duration::from_secs(7);
 const STALE_CHECK: std::time::Duration = std::time::Duration::from_secs(2);
+/// Objects of a list that are read at a time: a page of them takes more memory than all of them do once they are kept.
+const PAGE: u32 = 100;
 /// Several watches tell of one change; a pass waits this long for the others.
 const DEBOUNCE: std::time::Duration = std::time::Duration::from_millis(100);
 
@@ -135,7 +137,7 @@ pub async fn run(
     let served = serve_metrics(metrics.clone(), config.metrics.as_deref(), health, stop.clone())?;
     let (store, writer) = reflector::store();
     let idle = stopped_idle(stop.clone(), store.clone());
-    let changed = watcher(databases, watcher::Config::default())
+    let changed = watcher(databases, watcher::Config::default().page_size(PAGE))
         .backoff(retry::WatchPauses::default())
         .modify(|database: &mut Guarded| drop(database.managed_fields_mut().drain(..)))
         .reflect(writer)
@@ -309,7 +311,7 @@ fn events(
     namespace: Option<&str>,
     kind: Kind,
 ) -> impl Stream<Item = Result<watcher::Event<Value>, watcher::Error>> + Send + use<> {
-    let config = watcher::Config::default().labels(LABEL_DATABASE);
+    let config = watcher::Config::default().labels(LABEL_DATABASE).page_size(PAGE);
     watcher(scoped(client, namespace, kind), config)
         .backoff(retry::WatchPauses::default())
         .map_ok(move |event| map(event, |object| listed(kind, object)))
