@@ -153,17 +153,14 @@ impl Cache {
             objects.map(|((kind, _), entry)| (*kind, entry.object.clone(), entry.changed)).collect()
         };
         let unpacked = packed.into_iter();
-        unpacked
-            .map(|(kind, object, changed)| Ok(Seen { kind, object: object.unpack()?, changed }))
-            .collect()
+        unpacked.map(|(kind, object, changed)| Ok(Seen { kind, object: object.unpack()?, changed })).collect()
     }
 
     /// The Databases whose leader lock is held and has not been renewed for that long.
     pub fn stale_locks(&self, age: Duration, now: Instant) -> Vec<Key> {
         let all = self.index.read().unwrap_or_else(PoisonError::into_inner);
-        let stale = |entry: &Entry| {
-            matches!(entry.more, More::Held(_)) && now.duration_since(entry.changed) > age
-        };
+        let stale =
+            |entry: &Entry| matches!(entry.more, More::Held(_)) && now.duration_since(entry.changed) > age;
         let stale = all.objects.iter().filter(|(_, objects)| objects.values().any(stale));
         stale.map(|(key, _)| key.as_ref().clone()).collect()
     }

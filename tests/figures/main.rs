@@ -114,6 +114,11 @@ fn main() -> Outcome<()> {
     {
         return api::be_server(Path::new(directory));
     }
+    if let [mode, directory] = arguments.as_slice()
+        && mode == scale::SERVER
+    {
+        return scale::be_server(Path::new(directory));
+    }
     // `cargo test --benches` and `--list` ask for no measurement.
     if !arguments.iter().any(|argument| argument == "--bench") {
         return Ok(());

@@ -32,6 +32,7 @@ use self::access::Access;
 use self::changes::Writes;
 use self::patroni::Clusters;
 use self::processes::{Plane, Process};
+pub use self::processes::{SERVER, be_server};
 use self::table::{Figures, Spread};
 use super::api::databases;
 use super::{Outcome, objects};
@@ -104,7 +105,7 @@ async fn all(directory: &std::path::Path) -> Result<(), Error> {
     println!(
         "made {large} Secrets and {large} ConfigMaps of 64 to 256 KiB in {:.0} s: the API server has {:.0} MB",
         began.elapsed().as_secs_f64(),
-        plane.api.memory("VmRSS")?
+        plane.server.memory("VmRSS")?
     );
     let beside = case.measure(1 + SINGLE + BURSTS).await?;
     println!("{beside}");
@@ -158,7 +159,8 @@ async fn settle(client: &Client) -> Result<(), Error> {
 
 fn is_well(database: &Database) -> bool {
     database.status.as_ref().is_some_and(|status| {
-        let met = |kind: &str| status.conditions.iter().any(|each| each.type_ == kind && each.status == "True");
+        let met =
+            |kind: &str| status.conditions.iter().any(|each| each.type_ == kind && each.status == "True");
         status.observed_generation == database.metadata.generation && met("Ready") && met("UpToDate")
     })
 }

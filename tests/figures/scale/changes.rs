@@ -72,10 +72,7 @@ impl Writes {
         }
     }
 
-    async fn note_events(
-        &self,
-        changes: impl Stream<Item = Result<watcher::Event<Event>, watcher::Error>>,
-    ) {
+    async fn note_events(&self, changes: impl Stream<Item = Result<watcher::Event<Event>, watcher::Error>>) {
         let mut changes = std::pin::pin!(changes.default_backoff());
         while let Some(change) = changes.next().await {
             let Ok(watcher::Event::Apply(event)) = change else { continue };

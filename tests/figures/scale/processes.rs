@@ -1,10 +1,14 @@
-//! What runs: the API server, its controllers and dbctl's controller, each a process of its own.
+//! What runs: the API server with its own controllers, and dbctl's controller, each a process of its own.
 
+use std::io::{BufRead, BufReader};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use dbctl::install::{ACCOUNT, NAMESPACE, Scope, apply, rbac};
+use dbctl::sandbox::api::{ApiConfig, serve};
+use dbctl::sandbox::controllers;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -12,27 +16,52 @@ use kube::api::{Patch, PatchParams, PostParams};
 use kube::runtime::conditions::is_crd_established;
 use kube::runtime::wait::await_condition;
 use kube::{Api, Client, ResourceExt};
-use serde_json::{Value, json};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use super::Error;
+use crate::Outcome;
 
-/// How long a process may take to start, and to end.
+/// The argument that makes this program the API server.
+pub const SERVER: &str = "--serve-plane";
+const TOKEN: &str = "figures";
+/// How long a process may take to end.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Serves until standard input ends. Tells first where, and then the certificate of its authority.
+pub fn be_server(directory: &Path) -> Outcome<()> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Runtime::new()?;
+    runtime.block_on(async {
+        let address = (Ipv4Addr::LOCALHOST, 0).into();
+        // Each database has two Services with addresses of their own.
+        let services = Ipv4Addr::new(127, 252, 0, 0);
+        let config = ApiConfig {
+            service_length: 18,
+            ..ApiConfig::new(directory.to_owned(), address, services, TOKEN)
+        };
+        let stop = CancellationToken::new();
+        let running = serve(config, stop.clone()).await?;
+        println!("{}\n{}", running.address, json!(running.authority));
+        let mut kubeconfig = kube::Config::new(format!("http://{}", running.address).parse()?);
+        kubeconfig.auth_info.token = Some(TOKEN.to_owned().into());
+        let controllers = tokio::spawn(controllers::run(Client::try_from(kubeconfig)?, stop.clone()));
+        let _ = tokio::task::spawn_blocking(|| std::io::stdin().lines().count()).await;
+        stop.cancel();
+        controllers.await??;
+        Ok(running.finished().await?)
+    })
+}
+
+/// The program whose controller is measured: that of this build, or, to compare, `FIGURES_DBCTL`.
+fn program() -> PathBuf {
+    std::env::var_os("FIGURES_DBCTL").map_or_else(|| env!("CARGO_BIN_EXE_dbctl").into(), PathBuf::from)
+}
 
 /// A process that is told to stop, and waited for, at the end.
 pub struct Process(Child);
 
 impl Process {
-    fn start(directory: &Path, log: &str, args: &[&str]) -> Result<Self, Error> {
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(directory.join(log))?;
-        let mut command = Command::new(env!("CARGO_BIN_EXE_dbctl"));
-        for name in ["DBCTL_SANDBOX", "KUBECONFIG", "POD_NAMESPACE", "POD_NAME"] {
-            command.env_remove(name);
-        }
-        command.env("DBCTL_HOME", directory).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        Ok(Self(command.args(args).spawn()?))
-    }
-
     /// Its id.
     pub fn id(&self) -> u32 {
         self.0.id()
@@ -56,6 +85,8 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        // The server ends with its input.
+        drop(self.0.stdin.take());
         if let Some(id) = rustix::process::Pid::from_raw(self.id().cast_signed()) {
             let _ = rustix::process::kill_process(id, rustix::process::Signal::TERM);
         }
@@ -74,63 +105,56 @@ pub struct Plane {
     /// As its administrator.
     pub client: Client,
     directory: PathBuf,
-    controller: String,
-    _controllers: Process,
+    kubeconfig: PathBuf,
     /// The API server.
-    pub api: Process,
+    pub server: Process,
 }
 
 impl Plane {
-    /// Starts everything but dbctl's controller, in a home of its own.
+    /// Starts everything but dbctl's controller.
     pub async fn start(directory: &Path) -> Result<Self, Error> {
-        let api = Process::start(directory, "api.log", &["sandbox", "api"])?;
-        let kubeconfig = directory.join("sandbox/kubeconfig");
-        let client = reach(&kubeconfig).await?;
-        let path = kubeconfig.to_string_lossy().into_owned();
-        let controllers =
-            Process::start(directory, "controllers.log", &["sandbox", "controllers", "--kubeconfig", &path])?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg(SERVER).arg(directory.join("state")).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn()?;
+        let mut lines = BufReader::new(child.stdout.take().ok_or("no output")?).lines();
+        let server = Process(child);
+        let (address, authority) = (lines.next().ok_or("no address")??, lines.next().ok_or("no authority")??);
+        let mut config = kube::Config::new(format!("http://{address}").parse()?);
+        config.auth_info.token = Some(TOKEN.to_owned().into());
+        let client = Client::try_from(config)?;
         let token = install(&client).await?;
-        let controller = directory.join("controller.kubeconfig");
-        let mut config: Value = serde_yaml::from_str(&std::fs::read_to_string(&kubeconfig)?)?;
-        config["users"][0]["user"] = json!({ "token": token });
-        std::fs::write(&controller, config.to_string())?;
-        Ok(Self {
-            client,
-            directory: directory.to_owned(),
-            controller: controller.to_string_lossy().into_owned(),
-            _controllers: controllers,
-            api,
-        })
+        let kubeconfig = directory.join("kubeconfig");
+        let authority: String = serde_json::from_str(&authority)?;
+        std::fs::write(&kubeconfig, as_account(&address, &authority, &token))?;
+        Ok(Self { client, directory: directory.to_owned(), kubeconfig, server })
     }
 
     /// dbctl's controller, as its account.
     pub fn controller(&self) -> Result<Process, Error> {
-        Process::start(
-            &self.directory,
-            "controller.log",
-            &["controller", "--kubeconfig", self.controller.as_str()],
-        )
-    }
-}
-
-/// A client, once the server answers.
-async fn reach(kubeconfig: &Path) -> Result<Client, Error> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let found = connect(kubeconfig).await;
-        if found.is_ok() || Instant::now() > deadline {
-            return found;
+        let log = self.directory.join("controller.log");
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(log)?;
+        let mut command = Command::new(program());
+        for name in ["DBCTL_SANDBOX", "KUBECONFIG", "POD_NAMESPACE", "POD_NAME"] {
+            command.env_remove(name);
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        command
+            .env("DBCTL_HOME", &self.directory)
+            .arg("controller")
+            .arg("--kubeconfig")
+            .arg(&self.kubeconfig);
+        Ok(Process(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?))
     }
 }
 
-async fn connect(kubeconfig: &Path) -> Result<Client, Error> {
-    let kubeconfig = kube::config::Kubeconfig::read_from(kubeconfig)?;
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await?;
-    let client = Client::try_from(config)?;
-    client.apiserver_version().await?;
-    Ok(client)
+/// A kubeconfig by which one speaks TLS, as in a cluster.
+fn as_account(address: &str, authority: &str, token: &str) -> String {
+    let authority = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, authority);
+    let cluster = json!({ "server": format!("https://{address}"), "certificate-authority-data": authority });
+    let all = json!({ "apiVersion": "v1", "kind": "Config", "current-context": "figures",
+        "clusters": [{ "name": "figures", "cluster": cluster }],
+        "users": [{ "name": "figures", "user": { "token": token } }],
+        "contexts": [{ "name": "figures", "context": { "cluster": "figures", "user": "figures" } }] });
+    all.to_string()
 }
 
 /// Returns a token of the controller's account.

@@ -77,11 +77,10 @@ impl Figures {
 
     /// Several rounds beside each other.
     pub fn table(rounds: &[(&str, &Self)]) -> String {
-        let mut rows = vec![[
-            vec![String::new()],
-            rounds.iter().map(|(name, _)| (*name).to_owned()).collect::<Vec<_>>(),
-        ]
-        .concat()];
+        let mut rows = vec![
+            [vec![String::new()], rounds.iter().map(|(name, _)| (*name).to_owned()).collect::<Vec<_>>()]
+                .concat(),
+        ];
         let all: Vec<_> = rounds.iter().map(|(_, round)| round.rows()).collect();
         for (index, (what, _)) in all.first().into_iter().flatten().enumerate() {
             let values = all.iter().filter_map(|rows| rows.get(index)).map(|(_, value)| value.clone());
