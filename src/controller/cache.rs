@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 
 use futures::channel::mpsc::UnboundedSender;
 use futures::{Stream, StreamExt};
+use jiff::Timestamp;
 use kube::runtime::watcher;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::noise::significant;
+use super::noise::gist;
+use super::packed::{Packed, Packer};
 use crate::api::{LABEL_DATABASE, Names};
 use crate::patroni::Lock;
 use crate::plan::{Kind, label, name_of, text, uid_of};
@@ -20,14 +22,52 @@ pub type Key = (String, String);
 
 /// An object, and when it was last seen to change.
 #[derive(Clone, Debug)]
-pub struct Entry {
-    /// The object.
-    pub object: Arc<Value>,
+struct Entry {
+    object: Packed,
+    version: Option<Box<str>>,
+    /// What a change of is a reason for a pass.
+    gist: Option<u64>,
+    more: More,
     /// By this process's own clock.
+    changed: Instant,
+}
+
+/// What is asked of all objects of a kind at once.
+#[derive(Clone, Debug)]
+enum More {
+    Nothing,
+    /// A pod's node.
+    Node(Box<str>),
+    /// Who holds a leader lock, and since when.
+    Held(Box<(String, Option<Timestamp>)>),
+}
+
+impl More {
+    fn of(key: &Key, kind: Kind, object: &Value) -> Self {
+        match kind {
+            Kind::Pod => text(object, "/spec/nodeName").map_or(Self::Nothing, |node| Self::Node(node.into())),
+            Kind::ConfigMap if name_of(object) == Names(&key.1).leader() => {
+                let lock = Lock::of(object);
+                let held = |holder| Self::Held(Box::new((holder, lock.acquired)));
+                lock.holder.map_or(Self::Nothing, held)
+            }
+            _ => Self::Nothing,
+        }
+    }
+}
+
+/// An object as a pass reads it.
+#[derive(Debug)]
+pub struct Seen {
+    /// Its kind.
+    pub kind: Kind,
+    /// The object.
+    pub object: Value,
+    /// When it was last seen to change, by this process's own clock.
     pub changed: Instant,
 }
 
-type Objects = BTreeMap<(Kind, String), Entry>;
+type Objects = BTreeMap<(Kind, Box<str>), Entry>;
 
 /// Kind, namespace and name of an object.
 type Id = (Kind, String, String);
@@ -35,119 +75,156 @@ type Id = (Kind, String, String);
 /// The objects by Database, and the Database by object: a label may change, or go.
 #[derive(Debug, Default)]
 struct Index {
-    objects: HashMap<Key, Objects>,
-    homes: HashMap<Id, Key>,
+    objects: HashMap<Arc<Key>, Objects>,
+    /// By kind and namespace, then by name: a namespace has many.
+    homes: HashMap<(Kind, String), HashMap<Box<str>, Arc<Key>>>,
     /// The uid of the pod that was seen to take each Database's lock; empty where there was no such pod.
-    takers: HashMap<Key, String>,
+    takers: HashMap<Arc<Key>, String>,
 }
 
 impl Index {
-    /// Forgets an object; returns the Database that it was filed under.
-    fn forget(&mut self, id: &Id) -> Option<Key> {
-        let key = self.homes.remove(id)?;
-        if let Some(objects) = self.objects.get_mut(&key) {
-            objects.remove(&(id.0, id.2.clone()));
-            if objects.is_empty() {
-                self.objects.remove(&key);
-                self.takers.remove(&key);
-            }
+    /// Files an object under a Database; returns the one that it was filed under before, where that is another.
+    fn home(&mut self, id: &Id, key: &Arc<Key>) -> Option<Arc<Key>> {
+        let of_namespace = self.homes.entry((id.0, id.1.clone())).or_default();
+        let before = of_namespace.insert(id.2.as_str().into(), key.clone())?;
+        if before == *key {
+            return None;
         }
+        self.drop_object(id, &before);
+        Some(before)
+    }
+
+    /// Forgets an object; returns the Database that it was filed under.
+    fn forget(&mut self, id: &Id) -> Option<Arc<Key>> {
+        let place = (id.0, id.1.clone());
+        let of_namespace = self.homes.get_mut(&place)?;
+        let key = of_namespace.remove(id.2.as_str())?;
+        if of_namespace.is_empty() {
+            self.homes.remove(&place);
+        }
+        self.drop_object(id, &key);
         Some(key)
     }
 
-    /// Notes which pod takes the lock, where that is seen as it happens: an old pod of the same name may still run, and
-    /// the name alone does not tell the two apart.
-    fn note_taker(&mut self, key: &Key, before: Option<&Value>, now: &Value) {
-        let (Some(before), Some(holder)) = (before, Lock::of(now).holder) else { return };
-        let since = |lock: &Value| (Lock::of(lock).holder, Lock::of(lock).acquired);
-        if since(before) == since(now) {
-            return;
+    fn drop_object(&mut self, id: &Id, key: &Arc<Key>) {
+        if let Some(objects) = self.objects.get_mut(key) {
+            objects.remove(&(id.0, id.2.as_str().into()));
+            if objects.is_empty() {
+                self.objects.remove(key);
+                self.takers.remove(key);
+            }
         }
-        let pod = self.objects.get(key).and_then(|objects| objects.get(&(Kind::Pod, holder)));
-        let uid = pod.and_then(|pod| uid_of(&pod.object)).unwrap_or_default().to_owned();
-        self.takers.insert(key.clone(), uid);
+    }
+
+    /// The key as it is kept, so that all that name it share one.
+    fn shared(&self, key: Key) -> Arc<Key> {
+        self.objects.get_key_value(&key).map_or_else(|| Arc::new(key), |(kept, _)| kept.clone())
+    }
+
+    /// The uid of the pod that takes the lock, where that is seen as it happens: an old pod of the same name may still run,
+    /// and the name alone does not tell the two apart.
+    fn taker(&self, key: &Key, before: &More, now: &More) -> Option<String> {
+        let More::Held(now) = now else { return None };
+        if matches!(before, More::Held(before) if before == now) {
+            return None;
+        }
+        let pod = self.objects.get(key).and_then(|objects| objects.get(&(Kind::Pod, now.0.as_str().into())));
+        let pod = pod.and_then(|pod| pod.object.unpack().ok());
+        Some(pod.as_ref().and_then(uid_of).unwrap_or_default().to_owned())
     }
 }
 
 /// All objects that are watched.
 #[derive(Debug, Default)]
-pub struct Cache(RwLock<Index>);
+pub struct Cache {
+    index: RwLock<Index>,
+    packers: [Packer; Kind::ALL.len()],
+}
 
 impl Cache {
     /// The objects of one Database.
-    pub fn of(&self, key: &Key) -> Objects {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).objects.get(key).cloned().unwrap_or_default()
+    ///
+    /// # Errors
+    /// Where one cannot be unpacked.
+    pub fn of(&self, key: &Key) -> Result<Vec<Seen>, serde_json::Error> {
+        let packed: Vec<(Kind, Packed, Instant)> = {
+            let all = self.index.read().unwrap_or_else(PoisonError::into_inner);
+            let objects = all.objects.get(key).into_iter().flatten();
+            objects.map(|((kind, _), entry)| (*kind, entry.object.clone(), entry.changed)).collect()
+        };
+        let unpacked = packed.into_iter();
+        unpacked.map(|(kind, object, changed)| Ok(Seen { kind, object: object.unpack()?, changed })).collect()
     }
 
     /// The Databases whose leader lock is held and has not been renewed for that long.
     pub fn stale_locks(&self, age: Duration, now: Instant) -> Vec<Key> {
-        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let stale = |(key, objects): (&Key, &Objects)| {
-            let lock = objects.get(&(Kind::ConfigMap, Names(&key.1).leader()))?;
-            let held = Lock::of(&lock.object).holder.is_some();
-            (held && now.duration_since(lock.changed) > age).then(|| key.clone())
-        };
-        all.objects.iter().filter_map(stale).collect()
+        let all = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        let stale =
+            |entry: &Entry| matches!(entry.more, More::Held(_)) && now.duration_since(entry.changed) > age;
+        let stale = all.objects.iter().filter(|(_, objects)| objects.values().any(stale));
+        stale.map(|(key, _)| key.as_ref().clone()).collect()
     }
 
     /// The Databases that have a pod on that node.
     pub fn on_node(&self, node: &str) -> BTreeSet<Key> {
-        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let on = |objects: &Objects| {
-            objects.iter().any(|((kind, _), entry)| {
-                *kind == Kind::Pod && text(&entry.object, "/spec/nodeName") == Some(node)
-            })
-        };
-        all.objects.iter().filter(|(_, objects)| on(objects)).map(|(key, _)| key.clone()).collect()
+        let all = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        let on = |entry: &Entry| matches!(&entry.more, More::Node(on) if **on == *node);
+        let on = all.objects.iter().filter(|(_, objects)| objects.values().any(on));
+        on.map(|(key, _)| key.as_ref().clone()).collect()
     }
 
     /// The uid of the pod that was seen to take the lock; empty where there was no such pod, `None` where nobody was seen.
     pub fn lock_pod(&self, key: &Key) -> Option<String> {
-        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let all = self.index.read().unwrap_or_else(PoisonError::into_inner);
         all.takers.get(key).cloned()
     }
 
     /// Takes an object in; returns the Databases for which a pass is due.
-    fn put(&self, kind: Kind, object: Value) -> Vec<Key> {
-        let Some(key) = key_of(&object) else { return self.remove(kind, &object) };
-        let id = id_of(kind, &object);
-        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let mut due = Vec::new();
-        if all.homes.get(&id).is_some_and(|home| *home != key) {
-            due.extend(all.forget(&id));
-        }
-        all.homes.insert(id.clone(), key.clone());
-        let objects = all.objects.entry(key.clone()).or_default();
-        let id = (kind, id.2);
-        let old = objects.get(&id);
-        let same = old.is_some_and(|old| {
-            text(&old.object, "/metadata/resourceVersion") == text(&object, "/metadata/resourceVersion")
-        });
-        let news = old.is_none_or(|old| significant(kind, &old.object, &object));
-        if kind == Kind::ConfigMap && id.1 == Names(&key.1).leader() {
-            let before = old.map(|old| old.object.clone());
-            all.note_taker(&key, before.as_deref(), &object);
+    fn put(&self, kind: Kind, object: &Value) -> Vec<Key> {
+        let Some(key) = key_of(object) else { return self.remove(kind, object) };
+        // What takes time first: nobody else waits for that.
+        let new = Entry {
+            object: self.packers[kind as usize].pack(object),
+            version: text(object, "/metadata/resourceVersion").map(Box::from),
+            gist: gist(kind, object),
+            more: More::of(&key, kind, object),
+            changed: Instant::now(),
+        };
+        let id = id_of(kind, object);
+        let mut all = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        let key = all.shared(key);
+        let mut due: Vec<Key> = all.home(&id, &key).map(|key| key.as_ref().clone()).into_iter().collect();
+        let place = (kind, id.2.as_str().into());
+        let old = all.objects.get(&key).and_then(|objects| objects.get(&place));
+        let news = old.is_none_or(|old| old.gist.is_none() || old.gist != new.gist);
+        let same = old.is_some_and(|old| old.version == new.version);
+        let taker = old.and_then(|old| all.taker(&key, &old.more, &new.more));
+        if let Some(taker) = taker {
+            all.takers.insert(key.clone(), taker);
         }
         let objects = all.objects.entry(key.clone()).or_default();
         if !same {
-            objects.insert(id, Entry { object: Arc::new(object), changed: Instant::now() });
+            objects.insert(place, new);
         }
-        due.extend(news.then_some(key));
+        due.extend(news.then(|| key.as_ref().clone()));
         due
     }
 
     fn remove(&self, kind: Kind, object: &Value) -> Vec<Key> {
-        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        all.forget(&id_of(kind, object)).into_iter().collect()
+        let mut all = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        all.forget(&id_of(kind, object)).map(|key| key.as_ref().clone()).into_iter().collect()
     }
 
     /// Removes the objects of a kind that a complete list did not hold.
     fn retain(&self, kind: Kind, listed: &BTreeSet<Id>) -> Vec<Key> {
-        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let gone: Vec<Id> =
-            all.homes.keys().filter(|id| id.0 == kind && !listed.contains(*id)).cloned().collect();
-        let touched: BTreeSet<Key> = gone.iter().filter_map(|id| all.forget(id)).collect();
-        touched.into_iter().collect()
+        let mut all = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        let of_kind = all.homes.iter().filter(|((of, _), _)| *of == kind);
+        let ids = of_kind.flat_map(|((_, namespace), names)| {
+            names.keys().map(move |name| (kind, namespace.clone(), name.to_string()))
+        });
+        let gone: Vec<Id> = ids.filter(|id| !listed.contains(id)).collect();
+        let touched: BTreeSet<Arc<Key>> = gone.iter().filter_map(|id| all.forget(id)).collect();
+        touched.into_iter().map(|key| key.as_ref().clone()).collect()
     }
 }
 
@@ -173,7 +250,7 @@ pub async fn keep<E: std::fmt::Display>(
     let mut listed = BTreeSet::new();
     while let Some(event) = events.next().await {
         let due: Vec<Key> = match event {
-            Ok(watcher::Event::Apply(object)) => cache.put(kind, object),
+            Ok(watcher::Event::Apply(object)) => cache.put(kind, &object),
             Ok(watcher::Event::Delete(object)) => cache.remove(kind, &object),
             Ok(watcher::Event::Init) => {
                 listed.clear();
@@ -181,11 +258,11 @@ pub async fn keep<E: std::fmt::Display>(
             }
             Ok(watcher::Event::InitApply(object)) => {
                 listed.insert(id_of(kind, &object));
-                cache.put(kind, object)
+                cache.put(kind, &object)
             }
             Ok(watcher::Event::InitDone) => {
                 complete.send_replace(true);
-                cache.retain(kind, &listed)
+                cache.retain(kind, &std::mem::take(&mut listed))
             }
             Err(error) => {
                 tracing::warn!(%kind, %error, "a watch was interrupted");
@@ -225,14 +302,14 @@ mod tests {
         let key = |name: &str| ("n".to_owned(), name.to_owned());
         let first = vec![Init, InitApply(object("a", "a", "1")), InitApply(object("b", "b", "1")), InitDone];
         assert_eq!(feed(&cache, first).await, (vec![key("a"), key("b")], true));
-        assert_eq!(cache.of(&key("a")).len(), 1);
+        assert_eq!(cache.of(&key("a")).unwrap().len(), 1);
         let again = vec![Init, InitApply(object("b", "b", "1")), InitDone];
         assert_eq!(feed(&cache, again).await, (vec![key("a")], true));
-        assert!(cache.of(&key("a")).is_empty());
+        assert!(cache.of(&key("a")).unwrap().is_empty());
         let rest =
             vec![Apply(object("b", "b", "2")), Apply(object("b", "b", "2")), Delete(object("b", "b", "3"))];
         assert_eq!(feed(&cache, rest).await, (vec![key("b"), key("b")], false));
-        assert!(cache.of(&key("b")).is_empty());
+        assert!(cache.of(&key("b")).unwrap().is_empty());
     }
 
     #[tokio::test]
@@ -242,11 +319,11 @@ mod tests {
         let key = |name: &str| ("n".to_owned(), name.to_owned());
         let moved = vec![Apply(object("s", "a", "1")), Apply(object("s", "b", "2"))];
         assert_eq!(feed(&cache, moved).await.0, vec![key("a"), key("a"), key("b")]);
-        assert!(cache.of(&key("a")).is_empty() && cache.of(&key("b")).len() == 1);
+        assert!(cache.of(&key("a")).unwrap().is_empty() && cache.of(&key("b")).unwrap().len() == 1);
         let mut bare = object("s", "b", "3");
         bare["metadata"]["labels"] = json!({});
         assert_eq!(feed(&cache, vec![Delete(bare)]).await.0, vec![key("b")]);
-        assert!(cache.of(&key("b")).is_empty());
+        assert!(cache.of(&key("b")).unwrap().is_empty());
     }
 
     #[tokio::test]
@@ -263,17 +340,17 @@ mod tests {
             pod
         };
         let first = "2026-11-22T07:00:00+00:00";
-        cache.put(Kind::Pod, pod("1"));
-        cache.put(Kind::ConfigMap, lock("a-0", "1", first));
+        cache.put(Kind::Pod, &pod("1"));
+        cache.put(Kind::ConfigMap, &lock("a-0", "1", first));
         assert_eq!(cache.lock_pod(&key), None);
-        cache.put(Kind::Pod, pod("2"));
-        cache.put(Kind::ConfigMap, lock("a-0", "2", first));
+        cache.put(Kind::Pod, &pod("2"));
+        cache.put(Kind::ConfigMap, &lock("a-0", "2", first));
         assert_eq!(cache.lock_pod(&key), None);
-        cache.put(Kind::ConfigMap, lock("a-0", "3", "2026-11-22T07:10:00+00:00"));
+        cache.put(Kind::ConfigMap, &lock("a-0", "3", "2026-11-22T07:10:00+00:00"));
         assert_eq!(cache.lock_pod(&key).as_deref(), Some("2"));
-        cache.put(Kind::Pod, pod("3"));
+        cache.put(Kind::Pod, &pod("3"));
         assert_eq!(cache.lock_pod(&key).as_deref(), Some("2"));
-        cache.put(Kind::ConfigMap, lock("a-1", "4", "2026-11-22T07:20:00+00:00"));
+        cache.put(Kind::ConfigMap, &lock("a-1", "4", "2026-11-22T07:20:00+00:00"));
         assert_eq!(cache.lock_pod(&key).as_deref(), Some(""));
     }
 
@@ -285,14 +362,14 @@ mod tests {
             lock["metadata"]["annotations"] = json!({ "leader": "a-0", "renewTime": time });
             lock
         };
-        assert_eq!(cache.put(Kind::ConfigMap, lock("1")).len(), 1);
+        assert_eq!(cache.put(Kind::ConfigMap, &lock("1")).len(), 1);
         let key = ("n".to_owned(), "a".to_owned());
-        let seen = |cache: &Cache| cache.of(&key).into_values().next().map(|entry| entry.changed);
+        let seen = |cache: &Cache| cache.of(&key).unwrap().into_iter().next().map(|seen| seen.changed);
         let (age, now) = (Duration::from_secs(7), Instant::now());
         assert_eq!(cache.stale_locks(age, now), Vec::<Key>::new());
         assert_eq!(cache.stale_locks(age, now + age * 2), vec![key.clone()]);
         let before = seen(&cache);
-        assert_eq!(cache.put(Kind::ConfigMap, lock("2")), vec![]);
+        assert_eq!(cache.put(Kind::ConfigMap, &lock("2")), vec![]);
         assert!(seen(&cache) > before);
     }
 }

@@ -14,6 +14,7 @@ mod metrics;
 mod nodes;
 mod noise;
 mod observe;
+mod packed;
 mod random;
 mod reconcile;
 mod resource;

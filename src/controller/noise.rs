@@ -1,5 +1,7 @@
 //! What changes every few seconds while nothing happens, and so is no reason for a pass.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use serde_json::{Map, Value};
 
 use crate::api::{PROGRESS_KEY, VERIFYING_KEY};
@@ -10,16 +12,14 @@ const RENEWALS: [&str; 4] = ["renewTime", "optime", "slots", "retain_slots"];
 /// What of a member's status moves with its WAL.
 const POSITIONS: [&str; 4] = ["xlog_location", "replay_lsn", "receive_lsn", "replayed_location"];
 
-/// Whether the change from one state of an object to another may call for action.
-pub fn significant(kind: Kind, old: &Value, new: &Value) -> bool {
+/// What tells apart two states of an object between which there may be something to do; where that cannot be said, `None`.
+pub fn gist(kind: Kind, object: &Value) -> Option<u64> {
+    let mut hasher = DefaultHasher::new();
     match kind {
-        Kind::ConfigMap | Kind::Pod => quiet(kind, old) != quiet(kind, new),
-        _ => version(old).is_none() || version(old) != version(new),
+        Kind::ConfigMap | Kind::Pod => quiet(kind, object).hash(&mut hasher),
+        _ => object.pointer("/metadata/resourceVersion")?.as_str()?.hash(&mut hasher),
     }
-}
-
-fn version(object: &Value) -> Option<&str> {
-    object.pointer("/metadata/resourceVersion")?.as_str()
+    Some(hasher.finish())
 }
 
 /// The object without what moves by itself.
@@ -56,6 +56,11 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    fn significant(kind: Kind, old: &Value, new: &Value) -> bool {
+        let (old, new) = (gist(kind, old), gist(kind, new));
+        old.is_none() || old != new
+    }
+
     #[test]
     fn renewals_and_positions_are_no_news() {
         let lock = |leader: &str, time: &str, version: &str| json!({ "metadata": { "resourceVersion": version, "annotations": { "leader": leader, "renewTime": time, "optime": time } } });
@@ -86,5 +91,6 @@ mod tests {
         let set = |version: &str| json!({ "metadata": { "resourceVersion": version } });
         assert!(significant(Kind::StatefulSet, &set("1"), &set("2")));
         assert!(!significant(Kind::StatefulSet, &set("1"), &set("1")));
+        assert!(significant(Kind::StatefulSet, &json!({}), &json!({})));
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -11,7 +10,7 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 
-use super::cache::Key;
+use super::cache::{Key, Seen};
 use super::certificates;
 use super::reconcile::Shared;
 use super::resource::{namespaced, plain};
@@ -39,17 +38,17 @@ const LOOKUPS: usize = 8;
 pub async fn observe(with: &Shared, key: &Key, database: &Database) -> Result<Observed, kube::Error> {
     let (name, known) = (&key.1, &with.known);
     let mut observed = Observed::default();
-    for ((kind, object_name), entry) in with.cache.of(key) {
-        if kind == Kind::ConfigMap && object_name == Names(name).leader() {
-            observed.lock_age = LockAge::after(Instant::now().duration_since(entry.changed));
+    for Seen { kind, object, changed } in with.cache.of(key).map_err(kube::Error::SerdeError)? {
+        if kind == Kind::ConfigMap && name_of(&object) == Names(name).leader() {
+            observed.lock_age = LockAge::after(Instant::now().duration_since(changed));
         }
-        observed.insert(kind, entry.object);
+        observed.insert(kind, object);
     }
     if database.metadata.deletion_timestamp.is_some() {
         // The last look decides whether anything is left to remove.
         known.forget(key);
     }
-    for (secret, held) in known.of(key, Instant::now()) {
+    for (secret, held) in known.of(key, Instant::now()).map_err(kube::Error::SerdeError)? {
         observed.certificates.extend(held.map(|held| (name_of(&secret).to_owned(), held)));
         observed.insert(Kind::Secret, secret);
     }
@@ -124,8 +123,8 @@ async fn look_up_certificates(
         let Some(mut secret) = retry::read(|| secrets.get_opt(&name)).await? else { continue };
         let held = certificates::held(&secret.data.take().unwrap_or_default());
         secret.metadata.managed_fields = None;
-        let object = Arc::new(serde_json::to_value(&secret).unwrap_or_default());
-        with.known.found(key, object.clone(), Some(held.clone()), Instant::now());
+        let object = serde_json::to_value(&secret).unwrap_or_default();
+        with.known.found(key, &object, Some(held.clone()), Instant::now());
         observed.insert(Kind::Secret, object);
         observed.certificates.insert(name, held);
     }
@@ -158,9 +157,8 @@ async fn look_up_missing(
     });
     let found: Vec<_> = stream::iter(lookups).buffer_unordered(LOOKUPS).try_collect().await?;
     for (kind, object) in found.into_iter().flatten() {
-        let object = Arc::new(object);
         if kind == Kind::Secret {
-            with.known.found(key, object.clone(), None, Instant::now());
+            with.known.found(key, &object, None, Instant::now());
         }
         observed.insert(kind, object);
     }

@@ -27,7 +27,7 @@ use super::lease::{Claim, LeaseConfig, LeaseError, Tenure};
 use super::metrics::{self, Metrics, MetricsConfig, ServeError};
 use super::nodes;
 use super::reconcile::{Guarded, PassError, Shared, after_error, reconcile};
-use super::resource::{plain, scoped};
+use super::resource::{listed, scoped};
 use super::retry;
 use super::silence::Silence;
 use crate::api::{FIELD_MANAGER, LABEL_DATABASE};
@@ -39,6 +39,8 @@ const CONCURRENCY: u16 = 8;
 /// A lock is renewed every five seconds; one that is older than this is looked into.
 const LOCK_LATE: std::time::Duration = std::time::Duration::from_secs(7);
 const STALE_CHECK: std::time::Duration = std::time::Duration::from_secs(2);
+/// Objects of a list that are read at a time: a page of them takes more memory than all of them do once they are kept.
+const PAGE: u32 = 100;
 /// Several watches tell of one change; a pass waits this long for the others.
 const DEBOUNCE: std::time::Duration = std::time::Duration::from_millis(100);
 
@@ -142,7 +144,7 @@ pub async fn run(
     let told = tell_health(config.health.as_deref(), health, &stop)?;
     let (store, writer) = reflector::store();
     let idle = stopped_idle(stop.clone(), store.clone());
-    let changed = watcher(databases, watcher::Config::default())
+    let changed = watcher(databases, watcher::Config::default().page_size(PAGE))
         .backoff(retry::WatchPauses::default())
         .modify(|database: &mut Guarded| drop(database.managed_fields_mut().drain(..)))
         .reflect(writer)
@@ -335,10 +337,10 @@ fn events(
     namespace: Option<&str>,
     kind: Kind,
 ) -> impl Stream<Item = Result<watcher::Event<Value>, watcher::Error>> + Send + use<> {
-    let config = watcher::Config::default().labels(LABEL_DATABASE);
+    let config = watcher::Config::default().labels(LABEL_DATABASE).page_size(PAGE);
     watcher(scoped(client, namespace, kind), config)
         .backoff(retry::WatchPauses::default())
-        .map_ok(|event| map(event, plain))
+        .map_ok(move |event| map(event, |object| listed(kind, object)))
 }
 
 fn map<A, B>(event: watcher::Event<A>, with: impl FnOnce(A) -> B) -> watcher::Event<B> {

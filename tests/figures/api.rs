@@ -29,7 +29,7 @@ const WRITES: usize = 500;
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// How many databases: `FIGURES_DATABASES`, else a thousand.
-fn databases() -> usize {
+pub fn databases() -> usize {
     std::env::var("FIGURES_DATABASES").ok().and_then(|text| text.parse().ok()).unwrap_or(1000)
 }
 

@@ -1,7 +1,7 @@
 //! The figures that users feel, measured on the release binary: `cargo bench`.
 //!
 //! `cargo bench -- NAME` measures one of them: `database` is one database's life, `api` the API server with the objects
-//! of a thousand, `backups` what archiving, backups and restores take.
+//! of a thousand, `scale` the controller with a thousand, `backups` what archiving, backups and restores take.
 
 mod api;
 #[expect(
@@ -14,6 +14,7 @@ mod backups;
 #[expect(clippy::unwrap_used, reason = "it is the tests'")]
 mod cache;
 mod objects;
+mod scale;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -113,16 +114,25 @@ fn main() -> Outcome<()> {
     {
         return api::be_server(Path::new(directory));
     }
+    if let [mode, directory] = arguments.as_slice()
+        && mode == scale::SERVER
+    {
+        return scale::be_server(Path::new(directory));
+    }
     // `cargo test --benches` and `--list` ask for no measurement.
     if !arguments.iter().any(|argument| argument == "--bench") {
         return Ok(());
     }
     let names: Vec<&str> =
         arguments.iter().map(String::as_str).filter(|argument| !argument.starts_with("--")).collect();
-    let figures: [(&str, Measure); 3] =
-        [("database", database), ("api", api::measure), ("backups", backups::measure)];
+    let figures: [(&str, Measure); 4] = [
+        ("database", database),
+        ("api", api::measure),
+        ("scale", scale::measure),
+        ("backups", backups::measure),
+    ];
     if let Some(unknown) = names.iter().find(|name| !figures.iter().any(|(known, _)| known == *name)) {
-        return Err(format!("no figures of the name {unknown:?}: database, api or backups").into());
+        return Err(format!("no figures of the name {unknown:?}: database, api, scale or backups").into());
     }
     for (_, measure) in figures.iter().filter(|(name, _)| names.is_empty() || names.contains(name)) {
         measure()?;

@@ -32,12 +32,38 @@ fn change(failover: &Failover) -> Change {
     (failover.to.clone(), failover.started_at.as_ref().map(|time| time.0))
 }
 
+/// A sample as it is kept: of a thousand Databases there are twenty thousand, each of which names its own.
+#[derive(Debug)]
+struct Kept {
+    of: &'static Metric,
+    /// What labels say beside namespace and name, one after the other.
+    labels: Box<str>,
+    value: f64,
+}
+
+/// No label's value has it.
+const BETWEEN: &str = "\0";
+
+impl Kept {
+    fn of(sample: &Sample) -> Self {
+        let labels: Vec<&str> =
+            sample.labels.iter().skip(OWN_LABELS).map(|(_, value)| value.as_str()).collect();
+        Self { of: sample.of, labels: labels.join(BETWEEN).into(), value: sample.value }
+    }
+
+    fn sample(&self, key: &Key) -> Sample {
+        // There are as many as the metric has, however empty.
+        let labels: Vec<&str> = self.labels.split(BETWEEN).collect();
+        Of(key).labelled(self.of, &labels, self.value)
+    }
+}
+
 /// What is told of a Database.
 #[derive(Debug)]
 struct Told {
     /// What the last pass saw.
-    seen: Vec<Sample>,
-    last_pass: Option<Sample>,
+    seen: Box<[Kept]>,
+    last_pass: Option<Kept>,
     counted: BTreeSet<Change>,
     failovers: BTreeMap<String, u64>,
     durations: Option<Histogram>,
@@ -54,7 +80,7 @@ impl Told {
         let before = old.map(|status| status.failovers.iter().map(change).collect());
         let backups = old.map(|status| status.backups.iter().map(|backup| backup.id.clone()).collect());
         Self {
-            seen: Vec::new(),
+            seen: Box::default(),
             last_pass: None,
             counted: before.unwrap_or_default(),
             failovers: BTreeMap::new(),
@@ -88,6 +114,11 @@ impl Told {
         self.failed_verifications.clone_from(&sighting.failed_verifications);
     }
 
+    /// All that is not counted.
+    fn all(&self) -> impl Iterator<Item = &Kept> {
+        self.seen.iter().chain(&self.last_pass)
+    }
+
     /// What has been counted, as far as anything was.
     fn counts(&self, key: &Key) -> Vec<Sample> {
         let of = Of(key);
@@ -102,6 +133,9 @@ impl Told {
         all
     }
 }
+
+/// Namespace and name come first in each metric of Databases.
+const OWN_LABELS: usize = 2;
 
 /// Samples of one Database.
 struct Of<'a>(&'a Key);
@@ -203,13 +237,13 @@ impl Databases {
         let mut all = self.told();
         let told = all.entry(key.clone()).or_insert_with(|| Told::begin(old, sighting));
         told.count(new, sighting);
-        told.seen = Of(key).seen(new, sighting);
+        told.seen = Of(key).seen(new, sighting).iter().map(Kept::of).collect();
     }
 
     /// Tells that a pass came to its end.
     pub fn passed(&self, key: &Key, now: jiff::Timestamp) {
         if let Some(told) = self.told().get_mut(key) {
-            told.last_pass = Some(Of(key).time(&LAST_PASS, now));
+            told.last_pass = Some(Kept::of(&Of(key).time(&LAST_PASS, now)));
         }
     }
 
@@ -223,10 +257,12 @@ impl Collector for Databases {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let all = self.told();
         let counts: Vec<Sample> = all.iter().flat_map(|(key, told)| told.counts(key)).collect();
-        let seen = || all.values().flat_map(|told| told.seen.iter().chain(&told.last_pass)).chain(&counts);
+        let kept = || all.iter().flat_map(|(key, told)| told.all().map(move |kept| (key, kept)));
         for metric in OF_DATABASES {
             if metric.kind != Kind::Histogram {
-                metric.encode(&mut encoder, seen())?;
+                let own = kept().filter(|(_, kept)| kept.of.name == metric.name);
+                let own: Vec<Sample> = own.map(|(key, kept)| kept.sample(key)).collect();
+                metric.encode(&mut encoder, own.iter().chain(&counts))?;
             }
         }
         let durations = all.iter().filter_map(|(key, told)| Some((key, told.durations.as_ref()?)));

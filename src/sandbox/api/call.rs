@@ -36,10 +36,12 @@ pub struct App {
     pub access_log: AccessLog,
     /// What this server proves itself with to nodes.
     pub node_token: NodeToken,
-    /// The first address of the /24 that Services live in.
+    /// The first address of the network that Services live in.
     pub service_prefix: Ipv4Addr,
-    /// The last bytes of the Service addresses in use.
-    pub service_ips: Mutex<BTreeSet<u8>>,
+    /// How many bits of it are the network's.
+    pub service_length: u8,
+    /// The numbers, in that network, of the Service addresses in use.
+    pub service_ips: Mutex<BTreeSet<u32>>,
     /// The node ports in use.
     pub node_ports: Mutex<super::node_port::Used>,
     /// What goes wrong on demand.

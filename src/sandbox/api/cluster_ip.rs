@@ -15,7 +15,7 @@ use crate::sandbox::object::FieldError;
 #[derive(Debug)]
 pub struct Reservation {
     app: Arc<App>,
-    taken: Option<u8>,
+    taken: Option<u32>,
 }
 
 impl Reservation {
@@ -27,21 +27,26 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        if let Some(last) = self.taken {
-            used(&self.app).remove(&last);
+        if let Some(number) = self.taken {
+            used(&self.app).remove(&number);
         }
     }
 }
 
-fn used(app: &App) -> MutexGuard<'_, BTreeSet<u8>> {
+fn used(app: &App) -> MutexGuard<'_, BTreeSet<u32>> {
     app.service_ips.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The last byte of an address in the range.
-fn last_byte(app: &App, address: &str) -> Option<u8> {
-    let [a, b, c, last] = address.parse::<Ipv4Addr>().ok()?.octets();
-    let prefix = app.service_prefix.octets();
-    (prefix[..3] == [a, b, c] && (1..=254).contains(&last)).then_some(last)
+/// The highest number in the range: the first and the last address are nobody's.
+fn most(app: &App) -> u32 {
+    (u32::MAX >> app.service_length.min(30)).saturating_sub(1)
+}
+
+/// Which address of the range it is.
+fn number_of(app: &App, address: &str) -> Option<u32> {
+    let address = u32::from(address.parse::<Ipv4Addr>().ok()?);
+    let number = address.checked_sub(u32::from(app.service_prefix))?;
+    (1..=most(app)).contains(&number).then_some(number)
 }
 
 fn text<'a>(service: &'a Value, pointer: &str) -> &'a str {
@@ -61,10 +66,9 @@ pub fn reserve(call: &Call, service: &mut Value) -> Result<Reservation, Failure>
     let address = match wanted.as_str() {
         "None" => wanted,
         "" => {
-            let last = take_any(&call.app)?;
-            reservation.taken = Some(last);
-            let [a, b, c, _] = call.app.service_prefix.octets();
-            Ipv4Addr::new(a, b, c, last).to_string()
+            let number = take_any(&call.app)?;
+            reservation.taken = Some(number);
+            Ipv4Addr::from(u32::from(call.app.service_prefix).saturating_add(number)).to_string()
         }
         _ => {
             reservation.taken = Some(take(call, service, &wanted)?);
@@ -81,29 +85,29 @@ pub fn reserve(call: &Call, service: &mut Value) -> Result<Reservation, Failure>
 }
 
 /// Any free address: the one after the highest, so that an address comes back as late as possible.
-fn take_any(app: &App) -> Result<u8, Failure> {
+fn take_any(app: &App) -> Result<u32, Failure> {
     let mut used = used(app);
     let after = used.last().map_or(1, |last| last.saturating_add(1));
-    let free = (after..=254).chain(1..=254).find(|last| !used.contains(last));
-    let last = free.ok_or_else(|| Failure::internal("failed to allocate a serviceIP: range is full"))?;
-    used.insert(last);
-    Ok(last)
+    let free = (after..=most(app)).chain(1..=most(app)).find(|number| !used.contains(number));
+    let number = free.ok_or_else(|| Failure::internal("failed to allocate a serviceIP: range is full"))?;
+    used.insert(number);
+    Ok(number)
 }
 
-fn take(call: &Call, service: &Value, wanted: &str) -> Result<u8, Failure> {
+fn take(call: &Call, service: &Value, wanted: &str) -> Result<u32, Failure> {
     let refuse = |why: String| {
         let error = FieldError::invalid("spec.clusterIPs", &json!([wanted]), &why);
         Failure::invalid(&call.resource, meta(service, "name"), &[error])
     };
-    let Some(last) = last_byte(&call.app, wanted) else {
+    let Some(number) = number_of(&call.app, wanted) else {
         return Err(refuse(format!(
             "failed to allocate IP {wanted}: the provided IP ({wanted}) is not in the valid range. The range of valid \
-             IPs is {}/24",
-            call.app.service_prefix
+             IPs is {}/{}",
+            call.app.service_prefix, call.app.service_length
         )));
     };
-    if used(&call.app).insert(last) {
-        Ok(last)
+    if used(&call.app).insert(number) {
+        Ok(number)
     } else {
         Err(refuse(format!("failed to allocate IP {wanted}: provided IP is already allocated")))
     }
@@ -147,8 +151,8 @@ pub fn release_dropped(call: &Call, new: &Value, live: &Value) {
 
 /// Gives back the address of a Service that is gone.
 pub fn release(app: &App, service: &Value) {
-    if let Some(last) = last_byte(app, text(service, "/spec/clusterIP")) {
-        used(app).remove(&last);
+    if let Some(number) = number_of(app, text(service, "/spec/clusterIP")) {
+        used(app).remove(&number);
     }
 }
 
@@ -160,8 +164,8 @@ pub fn load(app: &App) -> Result<(), Failure> {
     let services = app.builtin("", "services")?;
     for (_, record) in app.store.list(&services.storage, "", None).items {
         let service = services.load(&record)?;
-        if let Some(last) = last_byte(app, text(&service, "/spec/clusterIP")) {
-            used(app).insert(last);
+        if let Some(number) = number_of(app, text(&service, "/spec/clusterIP")) {
+            used(app).insert(number);
         }
     }
     Ok(())

@@ -58,8 +58,10 @@ pub struct ApiConfig {
     pub state_dir: PathBuf,
     /// Where it listens; port 0 takes any.
     pub address: SocketAddr,
-    /// The /24 that Services get their addresses from.
+    /// The first address of the network that Services get theirs from.
     pub service_prefix: Ipv4Addr,
+    /// How many bits of it are the network's: 24, but for who needs more than 254 of them.
+    pub service_length: u8,
     /// The administrator's bearer token.
     pub admin_token: String,
     /// Names and addresses, beside its own and those every cluster has, by which clients may call it over TLS.
@@ -69,7 +71,8 @@ pub struct ApiConfig {
 impl ApiConfig {
     /// A server without further names.
     pub fn new(state_dir: PathBuf, address: SocketAddr, service_prefix: Ipv4Addr, admin_token: &str) -> Self {
-        Self { state_dir, address, service_prefix, admin_token: admin_token.to_owned(), names: Vec::new() }
+        let (admin_token, names) = (admin_token.to_owned(), Vec::new());
+        Self { state_dir, address, service_prefix, service_length: 24, admin_token, names }
     }
 }
 

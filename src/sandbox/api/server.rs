@@ -121,6 +121,7 @@ fn open(config: &ApiConfig, stop: CancellationToken) -> Result<App, ApiError> {
         node_token: NodeToken::new()
             .map_err(|source| ApiError::File { path: "/dev/urandom".into(), source })?,
         service_prefix: config.service_prefix,
+        service_length: config.service_length,
         service_ips: Mutex::new(BTreeSet::new()),
         node_ports: Mutex::default(),
         faults: Arc::default(),
