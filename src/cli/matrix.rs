@@ -135,3 +135,108 @@ fn what_waits_has_a_limit() {
         assert!(!has("wait") || has("timeout"), "{path} can wait for ever");
     }
 }
+
+/// The exit codes that a command may end with beside done, failed and wrong usage.
+const CODES: &[(&str, &[u8])] = &[
+    ("create", &[4, 5]),
+    ("status", &[3, 6]),
+    ("doctor", &[3, 6]),
+    ("report", &[6]),
+    ("scale", &[4, 5, 6]),
+    ("resize", &[4, 5, 6]),
+    ("pause", &[6]),
+    ("resume", &[6]),
+    ("failover", &[4, 5, 6]),
+    ("restart", &[4, 5, 6]),
+    ("rotate-credentials", &[4, 5, 6]),
+    ("upgrade", &[4, 5, 6]),
+    ("backup-now", &[4, 5, 6]),
+    ("backup now", &[4, 5, 6]),
+    ("backup verify", &[4, 5, 6]),
+    ("backups", &[3, 6]),
+    ("backups selftest", &[3]),
+    ("restore", &[4, 5, 6]),
+    ("delete", &[4, 5, 6]),
+    ("connect", &[3, 6]),
+    ("expose", &[4, 5, 6]),
+    ("logs", &[6]),
+    ("events", &[6]),
+    ("history", &[6]),
+    ("install", &[4, 5]),
+    ("uninstall", &[5, 6]),
+    ("sandbox down", &[4]),
+    ("sandbox status", &[3]),
+    ("sandbox logs", &[6]),
+    ("sandbox fault api", &[3]),
+    ("sandbox fault pod", &[3, 6]),
+    ("sandbox fault list", &[3]),
+    ("sandbox fault clear", &[3]),
+];
+
+fn codes(path: &str) -> Vec<u8> {
+    let more = CODES.iter().find(|(own, _)| *own == path).map(|(_, more)| *more).unwrap_or_default();
+    [&[0, 1, 2], more].concat()
+}
+
+/// What completes from the cluster, by the arguments' names.
+fn live(command: &clap::Command) -> String {
+    let args =
+        command.get_arguments().filter(|arg| arg.get::<clap_complete::engine::ArgValueCompleter>().is_some());
+    let names = args.map(|arg| {
+        arg.get_long().map_or_else(|| arg.get_id().to_string().to_uppercase(), |long| format!("--{long}"))
+    });
+    names.collect::<Vec<_>>().join(" ")
+}
+
+/// Each command, and what it has of what all should have.
+#[test]
+fn the_table_of_commands() {
+    let mut found = BTreeMap::new();
+    commands(&super::command(), "", &mut found);
+    let mut table = String::from(
+        "| command | examples | -o json | --dry-run | completes | exit codes |\n|---|---|---|---|---|---|\n",
+    );
+    for (path, command) in &found {
+        let has = |long: &str| command.get_arguments().any(|arg| arg.get_long() == Some(long));
+        let mark = |yes: bool| if yes { "yes" } else { "" };
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let codes: Vec<String> = codes(path).iter().map(u8::to_string).collect();
+        assert!(has("timeout") <= codes.contains(&"4".to_owned()), "{path} has a limit");
+        let cells = [
+            mark(help.contains("Examples:")),
+            mark(has("output")),
+            mark(has("dry-run")),
+            &live(command),
+            &codes.join(" "),
+        ]
+        .join(" | ");
+        table.push_str(&format!("| {path} | {cells} |\n"));
+    }
+    println!("{table}");
+    insta::assert_snapshot!("commands", table);
+    for (path, _) in CODES {
+        assert!(found.contains_key(*path), "there is no {path}");
+    }
+}
+
+/// The codes that commands have ended with in journeys are those of the table.
+#[test]
+fn commands_end_with_no_other_code() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/runner");
+    let mut seen = 0;
+    for file in [
+        "data/snapshots/runner__data__refusals__refusals.snap",
+        "major/snapshots/runner__major__refused__upgrades.snap",
+    ] {
+        for line in std::fs::read_to_string(root.join(file)).unwrap().lines() {
+            let Some((words, code)) = line.strip_prefix("$ dbctl ").and_then(|line| line.rsplit_once('→'))
+            else {
+                continue;
+            };
+            let command = words.split_whitespace().next().unwrap();
+            assert!(codes(command).contains(&code.trim().parse().unwrap()), "{line}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 40, "{seen}");
+}
