@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::passwords;
+use super::passwords::{self, UNHEARD};
 use super::restoring::Note;
 use crate::patroni::APP_NAME;
 
@@ -55,9 +55,7 @@ pub fn post_bootstrap(connection: &str) -> Result<(), PostBootstrapError> {
 fn script(name: &str, password: &str) -> String {
     let (role, literal, secret) = (identifier(name), literal(name), literal(password));
     format!(
-        "SET log_statement = 'none';\n\
-         SET log_min_duration_statement = -1;\n\
-         SET log_min_error_statement = 'panic';\n\
+        "{UNHEARD}\
          SELECT 'CREATE ROLE {role}' WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = {literal}) \\gexec\n\
          ALTER ROLE {role} LOGIN PASSWORD {secret};\n\
          SELECT 'CREATE DATABASE {role} OWNER {role}' WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = {literal}) \\gexec\n"

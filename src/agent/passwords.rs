@@ -50,8 +50,14 @@ pub(super) fn of(
     variable: impl Fn(&str) -> Option<String>,
 ) -> Option<String> {
     let (_, name, fallback) = ROLES.into_iter().find(|(known, ..)| *known == role)?;
-    let kept = files.and_then(|files| std::fs::read_to_string(files.join(name)).ok());
+    let kept = files.and_then(|files| line(files, name));
     kept.or_else(|| variable(fallback)).filter(|password| !password.is_empty())
+}
+
+/// What a file says, without the end of its line: editors add one, and no password of a role can hold it everywhere.
+pub(super) fn line(files: &Path, name: &str) -> Option<String> {
+    let text = std::fs::read_to_string(files.join(name)).ok()?;
+    Some(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
 /// The same for this process, which may be one that PostgreSQL or Patroni has started.
@@ -62,7 +68,7 @@ pub(super) fn here(role: &str) -> Option<String> {
 /// All of them.
 fn wanted(files: Option<&Path>, variable: impl Fn(&str) -> Option<String>) -> Wanted {
     let password = |(role, ..): (&str, &str, &str)| Some((role.to_owned(), of(role, files, &variable)?));
-    let rotation = |name: &str| std::fs::read_to_string(files?.join(name)).ok();
+    let rotation = |name: &str| line(files?, name);
     Wanted {
         roles: ROLES.into_iter().filter_map(password).collect(),
         rotations: Rotations {
@@ -99,11 +105,22 @@ fn differing<'w>(kept: &str, wanted: &'w BTreeMap<String, String>) -> Vec<(&'w s
     other.collect()
 }
 
-/// The statements. They wait for no replica, since none may be able to log in before; and the passwords reach no log.
+/// What keeps statements with passwords out of every log and view, whatever the database's settings; and what lets them be
+/// carried out. A variable of an extension that is not loaded is no error.
+/// <https://www.postgresql.org/docs/current/runtime-config-logging.html>
+pub(super) const UNHEARD: &str = "SET log_statement = 'none';\n\
+     SET log_min_duration_statement = -1;\n\
+     SET log_min_duration_sample = -1;\n\
+     SET log_transaction_sample_rate = 0;\n\
+     SET log_min_error_statement = 'panic';\n\
+     SET pg_stat_statements.track_utility = off;\n\
+     SET default_transaction_read_only = off;\n\
+     SET statement_timeout = 0;\n";
+
+/// The statements. They wait for no replica, since none may be able to log in before.
 fn script(roles: &[(&str, &str)]) -> String {
-    let mut text = "SET log_statement = 'none';\nSET log_min_duration_statement = -1;\nSET log_min_error_statement = 'panic';\n\
-                    SET password_encryption = 'scram-sha-256';\nSET synchronous_commit = 'local';\n"
-        .to_owned();
+    let mut text =
+        format!("{UNHEARD}SET password_encryption = 'scram-sha-256';\nSET synchronous_commit = 'local';\n");
     for (name, password) in roles {
         text.push_str(&format!("ALTER ROLE {} PASSWORD {};\n", identifier(name), literal(password)));
     }
@@ -122,9 +139,13 @@ pub(super) async fn watch(member: Arc<Member>) {
             done = None;
             // Its Patroni logs in with these by now, and the primary's agent sees to the rest.
             member.rotated(wanted.rotations);
-        } else if done.as_ref() != Some(&wanted) && settle(&member, &wanted.roles).await {
-            member.rotated(wanted.rotations.clone());
-            done = Some(wanted);
+        } else if done.as_ref() != Some(&wanted) {
+            // One that has just become the primary may have said so as a replica.
+            member.rotated(Rotations::default());
+            if settle(&member, &wanted.roles).await {
+                member.rotated(wanted.rotations.clone());
+                done = Some(wanted);
+            }
         }
     }
 }
@@ -234,7 +255,8 @@ mod tests {
         for (name, text) in
             [(internal::REPLICATION, "r"), (file::APP, "a"), (file::INTERNAL_ROTATION, "01ID")]
         {
-            std::fs::write(files.path().join(name), text).unwrap();
+            // By hand, with the end of a line.
+            std::fs::write(files.path().join(name), format!("{text}\n")).unwrap();
         }
         let after = wanted(Some(files.path()), of);
         assert_eq!(names(&after), ["app", REPLICATION_USER, "postgres"]);

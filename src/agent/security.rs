@@ -46,6 +46,14 @@ pub enum SecurityError {
         /// What came of it.
         source: io::Error,
     },
+    /// A password is not there, or is no text.
+    #[error("read the password of {of} in {path}")]
+    NoPassword {
+        /// Whose.
+        of: &'static str,
+        /// The directory.
+        path: PathBuf,
+    },
     /// PostgreSQL could not use it.
     #[error("use the certificate in {path}: {why}")]
     Unusable {
@@ -185,7 +193,7 @@ pub(super) fn ready(environment: &Environment) -> Result<(), SecurityError> {
 /// Name and password for what changes something at a REST API, as they are now.
 pub(super) fn credentials(environment: &Environment) -> Option<Credentials> {
     if let Some(mount) = &environment.security {
-        let password = fs::read_to_string(snapshot(mount).join(internal::REST)).ok()?;
+        let password = passwords::line(&snapshot(mount), internal::REST)?;
         return Some(Credentials { username: REST_USER.to_owned(), password });
     }
     // The pod is one of before it was a file.
@@ -197,10 +205,11 @@ pub(super) fn credentials(environment: &Environment) -> Option<Credentials> {
 
 /// What of Patroni's configuration hangs on it. `verify`: everybody speaks TLS, so that only those are streamed from whose
 /// certificate a trusted authority has signed; before, TLS is used where the other side can.
-fn settings(environment: &Environment, verify: bool) -> Value {
-    if environment.security.is_none() {
-        return json!({});
-    }
+///
+/// # Errors
+/// Where a password cannot be read: without one, Patroni would let anybody in, or could log in nowhere.
+fn settings(environment: &Environment, verify: bool) -> Result<Value, SecurityError> {
+    let Some(mount) = &environment.security else { return Ok(json!({})) };
     let copies = Copies::below(&environment.sockets);
     let to_others = if verify {
         json!({ "sslmode": "verify-ca", "sslrootcert": copies.trusted() })
@@ -214,18 +223,19 @@ fn settings(environment: &Environment, verify: bool) -> Value {
         },
     });
     // Where they are files, Patroni has them from here, since its environment stays what it was when it started.
-    let files = environment.security.as_deref().map(snapshot);
+    let files = snapshot(mount);
     let users = [("superuser", SUPERUSER), ("replication", REPLICATION_USER), ("rewind", REWIND_USER)];
     for (section, username) in users {
-        if let Some(password) = passwords::of(username, files.as_deref(), |_| None) {
-            let login = json!({ section: { "username": username, "password": password } });
-            super::render::merge(&mut settings["postgresql"]["authentication"], login);
-        }
+        let password = passwords::of(username, Some(&files), |_| None);
+        let password = password.ok_or(SecurityError::NoPassword { of: username, path: files.clone() })?;
+        let login = json!({ section: { "username": username, "password": password } });
+        super::render::merge(&mut settings["postgresql"]["authentication"], login);
     }
-    if let Some(Credentials { username, password }) = credentials(environment) {
-        settings["restapi"] = json!({ "authentication": { "username": username, "password": password } });
-    }
-    settings
+    let rest = credentials(environment).filter(|rest| !rest.password.is_empty());
+    let Credentials { username, password } =
+        rest.ok_or(SecurityError::NoPassword { of: "Patroni's REST API", path: files })?;
+    settings["restapi"] = json!({ "authentication": { "username": username, "password": password } });
+    Ok(settings)
 }
 
 /// Whether the template says that everybody speaks TLS.
@@ -267,7 +277,7 @@ impl Configuration {
     /// Writes it anew where it is another now; whether it was.
     fn bring_up(&mut self, environment: &Environment) -> Result<bool, AgentError> {
         let mut whole = self.rest.clone();
-        super::render::merge(&mut whole, settings(environment, self.verify));
+        super::render::merge(&mut whole, settings(environment, self.verify)?);
         let text = format!("{whole:#}\n");
         let differs = text != self.written;
         if differs {
@@ -283,7 +293,7 @@ pub(super) async fn watch(member: Arc<Member>, patroni: Pid, mut configuration: 
     let environment = &member.environment;
     let Some(mount) = &environment.security else { return };
     let copies = Copies::below(&environment.sockets);
-    let (mut complaint, mut pending) = (String::new(), false);
+    let (mut complaint, mut grievance, mut pending) = (String::new(), String::new(), false);
     loop {
         tokio::time::sleep(PAUSE).await;
         match copies.take(mount) {
@@ -313,8 +323,14 @@ pub(super) async fn watch(member: Arc<Member>, patroni: Pid, mut configuration: 
                 tracing::info!("Patroni's own settings have changed: it reads them again");
                 let _ = kill_process(patroni, Signal::HUP);
             }
-            Ok(false) => {}
-            Err(error) => tracing::warn!("failed to {error}"),
+            Ok(false) => grievance.clear(),
+            Err(error) => {
+                let words = error.to_string();
+                if words != grievance {
+                    tracing::warn!("failed to {words}: Patroni's own settings stay as they are");
+                    grievance = words;
+                }
+            }
         }
     }
 }
@@ -380,6 +396,9 @@ mod tests {
         let mount = root.path().join("mount");
         fs::create_dir_all(&mount).unwrap();
         fs::write(mount.join(internal::REST), "one").unwrap();
+        for login in internal::LOGINS {
+            fs::write(mount.join(login), "same").unwrap();
+        }
         let environment = Environment {
             security: Some(mount.clone()),
             sockets: root.path().to_owned(),
@@ -393,7 +412,8 @@ mod tests {
         let before = read();
         assert_eq!(before["postgresql"]["parameters"]["a"], "b");
         assert_eq!(before["postgresql"]["parameters"]["ssl"], "on");
-        assert_eq!(before["postgresql"]["authentication"]["rewind"], json!({ "sslmode": "prefer" }));
+        let rewind = json!({ "sslmode": "prefer", "username": REWIND_USER, "password": "same" });
+        assert_eq!(before["postgresql"]["authentication"]["rewind"], rewind);
         assert_eq!(before["restapi"]["authentication"], json!({ "username": "dbctl", "password": "one" }));
         assert!(!own.bring_up(&environment).unwrap());
 
@@ -409,11 +429,16 @@ mod tests {
             (&replication["username"], &replication["password"]),
             (&json!(REPLICATION_USER), &json!("three"))
         );
-        assert_eq!(after["postgresql"]["authentication"]["superuser"], Value::Null);
+        // Without a password, Patroni would let anybody in: what was written stays.
+        fs::write(mount.join(internal::REST), [0xff, 0xfe]).unwrap();
+        let error = own.bring_up(&environment).unwrap_err().to_string();
+        assert!(error.starts_with("read the password of Patroni's REST API in "), "{error}");
+        assert_eq!(read()["restapi"]["authentication"]["password"], "two");
+        fs::write(mount.join(internal::REST), "two\n").unwrap();
         assert_eq!(credentials(&environment).unwrap().password, "two");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         // Where the pod has none, nothing is said of TLS.
         let plain = Environment { security: None, ..environment };
-        assert_eq!(settings(&plain, true), json!({}));
+        assert_eq!(settings(&plain, true).unwrap(), json!({}));
     }
 }

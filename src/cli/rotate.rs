@@ -130,8 +130,7 @@ fn render(database: &Database, namespace: &str, of: Whose) -> String {
     if matches!(of, Whose::All | Whose::Internal) {
         line(
             names.internal_secret(),
-            "the superuser, replication, pg_rewind and Patroni's REST API. Members go over by themselves; a backup that has just \
-             begun may have to begin again",
+            "the superuser, replication and pg_rewind. Members go over by themselves; while a backup is under way it is refused",
         );
     }
     text
@@ -150,8 +149,8 @@ mod tests {
             role app. Sessions go on; who opens one afterwards needs the new password,
             so a program that read the Secret when it started must be restarted
           Secret db-internal
-            the superuser, replication, pg_rewind and Patroni's REST API. Members go
-            over by themselves; a backup that has just begun may have to begin again
+            the superuser, replication and pg_rewind. Members go over by themselves;
+            while a backup is under way it is refused
         "#);
         let one = render(&database(), "shop", Whose::App);
         assert!(one.contains("db-app") && !one.contains("db-internal"), "{one}");

@@ -387,6 +387,7 @@ impl<'a> Actor<'a> {
         let secret = retry::read(|| api.get(&name)).await.map_err(on(format!("read Secret {name}")))?;
         let bytes = secret.data.and_then(|mut data| data.remove(internal::REST));
         let password = bytes.and_then(|bytes| String::from_utf8(bytes.0).ok());
+        let password = password.map(|password| password.trim_end_matches(['\r', '\n']).to_owned());
         let password = password.ok_or(ActError::NoPassword(name, internal::REST))?;
         Ok(Credentials { username: REST_USER.to_owned(), password })
     }

@@ -112,11 +112,11 @@ async fn pass(database: &Database, key: &Key, shared: &Arc<Shared>) -> Result<Op
         let sighting = Sighting::of(database, &observed, jiff::Timestamp::now());
         shared.metrics.databases.observe(key, database.status.as_ref(), &status, &sighting);
     }
-    done?;
     if actions.iter().any(|action| matches!(action, Action::Rotate(_))) {
         // What was known of the Secrets is of before.
         shared.known.forget(key);
     }
+    done?;
     if gone {
         shared.asks.forget(key);
         // Whoever creates it again may have removed its Secrets meanwhile.

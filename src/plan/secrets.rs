@@ -23,6 +23,9 @@ pub mod internal {
     pub const REST: &str = "rest-password";
     /// All of them.
     pub const ALL: [&str; 4] = [SUPERUSER, REPLICATION, REWIND, REST];
+    /// Those of roles in the data. Patronis ask each other with [`REST`] whether the primary may go on while the Kubernetes API
+    /// is down: while two of them know different ones, it may not.
+    pub const LOGINS: [&str; 3] = [SUPERUSER, REPLICATION, REWIND];
 }
 
 /// Key of the password in Secret `NAME-app`.

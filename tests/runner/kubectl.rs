@@ -186,7 +186,7 @@ struct Tour(Sandbox);
 
 impl Tour {
     fn start() -> Self {
-        let sandbox = Sandbox::new();
+        let sandbox = Sandbox::new().denying_on_purpose();
         sandbox.run(&["sandbox", "up"]).ok();
         let create = ["create", "orders-db", "--version", "16.15", "--replicas", "2", "--storage", "1Gi"];
         sandbox.run(&[create.as_slice(), &["--wait"]].concat()).ok();

@@ -173,8 +173,8 @@ impl Sandbox {
         Self { external: None, _apart: None, home, judged: true, _turn: turn }
     }
 
-    /// Rights are taken away here on purpose: that somebody is denied something is no fault.
-    pub fn with_rights_taken_away(mut self) -> Self {
+    /// That somebody is denied something is part of the test.
+    pub fn denying_on_purpose(mut self) -> Self {
         self.judged = false;
         self
     }

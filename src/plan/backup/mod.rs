@@ -56,6 +56,11 @@ pub fn enabled<'a>(cx: &Context<'a>) -> Option<Wanted<'a>> {
     })
 }
 
+/// Whether one is being taken, by whomever it was asked for.
+pub fn is_backing_up(cx: &Context<'_>) -> bool {
+    runs(cx, Task::Backup).iter().any(|run| run.state == RunState::Active)
+}
+
 /// What was last said of what is in the destination.
 pub fn catalog(cx: &Context<'_>) -> Option<Catalog> {
     Catalog::of(cx.observed.get(Kind::ConfigMap, &cx.names.backups())?)

@@ -123,6 +123,17 @@ pub fn everywhere(cx: &Context<'_>) -> bool {
     set && secret(cx).is_some() && cx.view.members.iter().all(|member| speaks(at(member.pod, "/spec")))
 }
 
+/// Whether every pod, and each to come, has the passwords as files.
+pub fn passwords_everywhere(cx: &Context<'_>) -> bool {
+    let has = |spec: Option<&Value>| {
+        let sources =
+            spec.and_then(volume_of).map(|volume| list(volume, "/projected/sources")).unwrap_or_default();
+        sources.iter().flat_map(|source| list(source, "/secret/items")).any(|item| item["path"] == file::APP)
+    };
+    let set = cx.view.stateful_set.is_none_or(|set| has(at(set, "/spec/template/spec")));
+    set && cx.view.members.iter().all(|member| has(at(member.pod, "/spec")))
+}
+
 /// What the configuration of Patroni says of it: replicas verify whom they stream from, or, while some member does not speak TLS
 /// yet, nobody insists.
 pub fn fill(cx: &Context<'_>, file: &mut Value) {

@@ -3,7 +3,8 @@
 
 use jiff::SignedDuration;
 
-use super::super::certificates::everywhere;
+use super::super::backup::is_backing_up;
+use super::super::certificates::passwords_everywhere;
 use super::super::conditions::writable;
 use super::super::requests::Step;
 use super::super::secrets::{APP_PASSWORD, ROTATED, internal};
@@ -13,7 +14,7 @@ use super::{Turn, failed, rejected, succeeded};
 use crate::api::{CredentialsOf, Operation, OperationPhase, RotateArguments};
 
 /// How long members may take: a kubelet brings a file that has changed within about a minute, at the latest.
-const LIMIT: SignedDuration = SignedDuration::from_mins(10);
+const LIMIT: SignedDuration = SignedDuration::from_mins(5);
 
 /// Takes it up, or says why not. The Secrets are listed as what remains.
 pub fn begin(turn: &Turn<'_, '_>, operation: Operation, arguments: RotateArguments) -> Step {
@@ -35,9 +36,13 @@ pub fn begin(turn: &Turn<'_, '_>, operation: Operation, arguments: RotateArgumen
         );
         return rejected(turn, operation, message);
     }
-    if !everywhere(cx) {
+    if !passwords_everywhere(cx) {
         let message =
             "not every pod has the passwords as files yet: ask again when all members are up to date";
+        return rejected(turn, operation, message.to_owned());
+    }
+    if arguments.of != CredentialsOf::App && is_backing_up(cx) {
+        let message = "a backup is under way, which would end with the passwords that it began with: ask again when it is done";
         return rejected(turn, operation, message.to_owned());
     }
     go_on(turn, Operation { phase: OperationPhase::Running, remaining, ..operation })
@@ -63,17 +68,28 @@ pub fn go_on(turn: &Turn<'_, '_>, operation: Operation) -> Step {
         let message = format!("new passwords are in {}, and every member goes by them", all.join(" and "));
         return succeeded(turn, operation, message);
     }
-    if turn.since(operation.started_at.as_ref()) >= LIMIT {
+    // Whoever becomes the primary sets them; meanwhile nobody should be kept from doing something about that.
+    if turn.assessment.healthy_primary().is_none() {
         let message = format!(
-            "{} not gone by the new passwords after {} minutes, and will once it is well: see `dbctl status {}`",
-            match waits_for.as_slice() {
-                [] => "the Secrets were not written: members have".to_owned(),
-                [one] => format!("{one} has"),
-                many => format!("{} have", many.join(", ")),
-            },
-            LIMIT.as_mins(),
-            cx.names.0
+            "no primary is running ({}): the next one sets the passwords that are in {}",
+            writable(cx).message,
+            all.join(" and ")
         );
+        return failed(turn, operation, message);
+    }
+    if turn.since(operation.started_at.as_ref()) >= LIMIT {
+        let (minutes, name) = (LIMIT.as_mins(), cx.names.0);
+        let message = if written {
+            let who = if waits_for.is_empty() { "the pods" } else { &waits_for.join(", ") };
+            format!(
+                "after {minutes} minutes, {who} did not go by the new passwords, and will once all is well: see `dbctl status {name}`"
+            )
+        } else {
+            format!(
+                "after {minutes} minutes, {} could not be written: see the events of `dbctl status {name}`",
+                all.join(" and ")
+            )
+        };
         return failed(turn, operation, message);
     }
     let ask = (!written || !pods.is_empty()).then(|| {
@@ -81,7 +97,7 @@ pub fn go_on(turn: &Turn<'_, '_>, operation: Operation) -> Step {
             if *secret == cx.names.app_secret() {
                 vec![APP_PASSWORD.to_owned()]
             } else {
-                internal::ALL.map(str::to_owned).to_vec()
+                internal::LOGINS.map(str::to_owned).to_vec()
             }
         };
         let secrets = all.iter().map(|secret| (secret.clone(), keys(secret))).collect();
@@ -111,6 +127,5 @@ fn waits_for(turn: &Turn<'_, '_>, operation: &Operation) -> Vec<String> {
     let primary = turn.assessment.healthy_primary().map(|primary| primary.name.clone());
     let others = cx.view.members.iter().map(|member| member.name.to_owned());
     let others = others.filter(|member| Some(member) != primary.as_ref() && answers(member));
-    let nobody = primary.is_none().then(|| "a primary".to_owned());
-    primary.clone().into_iter().chain(others).filter(|member| !goes_by(member)).chain(nobody).collect()
+    primary.clone().into_iter().chain(others).filter(|member| !goes_by(member)).collect()
 }

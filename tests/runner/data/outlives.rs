@@ -21,7 +21,7 @@ fn claims(sandbox: &Sandbox) -> (usize, bool) {
 
 #[test]
 fn without_controller_roles_or_definition_data_stays_and_comes_back() {
-    let mut sandbox = Sandbox::apart().with_rights_taken_away();
+    let mut sandbox = Sandbox::apart().denying_on_purpose();
     let create =
         ["create", "db", "--replicas", "1", "--storage", "1Gi", "--deletion-policy", "delete", "--wait"];
     sandbox.run(&create).ok();
