@@ -1,6 +1,7 @@
 //! The objects that carry a Database's label, kept by watches and found by Database.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -21,37 +22,44 @@ use crate::plan::{Kind, label, name_of, text, uid_of};
 pub type Key = (String, String);
 
 /// An object, and when it was last seen to change.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Entry {
+    kind: Kind,
+    name: Box<str>,
     object: Packed,
-    version: Option<Box<str>>,
+    /// A hash of its version.
+    version: u64,
     /// What a change of is a reason for a pass.
     gist: Option<u64>,
-    more: More,
+    more: Option<Box<More>>,
     /// By this process's own clock.
     changed: Instant,
 }
 
+impl Entry {
+    fn is(&self, kind: Kind, name: &str) -> bool {
+        self.kind == kind && *self.name == *name
+    }
+}
+
 /// What is asked of all objects of a kind at once.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum More {
-    Nothing,
     /// A pod's node.
     Node(Box<str>),
     /// Who holds a leader lock, and since when.
-    Held(Box<(String, Option<Timestamp>)>),
+    Held(String, Option<Timestamp>),
 }
 
 impl More {
-    fn of(key: &Key, kind: Kind, object: &Value) -> Self {
+    fn of(key: &Key, kind: Kind, object: &Value) -> Option<Self> {
         match kind {
-            Kind::Pod => text(object, "/spec/nodeName").map_or(Self::Nothing, |node| Self::Node(node.into())),
+            Kind::Pod => Some(Self::Node(text(object, "/spec/nodeName")?.into())),
             Kind::ConfigMap if name_of(object) == Names(&key.1).leader() => {
                 let lock = Lock::of(object);
-                let held = |holder| Self::Held(Box::new((holder, lock.acquired)));
-                lock.holder.map_or(Self::Nothing, held)
+                Some(Self::Held(lock.holder?, lock.acquired))
             }
-            _ => Self::Nothing,
+            _ => None,
         }
     }
 }
@@ -67,7 +75,8 @@ pub struct Seen {
     pub changed: Instant,
 }
 
-type Objects = BTreeMap<(Kind, Box<str>), Entry>;
+/// A Database has about twenty-five.
+type Objects = Vec<Entry>;
 
 /// Kind, namespace and name of an object.
 type Id = (Kind, String, String);
@@ -108,7 +117,7 @@ impl Index {
 
     fn drop_object(&mut self, id: &Id, key: &Arc<Key>) {
         if let Some(objects) = self.objects.get_mut(key) {
-            objects.remove(&(id.0, id.2.as_str().into()));
+            objects.retain(|entry| !entry.is(id.0, &id.2));
             if objects.is_empty() {
                 self.objects.remove(key);
                 self.takers.remove(key);
@@ -121,16 +130,20 @@ impl Index {
         self.objects.get_key_value(&key).map_or_else(|| Arc::new(key), |(kept, _)| kept.clone())
     }
 
-    /// The uid of the pod that takes the lock, where that is seen as it happens: an old pod of the same name may still run,
-    /// and the name alone does not tell the two apart.
-    fn taker(&self, key: &Key, before: &More, now: &More) -> Option<String> {
-        let More::Held(now) = now else { return None };
-        if matches!(before, More::Held(before) if before == now) {
-            return None;
+    fn entry(&self, key: &Key, kind: Kind, name: &str) -> Option<&Entry> {
+        self.objects.get(key)?.iter().find(|entry| entry.is(kind, name))
+    }
+
+    fn insert(&mut self, key: &Arc<Key>, new: Entry) {
+        let objects = self.objects.entry(key.clone()).or_default();
+        match objects.iter_mut().find(|entry| entry.is(new.kind, &new.name)) {
+            Some(entry) => *entry = new,
+            None => {
+                // Room for twice as many would be room for a thousand times as many.
+                objects.reserve_exact(1);
+                objects.push(new);
+            }
         }
-        let pod = self.objects.get(key).and_then(|objects| objects.get(&(Kind::Pod, now.0.as_str().into())));
-        let pod = pod.and_then(|pod| pod.object.unpack().ok());
-        Some(pod.as_ref().and_then(uid_of).unwrap_or_default().to_owned())
     }
 }
 
@@ -150,26 +163,41 @@ impl Cache {
         let packed: Vec<(Kind, Packed, Instant)> = {
             let all = self.index.read().unwrap_or_else(PoisonError::into_inner);
             let objects = all.objects.get(key).into_iter().flatten();
-            objects.map(|((kind, _), entry)| (*kind, entry.object.clone(), entry.changed)).collect()
+            objects.map(|entry| (entry.kind, entry.object.clone(), entry.changed)).collect()
         };
         let unpacked = packed.into_iter();
-        unpacked.map(|(kind, object, changed)| Ok(Seen { kind, object: object.unpack()?, changed })).collect()
+        unpacked
+            .map(|(kind, packed, changed)| Ok(Seen { kind, object: self.unpack(kind, &packed)?, changed }))
+            .collect()
+    }
+
+    fn unpack(&self, kind: Kind, packed: &Packed) -> Result<Value, serde_json::Error> {
+        self.packers[kind as usize].unpack(packed)
+    }
+
+    /// The uid of the pod that takes the lock, where that is seen as it happens: an old pod of the same name may still run,
+    /// and the name alone does not tell the two apart.
+    fn taker(&self, all: &Index, key: &Key, before: Option<&More>, now: Option<&More>) -> Option<String> {
+        let Some(More::Held(holder, _)) = now.filter(|_| before != now) else { return None };
+        let pod = all.entry(key, Kind::Pod, holder);
+        let pod = pod.and_then(|pod| self.unpack(Kind::Pod, &pod.object).ok());
+        Some(pod.as_ref().and_then(uid_of).unwrap_or_default().to_owned())
     }
 
     /// The Databases whose leader lock is held and has not been renewed for that long.
     pub fn stale_locks(&self, age: Duration, now: Instant) -> Vec<Key> {
         let all = self.index.read().unwrap_or_else(PoisonError::into_inner);
-        let stale =
-            |entry: &Entry| matches!(entry.more, More::Held(_)) && now.duration_since(entry.changed) > age;
-        let stale = all.objects.iter().filter(|(_, objects)| objects.values().any(stale));
+        let held = |entry: &Entry| matches!(entry.more.as_deref(), Some(More::Held(..)));
+        let stale = |entry: &Entry| held(entry) && now.duration_since(entry.changed) > age;
+        let stale = all.objects.iter().filter(|(_, objects)| objects.iter().any(stale));
         stale.map(|(key, _)| key.as_ref().clone()).collect()
     }
 
     /// The Databases that have a pod on that node.
     pub fn on_node(&self, node: &str) -> BTreeSet<Key> {
         let all = self.index.read().unwrap_or_else(PoisonError::into_inner);
-        let on = |entry: &Entry| matches!(&entry.more, More::Node(on) if **on == *node);
-        let on = all.objects.iter().filter(|(_, objects)| objects.values().any(on));
+        let on = |entry: &Entry| matches!(entry.more.as_deref(), Some(More::Node(on)) if **on == *node);
+        let on = all.objects.iter().filter(|(_, objects)| objects.iter().any(on));
         on.map(|(key, _)| key.as_ref().clone()).collect()
     }
 
@@ -182,30 +210,31 @@ impl Cache {
     /// Takes an object in; returns the Databases for which a pass is due.
     fn put(&self, kind: Kind, object: &Value) -> Vec<Key> {
         let Some(key) = key_of(object) else { return self.remove(kind, object) };
+        let id = id_of(kind, object);
         // What takes time first: nobody else waits for that.
-        let new = Entry {
+        let mut new = Entry {
+            kind,
+            name: id.2.as_str().into(),
             object: self.packers[kind as usize].pack(object),
-            version: text(object, "/metadata/resourceVersion").map(Box::from),
+            version: version(object),
             gist: gist(kind, object),
-            more: More::of(&key, kind, object),
+            more: More::of(&key, kind, object).map(Box::new),
             changed: Instant::now(),
         };
-        let id = id_of(kind, object);
         let mut all = self.index.write().unwrap_or_else(PoisonError::into_inner);
         let key = all.shared(key);
         let mut due: Vec<Key> = all.home(&id, &key).map(|key| key.as_ref().clone()).into_iter().collect();
-        let place = (kind, id.2.as_str().into());
-        let old = all.objects.get(&key).and_then(|objects| objects.get(&place));
+        let old = all.entry(&key, kind, &id.2);
         let news = old.is_none_or(|old| old.gist.is_none() || old.gist != new.gist);
-        let same = old.is_some_and(|old| old.version == new.version);
-        let taker = old.and_then(|old| all.taker(&key, &old.more, &new.more));
+        if let Some(old) = old.filter(|old| old.version == new.version) {
+            // It was listed once more.
+            new.changed = old.changed;
+        }
+        let taker = old.and_then(|old| self.taker(&all, &key, old.more.as_deref(), new.more.as_deref()));
         if let Some(taker) = taker {
             all.takers.insert(key.clone(), taker);
         }
-        let objects = all.objects.entry(key.clone()).or_default();
-        if !same {
-            objects.insert(place, new);
-        }
+        all.insert(&key, new);
         due.extend(news.then(|| key.as_ref().clone()));
         due
     }
@@ -226,6 +255,12 @@ impl Cache {
         let touched: BTreeSet<Arc<Key>> = gone.iter().filter_map(|id| all.forget(id)).collect();
         touched.into_iter().map(|key| key.as_ref().clone()).collect()
     }
+}
+
+fn version(object: &Value) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text(object, "/metadata/resourceVersion").hash(&mut hasher);
+    hasher.finish()
 }
 
 fn id_of(kind: Kind, object: &Value) -> Id {

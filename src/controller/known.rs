@@ -16,12 +16,13 @@ const LIFETIME: Duration = Duration::from_secs(120);
 /// Metadata of Secrets, and what their certificates say, by Database.
 #[derive(Debug, Default)]
 pub struct Known {
-    all: Mutex<HashMap<Key, HashMap<Box<str>, Found>>>,
+    all: Mutex<HashMap<Key, Vec<Found>>>,
     packer: Packer,
 }
 
 #[derive(Debug)]
 struct Found {
+    name: Box<str>,
     object: Packed,
     held: Option<Held>,
     at: Instant,
@@ -35,17 +36,19 @@ impl Known {
     pub fn of(&self, key: &Key, now: Instant) -> Result<Vec<(Value, Option<Held>)>, serde_json::Error> {
         let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = |found: &&Found| now.duration_since(found.at) < LIFETIME;
-        let found = all.get(key).into_iter().flat_map(HashMap::values).filter(fresh);
+        let found = all.get(key).into_iter().flatten().filter(fresh);
         let found: Vec<_> = found.map(|found| (found.object.clone(), found.held.clone())).collect();
         drop(all);
-        found.into_iter().map(|(object, held)| Ok((object.unpack()?, held))).collect()
+        found.into_iter().map(|(object, held)| Ok((self.packer.unpack(&object)?, held))).collect()
     }
 
     /// Notes one that was found.
     pub fn found(&self, key: &Key, object: &Value, held: Option<Held>, at: Instant) {
-        let found = Found { object: self.packer.pack(object), held, at };
+        let found = Found { name: name_of(object).into(), object: self.packer.pack(object), held, at };
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        all.entry(key.clone()).or_default().insert(name_of(object).into(), found);
+        let all = all.entry(key.clone()).or_default();
+        all.retain(|other| other.name != found.name);
+        all.push(found);
     }
 
     /// Forgets a Database's.

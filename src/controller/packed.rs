@@ -2,15 +2,15 @@
 //! twice a minute. As text, and compressed by what others of its kind look like, one takes a hundredth of what it takes in JSON's
 //! tree.
 
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::cell::RefCell;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde::de::Error as _;
 use serde_json::Value;
-use zstd::bulk::{Compressor, Decompressor};
-use zstd::dict::{DecoderDictionary, EncoderDictionary};
+use zstd::zstd_safe::{CCtx, CDict, DCtx, DDict, compress_bound, get_error_name};
 
-/// Fast, and no worse than slower ones where most of a text is known already.
-const LEVEL: i32 = 3;
+/// The fastest: most of a text is known already, and a dictionary takes less memory than for the others.
+const LEVEL: i32 = 1;
 /// How many objects of a kind are looked at: those of one database, and their like of a second.
 const SAMPLES: usize = 12;
 /// What of them is remembered at the most.
@@ -18,15 +18,27 @@ const SAMPLED: usize = 16 << 10;
 
 /// What objects of a kind look like.
 struct Dictionary {
-    encoder: EncoderDictionary<'static>,
-    decoder: DecoderDictionary<'static>,
+    encoder: CDict<'static>,
+    decoder: DDict<'static>,
+}
+
+impl Dictionary {
+    fn of(content: &[u8]) -> Option<Self> {
+        let (encoder, decoder) = (CDict::try_create(content, LEVEL)?, DDict::try_create(content)?);
+        Some(Self { encoder, decoder })
+    }
+}
+
+thread_local! {
+    /// To make one takes longer than to use it.
+    static CONTEXTS: RefCell<(Option<CCtx<'static>>, Option<DCtx<'static>>)> = const { RefCell::new((None, None)) };
 }
 
 /// Packs objects of one kind.
 #[derive(Default)]
 pub struct Packer {
-    samples: RwLock<Vec<Vec<u8>>>,
-    dictionary: OnceLock<Arc<Dictionary>>,
+    samples: Mutex<Vec<Vec<u8>>>,
+    dictionary: OnceLock<Option<Dictionary>>,
 }
 
 impl std::fmt::Debug for Packer {
@@ -35,19 +47,24 @@ impl std::fmt::Debug for Packer {
     }
 }
 
-/// An object.
-#[derive(Clone)]
+/// How an object was packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// Not at all.
+    Plain,
+    /// By itself.
+    Alone,
+    /// By the dictionary.
+    Learned,
+}
+
+/// An object. Only the packer that packed it can unpack it.
+#[derive(Clone, Debug)]
 pub struct Packed {
     bytes: Arc<[u8]>,
     /// Of the text.
     length: u32,
-    dictionary: Option<Arc<Dictionary>>,
-}
-
-impl std::fmt::Debug for Packed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Packed").field("bytes", &self.bytes.len()).field("length", &self.length).finish()
-    }
+    form: Form,
 }
 
 impl Packer {
@@ -57,55 +74,72 @@ impl Packer {
         if self.dictionary.get().is_none() {
             self.learn(&text);
         }
-        let dictionary = self.dictionary.get().cloned();
-        let packed = match &dictionary {
-            Some(dictionary) => Compressor::with_prepared_dictionary(&dictionary.encoder),
-            None => Compressor::new(LEVEL),
-        };
-        let length = u32::try_from(text.len()).ok();
-        match packed.and_then(|mut compressor| compressor.compress(&text)).ok().zip(length) {
-            Some((bytes, length)) => Packed { bytes: bytes.into(), length, dictionary },
-            // There is no memory for it, or it is larger than an API server takes: as it is, then.
-            None => Packed { bytes: text.into(), length: 0, dictionary: None },
+        let dictionary = self.dictionary.get().and_then(Option::as_ref);
+        let form = if dictionary.is_some() { Form::Learned } else { Form::Alone };
+        let packed =
+            u32::try_from(text.len()).ok().and_then(|length| Some((length, compress(&text, dictionary)?)));
+        match packed {
+            Some((length, bytes)) => Packed { bytes: bytes.into(), length, form },
+            // There is no memory for it, or it is larger than an API server takes.
+            None => Packed { bytes: text.into(), length: 0, form: Form::Plain },
         }
     }
 
+    /// The object.
+    ///
+    /// # Errors
+    /// Where there is no memory for it: an object that cannot be read must not be taken for one that is not there.
+    pub fn unpack(&self, packed: &Packed) -> Result<Value, serde_json::Error> {
+        let dictionary = match packed.form {
+            Form::Plain => return serde_json::from_slice(&packed.bytes),
+            Form::Alone => None,
+            Form::Learned => self.dictionary.get().and_then(Option::as_ref),
+        };
+        let text = decompress(packed, dictionary).map_err(serde_json::Error::custom)?;
+        serde_json::from_slice(&text)
+    }
+
     fn learn(&self, text: &[u8]) {
-        let mut samples = self.samples.write().unwrap_or_else(PoisonError::into_inner);
+        let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
         samples.push(text.to_vec());
         let size: usize = samples.iter().map(Vec::len).sum();
         if samples.len() < SAMPLES && size < SAMPLED {
             return;
         }
-        // What is looked for most often should be at the end.
-        let all = samples.concat();
-        let content = &all[all.len().saturating_sub(SAMPLED)..];
-        let _ = self.dictionary.set(Arc::new(Dictionary {
-            encoder: EncoderDictionary::copy(content, LEVEL),
-            decoder: DecoderDictionary::copy(content),
-        }));
-        samples.clear();
-        samples.shrink_to_fit();
+        let all = std::mem::take(&mut *samples).concat();
+        let _ = self.dictionary.set(Dictionary::of(&all[all.len().saturating_sub(SAMPLED)..]));
     }
 }
 
-impl Packed {
-    /// The object.
-    ///
-    /// # Errors
-    /// Where there is no memory for it: an object that cannot be read must not be taken for one that is not there.
-    pub fn unpack(&self) -> Result<Value, serde_json::Error> {
-        let length = usize::try_from(self.length).unwrap_or_default();
-        if length == 0 {
-            return serde_json::from_slice(&self.bytes);
+fn compress(text: &[u8], dictionary: Option<&Dictionary>) -> Option<Vec<u8>> {
+    CONTEXTS.with_borrow_mut(|(context, _)| {
+        if context.is_none() {
+            *context = CCtx::try_create();
         }
-        let unpacker = match &self.dictionary {
-            Some(dictionary) => Decompressor::with_prepared_dictionary(&dictionary.decoder),
-            None => Decompressor::new(),
-        };
-        let text = unpacker.and_then(|mut unpacker| unpacker.decompress(&self.bytes, length));
-        serde_json::from_slice(&text.map_err(serde_json::Error::custom)?)
-    }
+        let (context, mut packed) = (context.as_mut()?, Vec::with_capacity(compress_bound(text.len())));
+        match dictionary {
+            Some(dictionary) => context.compress_using_cdict(&mut packed, text, &dictionary.encoder),
+            None => context.compress(&mut packed, text, LEVEL),
+        }
+        .ok()?;
+        Some(packed)
+    })
+}
+
+fn decompress(packed: &Packed, dictionary: Option<&Dictionary>) -> Result<Vec<u8>, &'static str> {
+    CONTEXTS.with_borrow_mut(|(_, context)| {
+        if context.is_none() {
+            *context = DCtx::try_create();
+        }
+        let context = context.as_mut().ok_or("no memory")?;
+        let mut text = Vec::with_capacity(usize::try_from(packed.length).unwrap_or_default());
+        match dictionary {
+            Some(dictionary) => context.decompress_using_ddict(&mut text, &packed.bytes, &dictionary.decoder),
+            None => context.decompress(&mut text, &packed.bytes),
+        }
+        .map_err(get_error_name)?;
+        Ok(text)
+    })
 }
 
 #[cfg(test)]
@@ -124,14 +158,14 @@ mod tests {
         let packer = Packer::default();
         let packed: Vec<Packed> = (0..100).map(|number| packer.pack(&object(number))).collect();
         for (number, packed) in packed.iter().enumerate() {
-            assert_eq!(packed.unpack().unwrap(), object(number));
+            assert_eq!(packer.unpack(packed).unwrap(), object(number));
         }
-        assert!(packed[0].dictionary.is_none() && packed[99].dictionary.is_some());
+        assert!(packed[0].form == Form::Alone && packed[99].form == Form::Learned);
         // Of others of its kind, little more than the name tells it apart.
         assert!(packed[99].bytes.len() * 10 < object(99).to_string().len(), "{packed:?}");
         let other = json!({ "metadata": { "name": "x" }, "data": "entirely different" });
-        assert_eq!(packer.pack(&other).unpack().unwrap(), other);
-        assert_eq!(packer.pack(&Value::Null).unpack().unwrap(), Value::Null);
+        assert_eq!(packer.unpack(&packer.pack(&other)).unwrap(), other);
+        assert_eq!(packer.unpack(&packer.pack(&Value::Null)).unwrap(), Value::Null);
     }
 
     #[test]
@@ -139,6 +173,6 @@ mod tests {
         let packer = Packer::default();
         let packed = packer.pack(&object(1));
         let cut = Packed { bytes: packed.bytes[..packed.bytes.len() / 2].into(), ..packed };
-        assert!(cut.unpack().is_err());
+        assert!(packer.unpack(&cut).is_err());
     }
 }

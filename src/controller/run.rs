@@ -35,12 +35,12 @@ use crate::patroni::{self, PatroniError};
 use crate::plan::{Kind, Settings};
 
 /// Databases that are worked on at a time.
-const CONCURRENCY: u16 = 8;
+const CONCURRENCY: u16 = 16;
 /// A lock is renewed every five seconds; one that is older than this is looked into.
 const LOCK_LATE: std::time::Duration = std::time::Duration::from_secs(7);
 const STALE_CHECK: std::time::Duration = std::time::Duration::from_secs(2);
 /// Objects of a list that are read at a time: a page of them takes more memory than all of them do once they are kept.
-const PAGE: u32 = 100;
+const PAGE: u32 = 250;
 /// Several watches tell of one change; a pass waits this long for the others.
 const DEBOUNCE: std::time::Duration = std::time::Duration::from_millis(100);
 

@@ -18,6 +18,7 @@ mod rest;
 #[path = "scale/table.rs"]
 mod table;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -59,13 +60,14 @@ const PATIENCE: Duration = Duration::from_secs(1800);
 pub fn measure() -> Outcome<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     raise_limit();
-    let directory = tempfile::Builder::new().prefix("dbctl-scale-").tempdir_in("/tmp")?;
+    let own = tempfile::Builder::new().prefix("dbctl-scale-").tempdir_in("/tmp")?;
+    // To make a thousand databases takes minutes: with FIGURES_HOME they are kept, to compare one controller with another.
+    let kept = std::env::var_os("FIGURES_HOME").map(PathBuf::from);
+    let directory = kept.as_deref().unwrap_or(own.path());
+    std::fs::create_dir_all(directory)?;
     let runtime = tokio::runtime::Runtime::new()?;
-    let outcome = runtime.block_on(all(directory.path()));
+    let outcome = runtime.block_on(all(directory));
     runtime.shutdown_background();
-    if outcome.is_err() && std::env::var_os("FIGURES_KEEP").is_some() {
-        println!("kept: {}", directory.keep().display());
-    }
     outcome.map_err(|error| error.to_string().into())
 }
 
@@ -80,21 +82,28 @@ async fn all(directory: &std::path::Path) -> Result<(), Error> {
     let plane = Plane::start(directory).await?;
     let client = plane.client.clone();
     let clusters = Arc::new(Clusters::new(client.clone(), objects::MEMBERS));
-    let nodes = node::register(&client, databases() * objects::MEMBERS).await?;
+    let filled = directory.join(format!("filled-{}", databases()));
+    if !filled.exists() {
+        node::register(&client, databases() * objects::MEMBERS).await?;
+    }
     let writes = Writes::default();
     let _pods = tokio::spawn(node::run(client.clone(), clusters.clone()));
     let _locks = tokio::spawn(clusters.clone().renew());
     let _watches = tokio::spawn(writes.clone().follow(client.clone()));
 
     let (began, controller) = (Instant::now(), plane.controller()?);
-    create(&client).await?;
+    if !filled.exists() {
+        create(&client).await?;
+    }
+    clusters.all_made(databases()).await;
     settle(&client).await?;
     println!(
-        "made {} databases of {} members on {nodes} nodes in {:.0} s",
+        "{} databases of {} members are well after {:.0} s",
         databases(),
         objects::MEMBERS,
         began.elapsed().as_secs_f64()
     );
+    std::fs::write(filled, "")?;
     drop(controller);
     let case = Case { plane: &plane, clusters: &clusters, writes: &writes };
     let plain = case.measure(1).await?;
@@ -109,6 +118,7 @@ async fn all(directory: &std::path::Path) -> Result<(), Error> {
     );
     let beside = case.measure(1 + SINGLE + BURSTS).await?;
     println!("{beside}");
+    bulk::remove(&client, large).await?;
     println!("{}", Figures::table(&[("alone", &plain), ("beside large objects", &beside)]));
     Ok(())
 }

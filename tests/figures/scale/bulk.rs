@@ -4,7 +4,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::PostParams;
+use kube::api::{DeleteParams, PostParams};
 use kube::{Api, Client};
 
 use super::Error;
@@ -17,6 +17,18 @@ const AT_ONCE: usize = 8;
 pub async fn make(client: &Client, count: usize) -> Result<(), Error> {
     let made = stream::iter(0..count).map(|number| one(client, number));
     made.buffer_unordered(AT_ONCE).try_collect::<()>().await
+}
+
+/// Takes them away again.
+pub async fn remove(client: &Client, count: usize) -> Result<(), Error> {
+    let gone = stream::iter(0..count).map(|number| async move {
+        let (namespace, name) = (objects::namespace(number), format!("large-{number}"));
+        let params = DeleteParams::default();
+        Api::<ConfigMap>::namespaced(client.clone(), &namespace).delete(&name, &params).await?;
+        Api::<Secret>::namespaced(client.clone(), &namespace).delete(&name, &params).await?;
+        Ok(())
+    });
+    gone.buffer_unordered(AT_ONCE).try_collect::<()>().await
 }
 
 async fn one(client: &Client, number: usize) -> Result<(), Error> {

@@ -18,24 +18,44 @@ use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::json;
 
 use super::node::merge;
-use super::{Error, Key};
+use super::{Error, Key, PATIENCE, is_well};
 use crate::objects;
 
-/// How long nothing must be heard for a write to have been the last.
-const QUIET: Duration = Duration::from_secs(4);
+/// What follows within this time of another write is of the same change. Nothing that a pass waits for takes as long, but for
+/// the pass that looks whether all is well, and what that finds by chance is not of the change.
+const QUIET: Duration = Duration::from_secs(3);
 
-/// When each object of a database was last seen to change.
+/// What was seen of a database.
+#[derive(Clone, Copy)]
+struct Sight {
+    at: Instant,
+    /// By its status, all that its generation asks for is done.
+    done: Option<i64>,
+}
+
+/// What was seen of each database since it was asked.
 #[derive(Clone, Default)]
-pub struct Writes(Arc<Mutex<HashMap<Key, Vec<Instant>>>>);
+pub struct Writes(Arc<Mutex<HashMap<Key, Vec<Sight>>>>);
 
 impl Writes {
-    fn saw(&self, key: Key) {
+    fn saw(&self, key: Key, done: Option<i64>) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.entry(key).or_default().push(Instant::now());
+        all.entry(key).or_default().push(Sight { at: Instant::now(), done });
     }
 
-    fn last(&self, key: &Key) -> Option<Instant> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(key)?.last().copied()
+    /// The last write of the change that made that generation, once nothing follows.
+    fn last(&self, key: &Key, generation: i64) -> Option<Instant> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = all.get(key)?;
+        let done = seen.iter().position(|sight| sight.done >= Some(generation))?;
+        let mut last = seen[done].at;
+        for sight in &seen[done..] {
+            if sight.at.duration_since(last) > QUIET {
+                return Some(last);
+            }
+            last = sight.at;
+        }
+        (last.elapsed() > QUIET).then_some(last)
     }
 
     fn forget(&self) {
@@ -47,7 +67,7 @@ impl Writes {
         let labelled = watcher::Config::default().labels(dbctl::api::LABEL_DATABASE);
         let all = watcher::Config::default();
         futures::join!(
-            self.note(watcher(names::<Database>(&client), all.clone())),
+            self.note_databases(watcher(Api::<Database>::all(client.clone()), all.clone())),
             self.note(watcher(names::<ConfigMap>(&client), labelled.clone())),
             self.note(watcher(names::<StatefulSet>(&client), labelled.clone())),
             self.note(watcher(names::<Service>(&client), labelled.clone())),
@@ -63,12 +83,23 @@ impl Writes {
         let mut changes = std::pin::pin!(changes.default_backoff());
         while let Some(change) = changes.next().await {
             let Ok(watcher::Event::Apply(object)) = change else { continue };
-            let name = object.name_any();
             let database = object.labels().get(dbctl::api::LABEL_DATABASE).cloned();
             // A lock is renewed all the time, and not by the controller.
-            if !name.ends_with("-leader") {
-                self.saw((object.namespace().unwrap_or_default(), database.unwrap_or(name)));
+            if !object.name_any().ends_with("-leader") {
+                self.saw((object.namespace().unwrap_or_default(), database.unwrap_or_default()), None);
             }
+        }
+    }
+
+    async fn note_databases(
+        &self,
+        changes: impl Stream<Item = Result<watcher::Event<Database>, watcher::Error>>,
+    ) {
+        let mut changes = std::pin::pin!(changes.default_backoff());
+        while let Some(change) = changes.next().await {
+            let Ok(watcher::Event::Apply(database)) = change else { continue };
+            let done = is_well(&database).then_some(database.metadata.generation).flatten();
+            self.saw((database.namespace().unwrap_or_default(), database.name_any()), done);
         }
     }
 
@@ -78,7 +109,7 @@ impl Writes {
             let Ok(watcher::Event::Apply(event)) = change else { continue };
             let about = event.regarding.unwrap_or_default();
             if about.kind.as_deref() == Some("Database") {
-                self.saw((about.namespace.unwrap_or_default(), about.name.unwrap_or_default()));
+                self.saw((about.namespace.unwrap_or_default(), about.name.unwrap_or_default()), None);
             }
         }
     }
@@ -109,19 +140,31 @@ pub async fn change(
     for edit in join_all(under_way).await {
         begun.push(edit??);
     }
-    let quiet = |key: &Key| writes.last(key).is_some_and(|last| last.elapsed() > QUIET);
-    while !begun.iter().all(|(key, _)| quiet(key)) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let took = begun.iter().map(|edit| Some(writes.last(&edit.key, edit.generation)? - edit.at));
+        if let Some(took) = took.collect::<Option<Vec<Duration>>>() {
+            return Ok(took);
+        }
+        if Instant::now() > deadline {
+            return Err("a change never comes to its end".into());
+        }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    Ok(begun.iter().filter_map(|(key, begun)| Some(writes.last(key)?.duration_since(*begun))).collect())
+}
+
+struct Edit {
+    key: Key,
+    at: Instant,
+    generation: i64,
 }
 
 /// Changes what takes the whole way: Patroni's configuration, and what PostgreSQL runs with.
-async fn edit(client: &Client, number: usize, value: usize) -> Result<(Key, Instant), Error> {
+async fn edit(client: &Client, number: usize, value: usize) -> Result<Edit, Error> {
     let key = (objects::namespace(number), objects::name(number));
     let databases: Api<Database> = Api::namespaced(client.clone(), &key.0);
     let patch = merge(json!({ "spec": { "parameters": { "work_mem": format!("{value}MB") } } }));
-    let begun = Instant::now();
-    databases.patch_metadata(&key.1, &PatchParams::default(), &patch).await?;
-    Ok((key, begun))
+    let at = Instant::now();
+    let changed = databases.patch_metadata(&key.1, &PatchParams::default(), &patch).await?;
+    Ok(Edit { key, at, generation: changed.metadata.generation.ok_or("no generation")? })
 }

@@ -80,10 +80,20 @@ async fn look_after(
         pods.delete(&name, &DeleteParams::default().grace_period(0)).await.map(drop).or_else(gone)?;
         return Ok(());
     }
-    if address.is_some() || pod.spec.as_ref().is_none_or(|spec| spec.node_name.is_none()) {
+    let database = pod.labels().get(dbctl::api::LABEL_DATABASE).ok_or("a pod of no database")?.clone();
+    if let Some(address) = address.and_then(|address| address.parse().ok()) {
+        // One of an earlier run, where nobody answers any more.
+        if !clusters.knows(&namespace, &database, &name) {
+            clusters.listen(&namespace, &database, &name, address).await?;
+            if clusters.note_member(&namespace, &database, &name, address) {
+                clusters.make(client, &namespace, &database).await?;
+            }
+        }
         return Ok(());
     }
-    let database = pod.labels().get(dbctl::api::LABEL_DATABASE).ok_or("a pod of no database")?.clone();
+    if pod.spec.as_ref().is_none_or(|spec| spec.node_name.is_none()) {
+        return Ok(());
+    }
     let address = loop {
         let address = nth(next.fetch_add(1, Ordering::Relaxed));
         match clusters.listen(&namespace, &database, &name, address).await {
@@ -93,9 +103,10 @@ async fn look_after(
             Err(error) => return Err(error.into()),
         }
     };
+    let joined = clusters.note_member(&namespace, &database, &name, address);
     let status = merge(json!({ "status": status(pod, address) }));
     pods.patch_status(&name, &PatchParams::default(), &status).await.map(drop).or_else(gone)?;
-    clusters.joined(client, &namespace, &database, &name, address).await
+    if joined { clusters.make(client, &namespace, &database).await } else { Ok(()) }
 }
 
 /// It went meanwhile.

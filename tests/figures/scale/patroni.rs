@@ -11,7 +11,7 @@ use dbctl::patroni::{CONFIG_KEY, REST_PORT};
 use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::api::{Patch, PatchParams, PostParams};
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
 use super::node::merge;
@@ -129,43 +129,43 @@ impl Clusters {
         maps.patch_metadata(name, &PatchParams::default(), &patch).await.map(drop)
     }
 
-    /// A member has its address. Once all have, the database is made.
-    pub async fn joined(
-        &self,
-        client: &Client,
-        namespace: &str,
-        database: &str,
-        member: &str,
-        address: Ipv4Addr,
-    ) -> Result<(), Error> {
+    /// Whether the member has been seen.
+    pub fn knows(&self, namespace: &str, database: &str, member: &str) -> bool {
         let key = (namespace.to_owned(), database.to_owned());
-        let members = {
-            let mut all = self.all();
-            let state = all.entry(key.clone()).or_default();
-            state.members.insert(member.to_owned(), address);
-            if state.members.len() < self.members {
-                return Ok(());
-            }
-            state.members.clone()
-        };
-        self.make(client, &key, &members).await
+        self.all().get(&key).is_some_and(|state| state.members.contains_key(member))
     }
 
-    async fn make(
-        &self,
-        client: &Client,
-        key: &Key,
-        members: &BTreeMap<String, Ipv4Addr>,
-    ) -> Result<(), Error> {
+    /// A member has its address. Says whether all have now, so that the database can be made.
+    pub fn note_member(&self, namespace: &str, database: &str, member: &str, address: Ipv4Addr) -> bool {
+        let key = (namespace.to_owned(), database.to_owned());
+        let mut all = self.all();
+        let state = all.entry(key).or_default();
+        state.members.insert(member.to_owned(), address);
+        state.members.len() == self.members
+    }
+
+    /// Waits until so many databases are made.
+    pub async fn all_made(&self, count: usize) {
+        while self.all().values().filter(|state| state.made).count() < count {
+            tokio::time::sleep(RENEWAL / 10).await;
+        }
+    }
+
+    /// Writes what Patroni writes once a database is there.
+    pub async fn make(&self, client: &Client, namespace: &str, database: &str) -> Result<(), Error> {
+        let key = &(namespace.to_owned(), database.to_owned());
+        let members = self.all().get(key).map(|state| state.members.clone()).unwrap_or_default();
         let (names, maps) = (Names(&key.1), Api::<ConfigMap>::namespaced(client.clone(), &key.0));
         let file = maps.get(&names.config()).await?.data.unwrap_or_default();
         let file: Value = serde_yaml::from_str(file.get(CONFIG_KEY).ok_or("no configuration")?)?;
+        let runs = maps.get_metadata(&names.dynamic_config()).await?;
+        let runs = runs.annotations().get("config").and_then(|text| serde_json::from_str(text).ok());
         let config = {
             let mut all = self.all();
             let config = &mut all.entry(key.clone()).or_default().config;
-            config.get_or_insert_with(|| file["bootstrap"]["dcs"].clone()).to_string()
+            config.get_or_insert_with(|| runs.unwrap_or_else(|| file["bootstrap"]["dcs"].clone())).to_string()
         };
-        for (name, annotations) in written(names, members, &config) {
+        for (name, annotations) in written(names, &members, &config) {
             self.write(&maps, &key.1, &name, annotations).await?;
         }
         let pods: Api<Pod> = Api::namespaced(client.clone(), &key.0);
