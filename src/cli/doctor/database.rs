@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 
+use super::certificates;
 use super::evidence::Patient;
 use super::finding::{Finding, Severity, Topic};
 use crate::api::{
@@ -21,13 +22,16 @@ const LONG: i64 = 15 * 60;
 /// What one may take that does.
 const VERY_LONG: i64 = 6 * 3600;
 
+/// Why a new database is not made, which time alone does not mend.
+const BLOCKED: [&str; 3] = [reason::INVALID_SPEC, reason::NAME_TAKEN, reason::CERTIFICATE_UNUSABLE];
+
 /// What is wrong with it.
 pub fn findings(patient: &Patient, now: Timestamp) -> Vec<Finding> {
     let mut all = Vec::new();
     if let Some(going) = going(patient, now) {
         all.push(going);
     }
-    all.extend(paused(patient));
+    all.extend(paused(patient, now));
     all.extend(unanswered(patient, now));
     all.extend(asked(patient, now));
     all.extend(operations(patient, now));
@@ -61,7 +65,7 @@ fn going(patient: &Patient, now: Timestamp) -> Option<Finding> {
     )
 }
 
-fn paused(patient: &Patient) -> Option<Finding> {
+fn paused(patient: &Patient, now: Timestamp) -> Option<Finding> {
     pause::is_paused(&patient.database).then(|| {
         let what = format!(
             "dbctl is paused for {} ({PAUSED}=true): it changes nothing",
@@ -74,6 +78,7 @@ fn paused(patient: &Patient) -> Option<Finding> {
             )
             .explains([Topic::Rollout, Topic::Spec, Topic::Condition(ConditionType::UpToDate)])
             .explains(waiting(patient, None))
+            .explains(certificates::waiting(patient, now))
             .next(command(patient, "resume"))
     })
 }
@@ -135,7 +140,7 @@ fn unanswered(patient: &Patient, now: Timestamp) -> Option<Finding> {
 }
 
 /// What the controller said of passes that failed.
-fn reconcile_problem(patient: &Patient) -> Option<String> {
+pub fn reconcile_problem(patient: &Patient) -> Option<String> {
     patient.warning(&patient.database.name_any(), &["ReconcileFailed"])
 }
 
@@ -240,7 +245,7 @@ fn secrets(patient: &Patient) -> Vec<Finding> {
         .collect()
 }
 
-fn condition(patient: &Patient, kind: ConditionType) -> Option<&Condition> {
+pub fn condition(patient: &Patient, kind: ConditionType) -> Option<&Condition> {
     let kind = kind.to_string();
     status(patient)?.conditions.iter().find(|condition| condition.type_ == kind)
 }
@@ -255,7 +260,7 @@ fn conditions(patient: &Patient) -> Vec<Finding> {
 }
 
 /// The database is being made for the first time: nothing of it is sick yet.
-fn is_young(patient: &Patient) -> bool {
+pub fn is_young(patient: &Patient) -> bool {
     matches!(status(patient).and_then(|status| status.phase), None | Some(Phase::Pending | Phase::Creating))
         && !View::new(&patient.database.name_any(), &patient.observed).initialized()
 }
@@ -268,7 +273,7 @@ fn of_condition(patient: &Patient, kind: ConditionType, condition: &Condition) -
     let reason = condition.reason.as_str();
     let young = is_young(patient);
     let (severity, topic, code, what) = match (kind, reason) {
-        _ if young && reason != reason::INVALID_SPEC && reason != reason::NAME_TAKEN => (
+        _ if young && !BLOCKED.contains(&reason) => (
             Severity::Note,
             Topic::Condition(kind),
             "BeingMade",
@@ -317,6 +322,18 @@ fn of_condition(patient: &Patient, kind: ConditionType, condition: &Condition) -
             "BackupsUnhealthy",
             format!("backups of {name} are not as they should be ({reason})"),
         ),
+        (ConditionType::UpToDate, reason::CERTIFICATE_UNUSABLE) => (
+            Severity::Problem,
+            Topic::Condition(kind),
+            "CertificateUnusable",
+            format!("a certificate of {name} cannot be used"),
+        ),
+        (ConditionType::UpToDate, reason::CERTIFICATE_EXPIRED) => (
+            Severity::Problem,
+            Topic::Condition(kind),
+            "CertificateExpired",
+            format!("the certificate of {name} has expired"),
+        ),
         (ConditionType::UpToDate, _) => (
             Severity::Warning,
             Topic::Condition(kind),
@@ -358,7 +375,7 @@ fn of_condition(patient: &Patient, kind: ConditionType, condition: &Condition) -
 /// What helps.
 fn remedies(patient: &Patient, kind: ConditionType, reason: &str) -> Vec<String> {
     let one = |text: String| vec![text];
-    if is_young(patient) && !matches!(reason, reason::INVALID_SPEC | reason::NAME_TAKEN) {
+    if is_young(patient) && !BLOCKED.contains(&reason) {
         return one(format!("{} --watch", command(patient, "status")));
     }
     match (kind, reason) {

@@ -1,5 +1,7 @@
 //! Looks, at the edge: all at once, each with a limit of its own, and what cannot be seen is noted.
 
+mod secrets;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::future::Future;
@@ -11,7 +13,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, PersistentVolumeClaim, Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ListParams, LogParams};
@@ -284,14 +286,15 @@ async fn patient(context: &Context, session: &Session, database: Database, wante
     patient.kubectl = session.place.sandbox().is_none().then(kubectl);
     let mut notes = Notes::default();
     Box::pin(objects(&session, &name, &mut patient, &mut notes)).await;
-    let (on, needed) = (pods_nodes(&patient.observed), needed(&patient.database));
+    let on = pods_nodes(&patient.observed);
+    let secrets = secrets::Wanted::by(&patient);
     let ((), nodes, secrets) = tokio::join!(
         ask_members(&session, &mut patient, &mut notes),
         nodes(&session, &on),
-        secrets(&session, &needed),
+        secrets.look(&session),
     );
     patient.nodes = notes.take("nodes", nodes).unwrap_or_default();
-    patient.secrets = notes.take("Secrets", secrets).unwrap_or_default();
+    secrets.note(&mut patient, &mut notes);
     patient.observed.nodes = states(&patient);
     patient.unread = notes.0;
     patient
@@ -412,25 +415,4 @@ fn states(patient: &Patient) -> BTreeMap<String, NodeState> {
     let read = |node: &serde_json::Value| serde_json::from_value::<Node>(node.clone()).ok();
     let known = patient.nodes.iter().filter_map(|(name, node)| Some((name.clone(), read(node.as_ref()?)?)));
     known.map(|(name, node)| (name, NodeState::from(&node))).collect()
-}
-
-/// The Secrets without which it cannot run.
-fn needed(database: &Database) -> Vec<String> {
-    let name = database.name_any();
-    let names = Names(&name);
-    let backup = database.spec.backup.as_ref().filter(|backup| backup.enabled);
-    let mut all = vec![names.internal_secret(), names.app_secret()];
-    all.extend(backup.and_then(|backup| backup.credentials_secret.clone()));
-    all
-}
-
-/// Whether they are there: what is in them is nobody's business here.
-async fn secrets(session: &Session, names: &[String]) -> Result<BTreeMap<String, bool>, Unread> {
-    let api: Api<Secret> = Api::namespaced(session.client.clone(), &session.namespace);
-    let found = join_all(names.iter().map(|name| read(api.get_metadata_opt(name)))).await;
-    let mut all = BTreeMap::new();
-    for (name, secret) in names.iter().zip(found) {
-        all.insert(name.clone(), secret?.is_some());
-    }
-    Ok(all)
 }

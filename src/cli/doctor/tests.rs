@@ -1,5 +1,7 @@
 //! What is told of a database to which the very thing was done: evidence in, findings out.
 
+mod certificates;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -56,6 +58,7 @@ fn healthy() -> Evidence {
         json!({ "initialize": "7", "config": json!({ "synchronous_mode": "quorum" }).to_string() }),
     );
     patient.secrets = ["db-internal", "db-app", "keys"].map(|name| (name.to_owned(), true)).into();
+    patient.certificates = certificates::fine(&patient);
     let mut evidence = Evidence { databases: vec![patient], ..Evidence::default() };
     let cluster = &mut evidence.cluster;
     (cluster.command, cluster.client, cluster.place) =
