@@ -186,7 +186,6 @@ fn certificates_that_cannot_be_used_are_named_and_no_key_is() {
         assert!(!told.contains(line), "{told}");
     }
     damage(&sandbox, "db-ca", "tls.key", &authority["tls.key"]);
-    well(&sandbox);
 
     // What the controller would mend waits while it is paused.
     sandbox.run(&["pause", NAME]).ok();
