@@ -12,4 +12,5 @@ pub mod install;
 pub mod metrics;
 pub mod patroni;
 pub mod plan;
+pub mod reviews;
 pub mod sandbox;

@@ -1,6 +1,6 @@
 //! Asking before something is done that cannot be undone, or that everybody notices.
 
-use std::io::IsTerminal as _;
+use std::io::{ErrorKind, IsTerminal as _};
 
 use super::Context;
 use super::error::{CliError, Result};
@@ -10,9 +10,8 @@ use super::error::{CliError, Result};
 /// # Errors
 /// Where the answer is no, or there is no terminal to ask at.
 pub fn yes(context: &Context, question: &str, kept: &str) -> Result<()> {
-    terminal(context, kept)?;
-    let answer = dialoguer::Confirm::new().with_prompt(question).default(false).interact();
-    if answer.map_err(cannot_ask)? { Ok(()) } else { Err(CliError::refused(kept)) }
+    let answer = ask(context, &format!("{question} [y/N]"), kept)?;
+    if ["y", "yes"].contains(&answer.to_lowercase().as_str()) { Ok(()) } else { Err(CliError::refused(kept)) }
 }
 
 /// Asks for a name to be typed: for what loses something, a yes comes too easily.
@@ -20,26 +19,23 @@ pub fn yes(context: &Context, question: &str, kept: &str) -> Result<()> {
 /// # Errors
 /// Where another name is typed, or there is no terminal to ask at.
 pub fn name(context: &Context, name: &str, to: &str, kept: &str) -> Result<()> {
-    terminal(context, kept)?;
-    let question = format!("Type the name ({name}) to {to}");
-    let typed: String = dialoguer::Input::new()
-        .with_prompt(question)
-        .allow_empty(true)
-        .interact_text()
-        .map_err(cannot_ask)?;
-    let typed = typed.trim();
+    let typed = ask(context, &format!("Type the name ({name}) to {to}"), kept)?;
     if typed == name { Ok(()) } else { Err(CliError::refused(format!("{kept}: {typed:?} is not its name"))) }
 }
 
-/// Without a terminal there is nobody to ask: the command line lacks its --yes.
-fn terminal(context: &Context, kept: &str) -> Result<()> {
-    if std::io::stdin().is_terminal() && context.ui.is_live() {
-        return Ok(());
+/// Asks for a line. The library's own question for a yes hides the cursor, and leaves it so where it is interrupted; this does not.
+fn ask(context: &Context, question: &str, kept: &str) -> Result<String> {
+    // Without a terminal there is nobody to ask: the command line lacks its --yes.
+    if !std::io::stdin().is_terminal() || !context.ui.is_live() {
+        return Err(CliError::usage(format!("{kept}: there is no terminal to ask at"))
+            .hint("to do it without being asked, add --yes"));
     }
-    Err(CliError::usage(format!("{kept}: there is no terminal to ask at"))
-        .hint("to do it without being asked, add --yes"))
-}
-
-fn cannot_ask(error: dialoguer::Error) -> CliError {
-    CliError::failed(format!("ask: {error}"))
+    let asked = dialoguer::Input::<String>::new().with_prompt(question).allow_empty(true).interact_text();
+    match asked {
+        Ok(typed) => Ok(typed.trim().to_owned()),
+        Err(dialoguer::Error::IO(error)) if error.kind() == ErrorKind::Interrupted => {
+            Err(CliError::refused(kept))
+        }
+        Err(error) => Err(CliError::failed(format!("ask: {error}"))),
+    }
 }

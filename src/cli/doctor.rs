@@ -1,6 +1,7 @@
 //! `dbctl doctor`.
 
 mod backups;
+mod certificates;
 mod cluster;
 mod database;
 mod evidence;
@@ -24,8 +25,8 @@ use finding::{Finding, Severity, settle};
 
 /// Say what is wrong, why, since when, and what to type next
 ///
-/// It looks at what the controller says, at Kubernetes' objects and events, at what Patroni and the agents answer and log, and at
-/// dbctl's own installation. What comes of something else is told below its cause. What cannot be read is said, and the rest goes on.
+/// It looks at what the controller says, at Kubernetes' objects and events, at certificates, at what Patroni and the agents answer and
+/// log, and at dbctl's own installation. What comes of something else is told below its cause. What cannot be read is said, and the rest goes on.
 ///
 /// The exit code is 0 where nothing is wrong (notes may be shown), and 3 where something is.
 #[derive(Debug, Args)]
@@ -106,13 +107,16 @@ fn title(patient: &Patient) -> String {
 
 /// What is wrong, causes before what comes of them, the worst first. Pure.
 fn findings(evidence: &Evidence, now: jiff::Timestamp) -> Vec<Finding> {
-    let waiting: Vec<_> =
-        evidence.databases.iter().flat_map(|patient| database::waiting(patient, Some(now))).collect();
+    let waits = |patient| {
+        database::waiting(patient, Some(now)).into_iter().chain(certificates::waiting(patient, now))
+    };
+    let waiting: Vec<_> = evidence.databases.iter().flat_map(waits).collect();
     let mut all = cluster::findings(&evidence.cluster, &waiting);
     all.extend(cluster::unread(&evidence.unread));
     for patient in &evidence.databases {
         let found = database::findings(patient, now)
             .into_iter()
+            .chain(certificates::findings(patient, now))
             .chain(members::findings(patient, now))
             .chain(backups::findings(patient, now))
             .chain(cluster::unread(&patient.unread));

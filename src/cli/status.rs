@@ -2,6 +2,7 @@
 
 mod headline;
 mod render;
+mod screen;
 
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use super::connect::Addresses;
 use super::error::{CliError, Outcome, Result};
 use super::output::{self, Document};
 use super::session::Session;
-use super::{Context, api_error, complete, members, scale};
+use super::{Context, api_error, complete, members, scale, ui};
 use crate::api::{ConditionType, Database, LABEL_DATABASE};
 
 /// How often --watch looks.
@@ -177,11 +178,11 @@ async fn watch(context: &Context, session: &Session, name: &str) -> Result<()> {
             Err(error) => return Err(error),
         };
         broken.clear();
+        // It may have become another size.
+        let size = ui::fit_to_terminal();
         let text = page(context, session, &snapshot, false).render();
         if redraws {
-            // To the top left, the text with the rest of each old line cleared, then all below it.
-            let lines = text.replace('\n', "\x1b[K\n");
-            context.ui.data(format_args!("\x1b[H{lines}\x1b[J"))?;
+            context.ui.data(screen::redrawn(&text, size))?;
         } else if without_ages(&text) != without_ages(&shown) {
             context.ui.data(&text)?;
         }

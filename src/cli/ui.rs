@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use clap::ValueEnum;
 use clap::builder::styling::{AnsiColor, Effects, Style};
@@ -143,19 +143,17 @@ fn paint(enabled: bool, tone: Tone, text: impl Display) -> String {
     }
 }
 
-/// How wide a terminal that shows data is, where there is one.
-static WIDTH: OnceLock<usize> = OnceLock::new();
+/// How wide a terminal that shows data is; 0 where there is none.
+static WIDTH: AtomicUsize = AtomicUsize::new(0);
 
-/// Has tables fit the terminal that shows them. What goes into a pipe stays one line a row, for programs.
-pub fn fit_to_terminal() {
+/// Has tables fit the terminal that shows them, as wide as it is now. What goes into a pipe stays one line a row, for programs.
+/// Returns columns and rows, where it has any.
+pub fn fit_to_terminal() -> Option<(usize, usize)> {
     let out = io::stdout();
-    if !out.is_terminal() {
-        return;
-    }
-    let columns = rustix::termios::tcgetwinsize(&out).map(|size| usize::from(size.ws_col));
-    if let Some(columns) = columns.ok().filter(|columns| *columns >= NARROWEST) {
-        let _ = WIDTH.set(columns);
-    }
+    let size = out.is_terminal().then(|| rustix::termios::tcgetwinsize(&out).ok()).flatten();
+    let (columns, rows) = size.map(|size| (usize::from(size.ws_col), usize::from(size.ws_row)))?;
+    WIDTH.store(if columns < NARROWEST { 0 } else { columns }, Ordering::Relaxed);
+    (columns > 0 && rows > 0).then_some((columns, rows))
 }
 
 /// A terminal that says it is narrower does not know.
@@ -169,7 +167,8 @@ const GAP: u16 = 3;
 /// narrow for that, what has words in it is folded, and where that is not enough, each row becomes a paragraph.
 pub fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let rows: Vec<Vec<String>> = rows.into_iter().collect();
-    table_within(WIDTH.get().copied(), header, &rows)
+    let width = Some(WIDTH.load(Ordering::Relaxed)).filter(|width| *width > 0);
+    table_within(width, header, &rows)
 }
 
 fn table_within(width: Option<usize>, header: &[&str], rows: &[Vec<String>]) -> String {

@@ -11,13 +11,13 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::CustomResourceExt;
 
 use super::cache::{Key, Seen};
-use super::certificates;
 use super::reconcile::Shared;
 use super::resource::{namespaced, plain};
 use super::retry;
 use super::silence::Silence;
 use crate::agent::{AGENT_PORT, AgentReport};
 use crate::api::{Database, DeletionPolicy, Names};
+use crate::certified;
 use crate::patroni;
 use crate::plan::{
     Kind, LockAge, Member, Observed, Room, SourceDatabase, View, certificate_secrets, classes_to_grow,
@@ -121,7 +121,7 @@ async fn look_up_certificates(
             continue;
         }
         let Some(mut secret) = retry::read(|| secrets.get_opt(&name)).await? else { continue };
-        let held = certificates::held(&secret.data.take().unwrap_or_default());
+        let held = certified::held(&secret.data.take().unwrap_or_default());
         secret.metadata.managed_fields = None;
         let object = serde_json::to_value(&secret).unwrap_or_default();
         with.known.found(key, &object, Some(held.clone()), Instant::now());

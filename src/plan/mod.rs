@@ -52,7 +52,9 @@ pub use access::rules;
 pub use action::{Action, Apply, Ask, AskOutcome, Asked, Event, Release, Rotate, SecretPlan};
 pub use assess::{Assessment, Candidate, Loss, Move, Primary, Refusal, Unfit, assess, size};
 pub use backup::{Task, backup_due, failed_jobs};
-pub use certificates::{CERTIFICATE, CROSS, Certificate, Held, KEY, Securing, TOLD, TRUSTED};
+pub use certificates::{
+    CERTIFICATE, CROSS, Certificate, Held, KEY, Securing, TOLD, TRUSTED, authority_due, server_due,
+};
 pub use compare::{APPLIED, covers};
 pub use death::{ended, is_down};
 pub use inplace::{Marking, With};
@@ -212,6 +214,12 @@ pub fn needed_by(database: &Database, observed: &Observed) -> Vec<(Kind, String)
 pub fn certificate_secrets(database: &Database, observed: &Observed) -> Vec<String> {
     let settings = Settings::default();
     certificates::secrets(&Context::new(database, observed, &settings))
+}
+
+/// The names that the server's certificate is for where it is dbctl's own.
+pub fn certificate_names(database: &Database) -> Vec<String> {
+    let (observed, settings) = (Observed::default(), Settings::default());
+    certificates::names(&Context::new(database, &observed, &settings))
 }
 
 /// When the certificates end that a Database shows and signs with, by what they are.

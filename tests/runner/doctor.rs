@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::backups::cluster::{NAME, as_superuser, back_up, create, directory};
 use crate::external::runtime;
 use crate::journeys::ready_with;
+use crate::security::{Content, change, secret};
 use crate::support::{Answer, Sandbox, eventually};
 
 /// What it finds, as programs get it, with its exit code.
@@ -158,6 +159,46 @@ fn an_archive_a_frozen_member_and_a_full_disk_are_named_as_causes() {
     let next = finding["next"][0].as_str().unwrap();
     assert!(next.ends_with("resize db --storage 8Gi --wait"), "{finding}");
     std::fs::remove_file(place.join("filler")).unwrap();
+    well(&sandbox);
+}
+
+/// That `key` of a Secret holds something else.
+fn damage(sandbox: &Sandbox, name: &str, key: &str, value: &str) {
+    let content = Content::from([(key.to_owned(), value.to_owned())]);
+    runtime().block_on(change(sandbox, name, content));
+}
+
+#[test]
+fn certificates_that_cannot_be_used_are_named_and_no_key_is() {
+    let sandbox = Sandbox::own();
+    sandbox.run(&["create", NAME, "--replicas", "1", "--storage", "1Gi", "--wait"]).ok();
+    well(&sandbox);
+    let [authority, server] = ["db-ca", "db-tls"].map(|name| runtime().block_on(secret(&sandbox, name)));
+
+    // No controller replaces an authority that clients trust: it needs its key back.
+    damage(&sandbox, "db-ca", "tls.key", &server["tls.key"]);
+    let finding = first(&sandbox, "AuthorityUnusable");
+    assert_eq!(finding["what"], "Secret db-ca has a tls.key that is not that of its tls.crt");
+    assert!(text(&finding, "since").len() > 10, "{finding}");
+    assert!(finding["next"].to_string().contains("describe secret db-ca"), "{finding}");
+    let told = sandbox.run(&["doctor", NAME, "-o", "json"]).stdout;
+    for line in authority["tls.key"].lines().chain(server["tls.key"].lines()) {
+        assert!(!told.contains(line), "{told}");
+    }
+    damage(&sandbox, "db-ca", "tls.key", &authority["tls.key"]);
+
+    // What the controller would mend waits while it is paused.
+    sandbox.run(&["pause", NAME]).ok();
+    damage(&sandbox, "db-tls", "tls.crt", "none");
+    let finding = eventually("the certificate is named", || {
+        let finding = first(&sandbox, "Paused");
+        let consequences = finding["consequences"].to_string();
+        let told = consequences.contains("Secret db-tls has a tls.crt that is no certificate");
+        if told { Ok(finding) } else { Err(finding.to_string()) }
+    });
+    assert!(finding["next"][0].as_str().unwrap().ends_with("resume db"), "{finding}");
+    damage(&sandbox, "db-tls", "tls.crt", &server["tls.crt"]);
+    sandbox.run(&["resume", NAME]).ok();
     well(&sandbox);
 }
 

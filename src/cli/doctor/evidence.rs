@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::agent::AgentReport;
 use crate::api::Database;
-use crate::plan::Observed;
+use crate::plan::{Held, Observed};
 
 /// Something that could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,6 +88,17 @@ pub struct LeaseState {
     pub alive: bool,
 }
 
+/// A Secret with a certificate, as far as it is anybody's business: no key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Certified {
+    /// What it holds.
+    pub held: Held,
+    /// When it was last written.
+    pub written: Option<Timestamp>,
+    /// Of which Certificate cert-manager made it, if it did.
+    pub issued_for: Option<String>,
+}
+
 /// A database, and what there is of it.
 #[derive(Debug)]
 pub struct Patient {
@@ -107,6 +118,8 @@ pub struct Patient {
     pub nodes: BTreeMap<String, Option<Value>>,
     /// The Secrets that it needs, and whether each is there.
     pub secrets: BTreeMap<String, bool>,
+    /// Those with certificates; `None` for one that is not there. What could not be read is not in it.
+    pub certificates: BTreeMap<String, Option<Certified>>,
     /// Events about its objects.
     pub events: Vec<Event>,
     /// The last lines of its members' logs.
@@ -127,6 +140,7 @@ impl Patient {
             reports: BTreeMap::new(),
             nodes: BTreeMap::new(),
             secrets: BTreeMap::new(),
+            certificates: BTreeMap::new(),
             events: Vec::new(),
             logs: BTreeMap::new(),
             unread: Vec::new(),

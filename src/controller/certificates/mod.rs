@@ -1,7 +1,6 @@
-//! Certificates at the controller's edge: `read` says what Secrets hold, `make` makes what a plan asks for, and this writes it.
+//! Certificates at the controller's edge: `make` makes what a plan asks for, and this writes it.
 
 mod make;
-mod read;
 #[cfg(test)]
 mod tests;
 
@@ -14,7 +13,6 @@ use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 pub use make::{MakeError, Pair};
-pub use read::held;
 
 use super::act::{ActError, on};
 use super::retry;

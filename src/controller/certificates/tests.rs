@@ -10,7 +10,8 @@ use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 
-use super::{Content, Pair, held, make};
+use super::{Content, Pair, make};
+use crate::certified::held;
 use crate::plan::{CERTIFICATE, CROSS, KEY, TRUSTED};
 
 fn at(day: i64) -> Timestamp {

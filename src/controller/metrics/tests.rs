@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::certificate::{Certificate, Source};
+use super::readers::Readers;
 use super::readers::tests::Script;
-use super::readers::{Readers, ReviewError};
 use super::sighting::Waiting;
 use super::*;
 use crate::api::{Database, DatabaseStatus, Failover};
@@ -13,6 +13,7 @@ use crate::controller::cache::Key;
 use crate::controller::lease::Claim;
 use crate::metrics::CONTENT_TYPE;
 use crate::plan::{Kind, Observed};
+use crate::reviews::ReviewError;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;

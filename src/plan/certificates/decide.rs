@@ -57,10 +57,20 @@ const SERVER_SHARE: i32 = 3;
 /// An authority with a tenth: more than the life of what it signs, and long enough for clients to hear of the next.
 const AUTHORITY_SHARE: i32 = 10;
 
-/// Whether no more than that share of its life is left. What does not end after it begins is always due.
-fn is_due(certificate: &Certificate, share: i32, now: Timestamp) -> bool {
+/// From when no more than that share of its life is left. What does not end after it begins is due at its end.
+fn due(certificate: &Certificate, share: i32) -> Timestamp {
     let life = certificate.not_after.duration_since(certificate.not_before).max(SignedDuration::ZERO);
-    certificate.not_after.duration_since(now) <= life / share
+    certificate.not_after.checked_sub(life / share).unwrap_or(Timestamp::MIN)
+}
+
+/// From when a server's certificate of dbctl's own is made anew.
+pub fn server_due(certificate: &Certificate) -> Timestamp {
+    due(certificate, SERVER_SHARE)
+}
+
+/// From when another authority is made in the place of that one.
+pub fn authority_due(certificate: &Certificate) -> Timestamp {
+    due(certificate, AUTHORITY_SHARE)
 }
 
 /// What is due. An authority that is there and cannot be read is nobody's to replace, since clients trust it.
@@ -72,7 +82,7 @@ pub fn decide(
 ) -> (Authority, Server) {
     let first = match authority.map(|held| (&held.problem, &held.certificate)) {
         None => Authority::Make,
-        Some((None, Some(certificate))) if is_due(certificate, AUTHORITY_SHARE, now) => Authority::Renew,
+        Some((None, Some(certificate))) if authority_due(certificate) <= now => Authority::Renew,
         Some((None, Some(_))) => Authority::Keep,
         Some(_) => return (Authority::Keep, Server::Keep),
     };
@@ -83,7 +93,7 @@ pub fn decide(
                 one.iter().all(|a| other.iter().any(|b| a.fingerprint == b.fingerprint))
             };
             let signed = |by: &String| trusted.iter().any(|trusted| trusted.fingerprint == *by);
-            if is_due(certificate, SERVER_SHARE, now)
+            if server_due(certificate) <= now
                 || !covers(&certificate.names, names)
                 || first != Authority::Make && !certificate.signed_by.as_ref().is_some_and(signed)
             {

@@ -10,7 +10,7 @@ mod tests;
 
 use serde_json::{Map, Value, json};
 
-pub use decide::{Authority, Certificate, Held, Server, decide};
+pub use decide::{Authority, Certificate, Held, Server, authority_due, decide, server_due};
 
 use super::blocked::Blocked;
 use super::context::Context;

@@ -8,13 +8,11 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::{Method, StatusCode, header};
-use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInfo};
-use k8s_openapi::api::authorization::v1::{
-    ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec, SubjectAccessReviewStatus,
-};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::PostParams;
-use kube::{Api, Client};
+use k8s_openapi::api::authentication::v1::UserInfo;
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReviewSpec};
+use kube::Client;
+
+use crate::reviews::{self, ReviewError};
 
 /// How long an answer counts. Short: a token may be taken back, and a right too.
 const REMEMBER: Duration = Duration::from_secs(10);
@@ -93,24 +91,16 @@ impl Guard {
     }
 
     async fn ask(&self, token: &str, verb: &'static str) -> Result<(), Refusal> {
-        let unanswered =
-            |error: kube::Error| Refusal::Unanswered(format!("failed to ask who calls: {error}"));
-        let spec = TokenReviewSpec { token: token.to_owned(), ..TokenReviewSpec::default() };
-        let review = TokenReview { metadata: ObjectMeta::default(), spec, status: None };
-        let reviews = Api::<TokenReview>::all(self.client.clone());
-        let review = reviews.create(&PostParams::default(), &review).await.map_err(unanswered)?;
-        let status = review.status.unwrap_or_default();
-        let user = status.user.filter(|_| status.authenticated == Some(true)).ok_or(Refusal::Unknown)?;
+        let unanswered = |error: ReviewError| Refusal::Unanswered(format!("failed to {error}"));
+        let user = reviews::user(&self.client, token).await.map_err(unanswered)?.ok_or(Refusal::Unknown)?;
         if user.groups.iter().flatten().any(|group| group == MASTERS) {
             return Ok(());
         }
-        let review = self.access(&user, verb);
-        let reviews = Api::<SubjectAccessReview>::all(self.client.clone());
-        let review = reviews.create(&PostParams::default(), &review).await.map_err(unanswered)?;
-        decide(review.status, &user, verb, &self.node)
+        let may = reviews::may(&self.client, &user, self.access(verb)).await.map_err(unanswered)?;
+        if may { Ok(()) } else { Err(forbidden(&user, verb, &self.node)) }
     }
 
-    fn access(&self, user: &UserInfo, verb: &str) -> SubjectAccessReview {
+    fn access(&self, verb: &str) -> SubjectAccessReviewSpec {
         let attributes = ResourceAttributes {
             version: Some("v1".to_owned()),
             resource: Some("nodes".to_owned()),
@@ -119,15 +109,10 @@ impl Guard {
             verb: Some(verb.to_owned()),
             ..ResourceAttributes::default()
         };
-        let spec = SubjectAccessReviewSpec {
-            user: user.username.clone(),
-            uid: user.uid.clone(),
-            groups: user.groups.clone(),
-            extra: user.extra.clone(),
+        SubjectAccessReviewSpec {
             resource_attributes: Some(attributes),
             ..SubjectAccessReviewSpec::default()
-        };
-        SubjectAccessReview { metadata: ObjectMeta::default(), spec, status: None }
+        }
     }
 }
 
@@ -135,19 +120,11 @@ fn key((digest, verb): &Key) -> Vec<u8> {
     [digest.as_ref(), verb.as_bytes()].concat()
 }
 
-fn decide(
-    status: Option<SubjectAccessReviewStatus>,
-    user: &UserInfo,
-    verb: &str,
-    node: &str,
-) -> Result<(), Refusal> {
-    if status.is_some_and(|status| status.allowed) {
-        return Ok(());
-    }
+fn forbidden(user: &UserInfo, verb: &str, node: &str) -> Refusal {
     let name = user.username.as_deref().unwrap_or_default();
-    Err(Refusal::Forbidden(format!(
+    Refusal::Forbidden(format!(
         "Forbidden (user={name}, verb={verb}, resource=nodes, subresource(s)=[proxy], node={node})"
-    )))
+    ))
 }
 
 /// The verb that authorization knows a method by.
@@ -175,6 +152,10 @@ pub(super) async fn check(State(guard): State<Guard>, request: Request, next: Ne
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::BodyExt;
+    use kube::client::Body;
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -185,13 +166,75 @@ mod tests {
         }
     }
 
-    #[test]
-    fn only_a_yes_is_a_yes() {
-        let user = UserInfo { username: Some("joe".to_owned()), ..UserInfo::default() };
-        let status = |allowed| Some(SubjectAccessReviewStatus { allowed, ..Default::default() });
-        assert_eq!(decide(status(true), &user, "get", "n"), Ok(()));
+    /// A node whose API server answers so, with its status code, what it is sent.
+    fn guard(answer: fn(&str) -> (u16, String)) -> Guard {
+        let service = tower::service_fn(move |request: http::Request<Body>| async move {
+            let sent = request.into_body().collect().await.unwrap().to_bytes();
+            let (code, text) = answer(&String::from_utf8_lossy(&sent));
+            let answer = http::Response::builder().status(code).body(Body::from(text.into_bytes()));
+            Ok::<_, tower::BoxError>(answer.unwrap())
+        });
+        Guard::new(Client::new(service, "default"), "n")
+    }
+
+    /// That token is joe's; `allowed`: whether he may.
+    fn joes(sent: &str, allowed: bool) -> (u16, String) {
+        let status = match sent.contains("SubjectAccessReview") {
+            true => json!({ "allowed": allowed }),
+            false => json!({ "authenticated": true, "user": { "username": "joe" } }),
+        };
+        (201, json!({ "status": status }).to_string())
+    }
+
+    #[tokio::test]
+    async fn only_a_yes_is_a_yes() {
+        assert_eq!(guard(|sent| joes(sent, true)).allows("t", "get").await, Ok(()));
         let text = "Forbidden (user=joe, verb=get, resource=nodes, subresource(s)=[proxy], node=n)";
-        assert_eq!(decide(status(false), &user, "get", "n"), Err(Refusal::Forbidden(text.to_owned())));
-        assert!(decide(None, &user, "get", "n").is_err());
+        let answer = guard(|sent| joes(sent, false)).allows("t", "get").await;
+        assert_eq!(answer, Err(Refusal::Forbidden(text.to_owned())));
+        let nobody = guard(|_| (201, json!({ "status": { "authenticated": false } }).to_string()));
+        assert_eq!(nobody.allows("t", "get").await, Err(Refusal::Unknown));
+        let master = guard(|_| {
+            let user = json!({ "groups": [MASTERS] });
+            (201, json!({ "status": { "authenticated": true, "user": user } }).to_string())
+        });
+        assert_eq!(master.allows("t", "delete").await, Ok(()));
+    }
+
+    /// Whatever the API server says, and however much is logged.
+    #[tokio::test]
+    async fn a_token_reaches_neither_log_nor_answer() {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_writer(move || writer.clone());
+        let _logging = tracing::subscriber::set_default(subscriber.finish());
+        for answer in [
+            (|sent: &str| (201, sent.to_owned())) as fn(&str) -> (u16, String),
+            |sent| (201, format!("{sent} and no JSON")),
+            |sent| (400, json!({ "message": sent, "code": 400 }).to_string()),
+            |sent| (500, sent.to_owned()),
+        ] {
+            let refusal = guard(answer).allows("very-secret", "get").await.unwrap_err();
+            assert!(matches!(refusal, Refusal::Unanswered(_)), "{refusal:?}");
+            assert!(!format!("{refusal:?}").contains("very-secret"), "{refusal:?}");
+        }
+        let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        assert!(!log.contains("very-secret"), "{log}");
+    }
+
+    /// A log in memory.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
     }
 }

@@ -27,16 +27,16 @@ use crate::support::{Sandbox, eventually};
 const NAME: &str = "db";
 
 /// What a Secret holds, as text.
-type Content = BTreeMap<String, String>;
+pub type Content = BTreeMap<String, String>;
 
-async fn secret(sandbox: &Sandbox, name: &str) -> Content {
+pub async fn secret(sandbox: &Sandbox, name: &str) -> Content {
     let secrets: Api<Secret> = Api::default_namespaced(sandbox.client().await);
     let data = secrets.get(name).await.unwrap().data.unwrap();
     data.into_iter().map(|(key, value)| (key, String::from_utf8(value.0).unwrap())).collect()
 }
 
 /// Changes some of what a Secret holds.
-async fn change(sandbox: &Sandbox, name: &str, content: Content) {
+pub async fn change(sandbox: &Sandbox, name: &str, content: Content) {
     let secrets: Api<Secret> = Api::default_namespaced(sandbox.client().await);
     let data: BTreeMap<String, ByteString> =
         content.into_iter().map(|(key, value)| (key, ByteString(value.into_bytes()))).collect();

@@ -19,8 +19,9 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::install::METRICS_READER;
+use crate::reviews::ReviewError;
 use answers::{Answers, Verdict};
-pub use reviews::{ApiServer, PATH, ReviewError, Reviewer};
+pub use reviews::{ApiServer, PATH, Reviewer};
 use token::Token;
 
 /// How long a request may wait for the API server's answers. Prometheus itself waits for ten seconds.

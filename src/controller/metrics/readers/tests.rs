@@ -10,7 +10,6 @@ use kube::Client;
 use kube::client::Body;
 use serde_json::json;
 
-use super::reviews::ReviewError;
 use super::*;
 
 /// Tokens, whose they are, and whether those may read.

@@ -11,7 +11,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 use x509_parser::time::ASN1Time;
 
-use crate::certified::{KeyProblem, certificates, check_key};
+use super::{KeyProblem, certificates, check_key};
 use crate::plan::{CERTIFICATE, Certificate, Held, KEY, TRUSTED};
 
 /// What the content of a Secret is worth: that there is a certificate, that the key is its own, and that one of the trusted

@@ -1,4 +1,9 @@
-//! A certificate and its key as PEM, checked by those who are about to use them and those who say whether they could.
+//! A certificate and its key as PEM, checked by those who are about to use them and those who say whether they could. `read` says what
+//! a Secret with them is worth, without the key.
+
+mod read;
+
+pub use read::held;
 
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject;
