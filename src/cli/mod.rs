@@ -6,7 +6,6 @@ mod ask;
 mod backup;
 mod backup_now;
 mod backups;
-mod client;
 mod complete;
 mod completions;
 mod confirm;

@@ -7,7 +7,6 @@ use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 
 use super::Context;
-use super::client::client;
 use super::error::{CliError, Result};
 use super::sandbox;
 use crate::sandbox::home::Home;
@@ -84,7 +83,7 @@ impl Session {
         config.connect_timeout = Some(CONNECT_TIMEOUT);
         let namespace = context.global.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
         let build = |config: Config| {
-            client(config).map_err(|error| CliError::failed(format!("make an API client: {error}")))
+            Client::try_from(config).map_err(|error| CliError::failed(format!("make an API client: {error}")))
         };
         config.read_timeout = None;
         let streaming = build(config.clone())?;
