@@ -162,6 +162,12 @@ impl External {
         }
     }
 
+    /// What runs, and its process.
+    pub fn processes(&self) -> Vec<(&'static str, u32)> {
+        let all = [("controller", &self.controller), ("node", &self.node)];
+        all.into_iter().filter_map(|(name, process)| Some((name, process.as_ref()?.0.id()))).collect()
+    }
+
     /// Ends the controller.
     pub fn stop_controller(&mut self) {
         drop(self.controller.take());

@@ -28,6 +28,7 @@ mod report;
 mod restore;
 mod security;
 mod settings;
+mod soak;
 mod stores;
 mod support;
 mod terminal;
