@@ -49,9 +49,15 @@ impl Terminal {
         tcsetwinsize(&master, size(rows, columns)).unwrap();
         let before = settings(&slave);
         let own = dbctl(home);
-        // The program becomes the first of a session of its own, whose terminal this is: only so Ctrl-C reaches it.
+        // The program becomes the first of a session of its own, whose terminal this is: only so Ctrl-C reaches it. Nor is
+        // Ctrl-C ignored, as it is by what a script runs in the background.
         let mut command = Command::new("setsid");
-        command.arg("--ctty").arg(own.get_program()).arg("--sandbox").args(args).env("TERM", "xterm");
+        command
+            .args(["--ctty", "env", "--default-signal=INT"])
+            .arg(own.get_program())
+            .arg("--sandbox")
+            .args(args)
+            .env("TERM", "xterm");
         for (name, value) in own.get_envs() {
             match value {
                 Some(value) => command.env(name, value),
