@@ -1,5 +1,6 @@
 //! Which Kubernetes API a command talks to: a cluster's, or the sandbox's.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -93,8 +94,9 @@ impl Session {
 }
 
 /// The sandbox's server speaks both at its port, and what stays on loopback needs no handshake, which would take as long
-/// as all else that a command does.
+/// as all else that a command does, and no proxy.
 fn without_tls(mut config: Config) -> Config {
+    config.proxy_url = None;
     let mut parts = config.cluster_url.clone().into_parts();
     parts.scheme = Some(http::uri::Scheme::HTTP);
     if let Ok(url) = http::Uri::from_parts(parts) {
@@ -109,6 +111,24 @@ pub fn spare_roots(config: &mut Config) {
     if config.cluster_url.scheme_str() == Some("http") {
         config.root_cert = Some(Vec::new());
     }
+}
+
+/// The proxies that the environment names are not meant for this machine itself, as for all clients of Kubernetes; one that
+/// the kubeconfig names is.
+fn spare_proxy(config: &mut Config, named: bool) {
+    let host = config.cluster_url.host().unwrap_or_default().trim_matches(['[', ']']);
+    let here = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    if here && !named {
+        config.proxy_url = None;
+    }
+}
+
+/// Whether the kubeconfig names a proxy for the cluster of that context.
+fn names_proxy(kubeconfig: &Kubeconfig, context: Option<&str>) -> bool {
+    let contexts = kubeconfig.contexts.iter().filter(|each| Some(each.name.as_str()) == context);
+    let cluster = contexts.filter_map(|each| each.context.as_ref()).map(|context| &context.cluster).next();
+    let clusters = kubeconfig.clusters.iter().filter(|each| Some(&each.name) == cluster);
+    clusters.filter_map(|each| each.cluster.as_ref()?.proxy_url.as_ref()).any(|url| !url.is_empty())
 }
 
 async fn from_kubeconfig(path: &std::path::Path, context: Option<&str>) -> Result<Config, KubeconfigError> {
@@ -157,12 +177,14 @@ pub async fn cluster_config(context: &Context) -> Result<(Config, String)> {
     let name = global.context.clone().or_else(|| merged.current_context.clone());
     let contexts: Vec<_> = merged.contexts.iter().map(|context| context.name.clone()).collect();
     let options = KubeConfigOptions { context: global.context.clone(), ..Default::default() };
-    let config = Config::from_custom_kubeconfig(merged, &options).await.map_err(|error| match error {
+    let named = names_proxy(&merged, name.as_deref());
+    let mut config = Config::from_custom_kubeconfig(merged, &options).await.map_err(|error| match error {
         KubeconfigError::CurrentContextNotSet | KubeconfigError::LoadContext(_) => {
             no_context(&paths, name.as_deref(), &contexts)
         }
         other => bad_kubeconfig(&paths[0], &other),
     })?;
+    spare_proxy(&mut config, named);
     Ok((config, name.unwrap_or_default()))
 }
 
@@ -226,9 +248,31 @@ mod tests {
     }
 
     #[test]
-    fn the_sandbox_is_spoken_to_without_tls() {
-        let config = without_tls(Config::new("https://127.0.0.1:6443".parse().unwrap()));
-        assert_eq!(config.cluster_url, "http://127.0.0.1:6443");
+    fn the_sandbox_is_spoken_to_without_tls_and_proxy() {
+        let mut config = Config::new("https://127.0.0.1:6443".parse().unwrap());
+        config.proxy_url = Some("http://proxy:3128".parse().unwrap());
+        let config = without_tls(config);
+        assert_eq!(
+            (config.cluster_url.to_string().as_str(), config.proxy_url),
+            ("http://127.0.0.1:6443/", None)
+        );
+    }
+
+    #[test]
+    fn this_machine_needs_no_proxy_but_one_that_is_named_for_it() {
+        for (url, named, used) in [
+            ("https://127.0.0.1:6443", false, false),
+            ("https://[::1]:6443", false, false),
+            ("https://localhost:6443", false, false),
+            ("https://127.0.0.1:6443", true, true),
+            ("https://10.0.0.1:6443", false, true),
+            ("https://example.com", false, true),
+        ] {
+            let mut config = Config::new(url.parse().unwrap());
+            config.proxy_url = Some("http://proxy:3128".parse().unwrap());
+            spare_proxy(&mut config, named);
+            assert_eq!(config.proxy_url.is_some(), used, "{url} {named}");
+        }
     }
 
     #[test]

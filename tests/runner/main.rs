@@ -23,6 +23,7 @@ mod kubectl;
 mod major;
 mod monitoring;
 mod proof;
+mod proxies;
 mod recording;
 mod report;
 mod restore;
