@@ -1,5 +1,6 @@
 //! An API server that is not the sandbox's own, with the sandbox's node and dbctl's controller as processes beside it.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -18,6 +19,8 @@ use dbctl::install::{ACCOUNT, NAMESPACE, Scope, apply, rbac};
 
 use crate::support::{dbctl, eventually};
 
+/// Networks that are set aside for documentation (RFC 5737), and so nobody's: one for the Services of each that runs at once.
+const NETWORKS: [&str; 3] = ["192.0.2.0", "198.51.100.0", "203.0.113.0"];
 /// The node's name there.
 const NODE: &str = "dbctl-test";
 
@@ -54,7 +57,19 @@ impl Drop for Process {
 pub struct Apart {
     controllers: Option<Process>,
     _api: Process,
+    _network: Option<File>,
     home: TempDir,
+}
+
+/// One of the networks, and the lock on it: Services of two at once would have the same addresses.
+fn network() -> (File, &'static str) {
+    eventually("a network is free", || {
+        let free = NETWORKS.into_iter().find_map(|network| {
+            let file = File::create(std::env::temp_dir().join(format!("dbctl-test-{network}"))).ok()?;
+            file.try_lock().ok().map(|()| (file, network))
+        });
+        free.ok_or_else(|| "all are taken".to_owned())
+    })
 }
 
 impl Apart {
@@ -63,12 +78,11 @@ impl Apart {
         let home = tempfile::Builder::new().prefix("dbctl-").tempdir_in("/tmp").unwrap();
         let mut command = dbctl(home.path());
         command.args(["sandbox", "api"]);
-        if rustix::process::geteuid().is_root() {
-            // Set aside for documentation (RFC 5737): nobody's.
-            command.args(["--services", "203.0.113.0"]);
-        }
+        let network = rustix::process::geteuid().is_root().then(network);
+        command.args(network.iter().flat_map(|(_, network)| ["--services", *network]));
+        let network = network.map(|(lock, _)| lock);
         let api = Process::start(command, &home.path().join("api.log"));
-        let mut apart = Self { controllers: None, _api: api, home };
+        let mut apart = Self { controllers: None, _api: api, _network: network, home };
         let kubeconfig = apart.kubeconfig();
         eventually("the API server is ready", || {
             let answer = dbctl(apart.home.path()).args(["sandbox", "status", "-o", "json"]).output().unwrap();

@@ -108,6 +108,15 @@ fn mounted(sandbox: &Sandbox, key: &Key, pods: usize) {
     });
 }
 
+/// Waits for an event with these words: it comes after the condition.
+fn told_of(sandbox: &Sandbox, words: &[&str]) {
+    eventually("an event tells", || {
+        let events = sandbox.run(&["events", NAME]).ok();
+        let tells = |line: &str| words.iter().all(|word| line.contains(word));
+        if events.stdout.lines().any(tells) { Ok(()) } else { Err(events.transcript()) }
+    });
+}
+
 /// Dates what waits to be archived back, so that nobody has to wait for as long as it takes to be told of.
 pub fn age(sandbox: &Sandbox) {
     let long_ago = SystemTime::now() - Duration::from_secs(120);
@@ -157,11 +166,7 @@ fn archiving_catches_up_when_credentials_that_ended_are_renewed() {
         age(&sandbox);
         let told = backups_are(&sandbox, "False", "ArchivingFailing");
         assert!(told.contains("InvalidAccessKeyId"), "{told}");
-        let events = sandbox.run(&["events", NAME]).ok();
-        let warned = |line: &str| {
-            ["Warning", "ArchivingFailing", "InvalidAccessKeyId"].iter().all(|word| line.contains(word))
-        };
-        assert!(events.stdout.lines().any(warned), "{}", events.transcript());
+        told_of(&sandbox, &["Warning", "ArchivingFailing", "InvalidAccessKeyId"]);
         let files = metrics(&sandbox, "database_wal_archive_waiting_files{");
         assert!(files.len() == 2 && files.iter().all(|line| !line.ends_with("} 0")), "{files:?}");
 
@@ -174,8 +179,7 @@ fn archiving_catches_up_when_credentials_that_ended_are_renewed() {
         fresh
     });
     backups_are(&sandbox, "True", "BackupsCurrent");
-    let events = sandbox.run(&["events", NAME]).ok();
-    assert!(events.stdout.contains("ArchivingRecovered"), "{}", events.transcript());
+    told_of(&sandbox, &["ArchivingRecovered"]);
     assert_eq!(lives(&sandbox), before);
 
     let place = Place::s3(&moto.url(), &fresh, "shop/db");
