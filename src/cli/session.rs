@@ -71,7 +71,7 @@ impl Session {
     /// Where its kubeconfig cannot be read.
     pub async fn of_sandbox(context: &Context, home: Home) -> Result<Self> {
         let path = home.kubeconfig();
-        let config = from_kubeconfig(&path, None).await.map_err(|error| {
+        let config = from_kubeconfig(&path).await.map_err(|error| {
             CliError::failed(format!("read the sandbox's kubeconfig {}: {error}", path.display()))
                 .hint("restart it: `dbctl sandbox down`, then `dbctl sandbox up`")
         })?;
@@ -131,10 +131,8 @@ fn names_proxy(kubeconfig: &Kubeconfig, context: Option<&str>) -> bool {
     clusters.filter_map(|each| each.cluster.as_ref()?.proxy_url.as_ref()).any(|url| !url.is_empty())
 }
 
-async fn from_kubeconfig(path: &std::path::Path, context: Option<&str>) -> Result<Config, KubeconfigError> {
-    let kubeconfig = Kubeconfig::read_from(path)?;
-    let options = KubeConfigOptions { context: context.map(str::to_owned), ..Default::default() };
-    Config::from_custom_kubeconfig(kubeconfig, &options).await
+async fn from_kubeconfig(path: &std::path::Path) -> Result<Config, KubeconfigError> {
+    Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &KubeConfigOptions::default()).await
 }
 
 /// The kubeconfig files that are looked at, as kubectl does: the flag, then KUBECONFIG, then the user's own.
