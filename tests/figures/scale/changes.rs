@@ -163,7 +163,7 @@ struct Edit {
 async fn edit(client: &Client, number: usize, value: usize) -> Result<Edit, Error> {
     let key = (objects::namespace(number), objects::name(number));
     let databases: Api<Database> = Api::namespaced(client.clone(), &key.0);
-    let patch = merge(json!({ "spec": { "parameters": { "work_mem": format!("{value}MB") } } }));
+    let patch = merge(json!({ "spec": { "parameters": { "work_mem": format!("{value}kB") } } }));
     let at = Instant::now();
     let changed = databases.patch_metadata(&key.1, &PatchParams::default(), &patch).await?;
     Ok(Edit { key, at, generation: changed.metadata.generation.ok_or("no generation")? })
