@@ -73,7 +73,7 @@ pub fn blocked(cx: &Context<'_>) -> Option<Blocked> {
 /// Completes Patroni's configuration with how the database is first filled, and the agent's with what it must own by then.
 pub fn fill(cx: &Context<'_>, file: &mut Value) {
     if let Some(to) = own(cx) {
-        file["dbctl"] = json!({ "archive": { "to": to, "id": notes::archive(cx) } });
+        file["dbctl"]["archive"] = json!({ "to": to, "id": notes::archive(cx) });
     }
     let Some(from) = from(cx) else { return };
     let [backup, time, lsn, name] = match (in_place(cx), asked(cx)) {

@@ -309,7 +309,7 @@ fn a_restored_database_is_filled_by_the_agent_and_claims_its_own_archive() {
         file["bootstrap"]["dbctl"],
         json!({ "command": "dbctl agent bootstrap", "from": "s3://b/x", "target-time": "2026-11-22T03:00:00Z" })
     );
-    assert_eq!(file["dbctl"], json!({ "archive": { "to": "s3://b/mine", "id": "uid-1" } }));
+    assert_eq!(file["dbctl"]["archive"], json!({ "to": "s3://b/mine", "id": "uid-1" }));
     assert_eq!(
         (says(&world, "Ready"), world.plan().status.phase),
         (is("False", reason::RESTORING), Some(Phase::Restoring))

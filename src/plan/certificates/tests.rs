@@ -203,13 +203,20 @@ proptest! {
     }
 }
 
+fn configuration(world: &World) -> serde_json::Value {
+    let file = world.get(Kind::ConfigMap, "db-patroni")["data"]["patroni.yml"].as_str().unwrap();
+    serde_json::from_str(file).unwrap()
+}
+
 #[test]
 fn a_settled_database_has_certificates_and_everybody_insists_on_them() {
+    let backup = json!({ "backup": { "destination": "s3://b/mine", "credentialsSecret": "s" } });
+    for spec in [backup, json!({})] {
+        let file = configuration(&World::settled(spec));
+        assert_eq!(file["dbctl"]["verify"], true);
+        assert!(file["bootstrap"]["dcs"]["postgresql"]["pg_hba"].to_string().contains("hostssl all all all"));
+    }
     let world = World::settled(json!({}));
-    let file = world.get(Kind::ConfigMap, "db-patroni")["data"]["patroni.yml"].as_str().unwrap();
-    let file: serde_json::Value = serde_json::from_str(file).unwrap();
-    assert_eq!(file["dbctl"]["verify"], true);
-    assert!(file["bootstrap"]["dcs"]["postgresql"]["pg_hba"].to_string().contains("hostssl all all all"));
     assert!(shown(&world).names.contains(&"*.db-headless.ns.svc.cluster.local".to_owned()));
     assert!(world.get(Kind::Secret, "db-app")["metadata"]["annotations"][super::TOLD].is_string());
 }

@@ -93,9 +93,14 @@ pub fn as_superuser(sandbox: &Sandbox, sql: &str) -> String {
 #[track_caller]
 pub fn as_superuser_of(sandbox: &Sandbox, name: &str, sql: &str) -> String {
     let primary = sandbox.database(name)["status"]["primary"].as_str().unwrap().to_owned();
+    as_superuser_of_member(sandbox, name, &primary, sql)
+}
+
+/// The same, of that member.
+pub fn as_superuser_of_member(sandbox: &Sandbox, name: &str, member: &str, sql: &str) -> String {
     let answer = runtime().block_on(async {
         let client = sandbox.client().await;
-        let pod = Api::<Pod>::default_namespaced(client.clone()).get(&primary).await.unwrap();
+        let pod = Api::<Pod>::default_namespaced(client.clone()).get(member).await.unwrap();
         let address: IpAddr = pod.status.unwrap().pod_ip.unwrap().parse().unwrap();
         let secrets = Api::<Secret>::default_namespaced(client.clone());
         let mut secret = secrets.get(&Names(name).internal_secret()).await.unwrap().data.unwrap();

@@ -9,7 +9,7 @@ use kube::api::ListParams;
 
 use super::whispers::Whispers;
 use super::{Content, LOOK, NAME, addresses, change, login, secret, until_streaming};
-use crate::backups::cluster::{as_superuser_of, back_up, create, directory};
+use crate::backups::cluster::{as_superuser_of, as_superuser_of_member, back_up, create, directory};
 use crate::external::runtime;
 use crate::proof::load::Load;
 use crate::proof::session::{Login, Session};
@@ -23,6 +23,19 @@ fn restarts(sandbox: &Sandbox) -> i32 {
     });
     let statuses = pods.into_iter().filter_map(|pod| pod.status?.container_statuses).flatten();
     statuses.map(|status| status.restart_count).sum()
+}
+
+/// Each replica checks the certificate of whom it streams from; backups change nothing in that.
+fn replicas_verify(sandbox: &Sandbox) {
+    let found = runtime().block_on(async {
+        let pods: Api<Pod> = Api::default_namespaced(sandbox.client().await);
+        pods.list(&ListParams::default().labels("db.example.com/role=replica")).await.unwrap().items
+    });
+    assert_eq!(found.len(), 2);
+    for name in found.into_iter().filter_map(|pod| pod.metadata.name) {
+        let sql = "select conninfo ~ 'sslmode=verify-ca' from pg_stat_wal_receiver";
+        assert_eq!(as_superuser_of_member(sandbox, NAME, &name, sql), "t", "{name}");
+    }
 }
 
 /// A session with that role and password.
@@ -50,6 +63,7 @@ fn passwords_change_under_load_nobody_is_cut_off_and_none_is_told() {
     let (app, internal) = secrets();
     let tls = Tls::trusting(app["ca.crt"].as_bytes()).unwrap();
 
+    replicas_verify(&sandbox);
     let load = Load::start(&sandbox, NAME, 3);
     let session = runtime.block_on(Session::open(service, &login(&sandbox, Some(tls.clone())))).unwrap();
     let pid = || runtime.block_on(session.query("select pg_backend_pid()", 100 * LOOK)).unwrap();
