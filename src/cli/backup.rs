@@ -80,6 +80,13 @@ async fn verify(context: &Context, args: VerifyArgs) -> Result<()> {
     if let Some(why) = refusal(&database) {
         return Err(CliError::refused(format!("failed to {doing}: {why}")));
     }
+    if let Some(id) = &args.backup
+        && let Some(catalog) = backup_now::map(&session, name).await.and_then(|map| Catalog::of(&map))
+        && catalog.backups.iter().all(|entry| entry.id != *id)
+    {
+        return Err(CliError::not_found(format!("failed to {doing}: {id} is no good backup of it"))
+            .hint(format!("see what there is with {} backups {name}", context.invocation())));
+    }
     request::check_idle(context, &database, Verb::Verify, &doing)?;
     if let Some(job) = backup_now::running(&session, &Names(name).verify_labels()).await {
         return Err(CliError::refused(format!(

@@ -135,6 +135,10 @@ impl Upgrade<'_> {
 
     async fn abort(&self) -> Result<()> {
         let Self { context, args, database, doing, .. } = self;
+        let asked = request::stands(database, Verb::Upgrade);
+        if !asked && database.status.as_ref().is_none_or(|status| status.upgrade.is_none()) {
+            return Err(CliError::refused(format!("failed to {doing}: no major upgrade is under way")));
+        }
         if !args.how.yes && !args.how.dry_run {
             let question = format!("Take the upgrade of {:?} back?", args.name);
             confirm::yes(context, &question, "it goes on")?;

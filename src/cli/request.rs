@@ -85,24 +85,44 @@ pub async fn look(
 /// # Errors
 /// Where an operation, or a request that nobody has taken up yet, stands.
 pub fn check_idle(context: &Context, database: &Database, verb: Verb, doing: &str) -> Result<()> {
+    check(context, database, Asking { verb, back: false }, doing)
+}
+
+/// What is asked for.
+#[derive(Clone, Copy)]
+pub struct Asking {
+    /// Its verb.
+    pub verb: Verb,
+    /// It takes back what is under way by the same verb.
+    pub back: bool,
+}
+
+/// [`check_idle`], of what may take something back.
+///
+/// # Errors
+/// The same.
+pub fn check(context: &Context, database: &Database, asking: Asking, doing: &str) -> Result<()> {
     if let Some(paused) = pause::refusal(context, database, doing) {
         return Err(paused);
     }
-    let Some((id, what)) = under_way(database, verb, jiff::Timestamp::now()) else { return Ok(()) };
-    let name = database.name_any();
-    Err(CliError::refused(format!("failed to {doing}: {what} ({id}), and one thing is done at a time"))
-        .hint(format!("follow it with {} status {name} --watch", context.invocation())))
+    let Some((id, what)) = under_way(database, asking, jiff::Timestamp::now()) else { return Ok(()) };
+    let (name, dbctl) = (database.name_any(), context.invocation());
+    let refused =
+        CliError::refused(format!("failed to {doing}: {what} ({id}), and one thing is done at a time"))
+            .hint(format!("follow it with {dbctl} status {name} --watch"));
+    let back = format!("take it back with {dbctl} restore {name} --undo");
+    Err(if asking.verb == Verb::Restore { refused.hint(back) } else { refused })
 }
 
 /// The id of what is under way and in the way of that verb, and what it is.
-fn under_way(database: &Database, verb: Verb, now: jiff::Timestamp) -> Option<(String, String)> {
+fn under_way(database: &Database, asking: Asking, now: jiff::Timestamp) -> Option<(String, String)> {
+    let Asking { verb, back } = asking;
     let operations = operations(database);
     // An upgrade that is under way is just what its end is about.
     let ends = verb == Verb::AbortUpgrade;
     let excludes = |kind: &str| kind == verb.to_string() || !ends && !kind.parse().is_ok_and(Verb::is_aside);
     let mut running = operations.iter().filter(|operation| operation.phase.is_under_way());
-    // A restore that does not come to its end is left by another one, or by the way back: the controller knows.
-    let left = |kind: &str| verb == Verb::Restore && kind == verb.to_string();
+    let left = |kind: &str| back && kind == verb.to_string();
     if let Some(operation) = running.find(|operation| excludes(&operation.kind) && !left(&operation.kind)) {
         return Some((operation.id.clone(), format!("a {} is under way", operation.kind)));
     }
@@ -111,11 +131,28 @@ fn under_way(database: &Database, verb: Verb, now: jiff::Timestamp) -> Option<(S
         |(verb, request)| {
             let id = request.id.to_string();
             let stands = excludes(&verb.to_string())
+                && !left(&verb.to_string())
                 && request.check(verb, uid, now).is_ok()
                 && operations.iter().all(|operation| operation.id != id);
             stands.then(|| (id, format!("a {verb} has been asked for and waits for the controller")))
         },
     )
+}
+
+/// Whether an operation of that verb is under way, or a request of it waits for the controller.
+pub fn stands(database: &Database, verb: Verb) -> bool {
+    let (operations, now) = (operations(database), jiff::Timestamp::now());
+    let uid = database.metadata.uid.as_deref().unwrap_or_default();
+    let runs = |each: &Operation| each.kind == verb.to_string() && each.phase.is_under_way();
+    operations.iter().any(runs)
+        || requests(database.annotations()).into_iter().filter_map(|(_, _, parsed)| parsed.ok()).any(
+            |(of, request)| {
+                let id = request.id.to_string();
+                of == verb
+                    && request.check(verb, uid, now).is_ok()
+                    && operations.iter().all(|operation| operation.id != id)
+            },
+        )
 }
 
 fn operations(database: &Database) -> &[Operation] {
@@ -134,12 +171,28 @@ pub async fn put(
     arguments: &impl Serialize,
     doing: &str,
 ) -> Result<String> {
+    ask(context, session, database, Asking { verb, back: false }, arguments, doing).await
+}
+
+/// [`put`], of what may take something back.
+///
+/// # Errors
+/// The same.
+pub async fn ask(
+    context: &Context,
+    session: &Session,
+    database: &Database,
+    asking: Asking,
+    arguments: &impl Serialize,
+    doing: &str,
+) -> Result<String> {
+    let verb = asking.verb;
     let name = database.name_any();
     let api: Api<Database> = Api::namespaced(session.client.clone(), &session.namespace);
     let request = request(database, arguments, doing)?;
     let mut current = database.clone();
     for _ in 0..TRIES {
-        check_idle(context, &current, verb, doing)?;
+        check(context, &current, asking, doing)?;
         // With the version that was looked at, so that two requests never overwrite each other.
         let patch = json!({ "metadata": {
             "resourceVersion": current.metadata.resource_version,
@@ -421,7 +474,8 @@ mod tests {
             |uid: &str| json!({ "db.example.com/restart": json!({ "id": id, "uid": uid }).to_string() });
         let operation = |phase: &str| json!([{ "id": id, "kind": "restart", "phase": phase }]);
         let busy = |annotations, operations| {
-            under_way(&database(annotations, operations), Verb::Failover, now).map(|(_, what)| what)
+            let failover = Asking { verb: Verb::Failover, back: false };
+            under_way(&database(annotations, operations), failover, now).map(|(_, what)| what)
         };
         let waits = Some("a restart has been asked for and waits for the controller".to_owned());
         assert_eq!(busy(json!({}), json!([])), None);
@@ -432,10 +486,12 @@ mod tests {
             assert_eq!(busy(asked("u"), operation(phase)), Some("a restart is under way".into()), "{phase}");
         }
         assert_eq!(busy(json!({ "db.example.com/restart": "{" }), json!([])), None, "nobody will run it");
-        // One restore is the way out of another one that is stuck.
+        // A restore is taken back while it runs, and not replaced by another one.
         let stuck = database(json!({}), json!([{ "id": id, "kind": "restore", "phase": "Running" }]));
-        assert_eq!(under_way(&stuck, Verb::Restore, now), None);
-        assert!(under_way(&stuck, Verb::Failover, now).is_some());
+        let free = |verb, back| under_way(&stuck, Asking { verb, back }, now).is_none();
+        assert!(free(Verb::Restore, true) && !free(Verb::Restore, false) && !free(Verb::Failover, false));
+        let failed = database(json!({}), json!([{ "id": id, "kind": "restore", "phase": "Failed" }]));
+        assert!(under_way(&failed, Asking { verb: Verb::Restore, back: false }, now).is_none());
     }
 
     #[test]
@@ -446,7 +502,8 @@ mod tests {
         let runs = json!([{ "id": id, "kind": "backup", "phase": "Running" }]);
         for database in [database(asked, json!([])), database(json!({}), runs)] {
             for (verb, free) in [(Verb::Failover, true), (Verb::Restart, true), (Verb::Backup, false)] {
-                assert_eq!(under_way(&database, verb, now).is_none(), free, "{verb}");
+                let asking = Asking { verb, back: false };
+                assert_eq!(under_way(&database, asking, now).is_none(), free, "{verb}");
             }
         }
     }

@@ -7,11 +7,11 @@ use kube::{Api, ResourceExt};
 use ulid::Ulid;
 
 use super::{RestoreArgs, Unseen, look, preview};
-use crate::api::{Database, RestoreArguments, Verb};
+use crate::api::{Database, Phase, RestoreArguments, Verb};
 use crate::backup::restore::Target;
 use crate::backup::wal::position_text;
 use crate::cli::error::{CliError, Result};
-use crate::cli::request::{self, Asked};
+use crate::cli::request::{self, Asked, Asking};
 use crate::cli::session::Session;
 use crate::cli::{Context, confirm, output, scale};
 
@@ -27,6 +27,16 @@ pub async fn run(context: &Context, session: &Session, args: &RestoreArgs) -> Re
         return Err(CliError::refused(format!("failed to {doing}: it is being deleted")));
     }
     let (arguments, plan, to) = if args.undo {
+        if nothing_to_undo(&database) {
+            return Err(CliError::refused(format!(
+                "failed to {doing}: no restore in place is under way, so there is nothing to undo"
+            ))
+            .hint(format!(
+                "see what was asked for with {} status {} -o yaml",
+                context.invocation(),
+                args.name
+            )));
+        }
         (RestoreArguments { undo: true, ..Default::default() }, undo(&args.name), "put its old data back")
     } else if args.discard_old {
         let (arguments, plan) = discard(&database).ok_or_else(|| {
@@ -44,7 +54,8 @@ pub async fn run(context: &Context, session: &Session, args: &RestoreArgs) -> Re
     } else {
         context.ui.note(plan.trim_end());
     }
-    request::check_idle(context, &database, Verb::Restore, &doing)?;
+    let asking = Asking { verb: Verb::Restore, back: args.undo };
+    request::check(context, &database, asking, &doing)?;
     if args.dry_run {
         context.ui.note("nothing was done");
         return Ok(());
@@ -52,7 +63,7 @@ pub async fn run(context: &Context, session: &Session, args: &RestoreArgs) -> Re
     if !args.yes {
         confirm::name(context, &args.name, to, &format!("database {:?} stays as it is", args.name))?;
     }
-    let id = request::put(context, session, &database, Verb::Restore, &arguments, &doing).await?;
+    let id = request::ask(context, session, &database, asking, &arguments, &doing).await?;
     if !args.wait {
         request::tell_how_to_follow(context, &args.name, Verb::Restore, &id);
         return Ok(());
@@ -148,6 +159,12 @@ fn effects(database: &Database, namespace: &str, without_old: bool) -> String {
     text
 }
 
+/// Nothing tells of a restore: neither the state, nor an operation, nor a request that waits.
+fn nothing_to_undo(database: &Database) -> bool {
+    let phase = database.status.as_ref().and_then(|status| status.phase);
+    !matches!(phase, Some(Phase::Restoring | Phase::Failed)) && !request::stands(database, Verb::Restore)
+}
+
 fn undo(name: &str) -> String {
     format!(
         "Back to what database {name:?} held before the restore in place that is under way:\n  \
@@ -220,6 +237,19 @@ mod tests {
           stops:   all members; what was restored so far is removed
           back:    the old data of each member, with all that was committed
         "#);
+    }
+
+    #[test]
+    fn there_is_nothing_to_undo_but_a_restore() {
+        let with = |status: Value| {
+            let mut database = database(json!({}), json!([]));
+            database.status = serde_json::from_value(status).unwrap();
+            nothing_to_undo(&database)
+        };
+        let operation =
+            |phase: &str| json!({ "operations": [{ "id": "1", "kind": "restore", "phase": phase }] });
+        assert!(with(json!({ "phase": "Running" })) && with(operation("Succeeded")));
+        assert!(!with(operation("Running")) && !with(json!({ "phase": "Failed" })));
     }
 
     #[test]

@@ -70,6 +70,16 @@ fn paused(turn: &Turn<'_, '_>) -> Option<String> {
     })
 }
 
+/// One that has not failed comes to its end, or is taken back first: nobody's restore is replaced without a word.
+fn going_on(name: &str, mark: &Mark) -> String {
+    if mark.undo {
+        return format!("the old data is being put back, by request {}: ask again when it is there", mark.id);
+    }
+    let back = if mark.discard { "wait for its end" } else { "wait for its end, or take it back first with" };
+    let undo = if mark.discard { String::new() } else { format!(" `dbctl restore {name} --undo`") };
+    format!("restore {} to {} is under way: {back}{undo}", mark.id, mark.target())
+}
+
 /// Its data may have been written to, and its WAL archived, though no pass has seen that yet.
 fn just_over(turn: &Turn<'_, '_>, mark: &Mark) -> Option<String> {
     let over = mark.stage == Stage::Restoring && turn.cx.view.initialized();
@@ -129,6 +139,9 @@ fn refuse(turn: &Turn<'_, '_>, asked: &RestoreArguments) -> Option<String> {
     }
     if let Some(mark) = unfinished(turn).filter(|mark| mark.stage < Stage::Restoring) {
         return Some(format!("restore {} is stopping the members: ask again in a minute", mark.id));
+    }
+    if let Some(mark) = unfinished(turn).filter(|_| ended(cx).is_none()) {
+        return Some(going_on(name, mark));
     }
     if !cx.view.initialized() && unfinished(turn).is_none() {
         return Some("the database has not been made yet".to_owned());

@@ -285,6 +285,25 @@ fn one_that_cannot_be_had_leaves_the_old_data_and_says_what_to_do() {
 }
 
 #[test]
+fn a_restore_that_has_not_failed_is_not_replaced() {
+    let mut world = world();
+    let id = ask(&mut world, json!({}));
+    while mark(&world).is_none_or(|mark| mark.stage < crate::api::Stage::Restoring) {
+        world.pass(usize::MAX);
+        world.stateful_set();
+    }
+    world.now += jiff::SignedDuration::from_secs(1);
+    let other = ask(&mut world, json!({}));
+    world.pass(usize::MAX);
+    let (phase, message) = said(&world, &other);
+    assert_eq!(phase, OperationPhase::Rejected);
+    assert!(message.contains("or take it back first with `dbctl restore db --undo`"), "{message}");
+    world.settle();
+    assert_eq!(said(&world, &id).0, OperationPhase::Succeeded);
+    assert_eq!(world.contents(), vec![id; 3]);
+}
+
+#[test]
 fn kept_data_is_removed_when_it_is_asked_for_and_known() {
     let mut world = world();
     let id = ask(&mut world, json!({}));
