@@ -85,7 +85,7 @@ pub async fn run(context: &Context, args: FailoverArgs) -> Result<()> {
     if args.how.dry_run {
         return Ok(());
     }
-    confirmed(context, &args, chosen.as_ref())?;
+    confirmed(context, &args, &assessment, chosen.as_ref())?;
     let arguments = arguments(&args, &assessment, chosen.as_ref());
     let id = request::put(context, &session, &database, Verb::Failover, &arguments, &doing).await?;
     if !args.how.wait {
@@ -104,13 +104,19 @@ fn refused(doing: &str, refusal: &Refusal) -> CliError {
 }
 
 /// A yes is enough where nothing is lost; else the name must be typed.
-fn confirmed(context: &Context, args: &FailoverArgs, chosen: Option<&Move>) -> Result<()> {
+fn confirmed(
+    context: &Context,
+    args: &FailoverArgs,
+    assessment: &Assessment,
+    chosen: Option<&Move>,
+) -> Result<()> {
     if args.how.yes {
         return Ok(());
     }
     let kept = format!("the primary of database {:?} is not changed", args.name);
     match chosen {
-        Some(Move::Switchover { from, to }) => {
+        Some(chosen @ Move::Switchover { from, .. }) => {
+            let to = assessment.heirs(chosen, args.to.is_some());
             confirm::yes(context, &format!("Move the primary's role from {from} to {to}?"), &kept)
         }
         Some(Move::Failover { to, loss: Loss::Nothing }) => {

@@ -135,7 +135,9 @@ impl Order {
         };
         let primary = leader.map(|leader| leader.name.clone()).filter(|leader| members.contains(leader));
         let next = match assessment.choose(None, false) {
-            Ok(Move::Switchover { to, .. }) if primary.is_some() => Some(to),
+            Ok(chosen @ Move::Switchover { .. }) if primary.is_some() => {
+                Some(assessment.heirs(&chosen, false))
+            }
             _ => None,
         };
         Ok(Self { members, primary, next, alone: known.len() == 1 })

@@ -20,7 +20,7 @@ pub fn plan(cx: &Context<'_>, assessment: &Assessment) -> (Option<Action>, Optio
     let chosen = elsewhere.map(|to| assessment.choose(Some(to), false));
     match chosen {
         Some(Ok(chosen @ Move::Switchover { .. })) => {
-            let ask = chosen.ask(true);
+            let ask = assessment.ask(&chosen, true);
             if repeats(cx, &ask) {
                 return (None, None);
             }

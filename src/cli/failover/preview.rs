@@ -57,8 +57,11 @@ impl Preview<'_> {
     fn candidate(&self, chosen: &Move) -> String {
         let found = self.assessment.candidate(chosen.to());
         let node = found.map(|found| place(found.node.as_deref(), found.cordoned)).unwrap_or_default();
-        let how = if self.named { "as asked for" } else { "chosen: the fittest" };
-        format!("{}{node}, {how}", chosen.to())
+        if self.named {
+            return format!("{}{node}, as asked for", chosen.to());
+        }
+        let heirs = self.assessment.heirs(chosen, false);
+        if heirs == chosen.to() { format!("{heirs}{node}, chosen: the fittest") } else { heirs }
     }
 
     fn table(&self) -> String {
@@ -92,7 +95,6 @@ impl Preview<'_> {
     }
 
     fn cost(&self, chosen: &Move) -> String {
-        let to = chosen.to();
         let (ends, loss) = match chosen {
             Move::Switchover { from, .. } => (
                 format!(
@@ -100,7 +102,7 @@ impl Preview<'_> {
                      after about a second; those on replicas stay",
                     self.name
                 ),
-                format!("nothing: {from} stops in good order, and {to} has everything before it takes over"),
+                format!("nothing: {from} stops in good order, and whoever takes over has everything before"),
             ),
             Move::Failover { loss, .. } => (
                 format!("those on replicas stay; clients connect again through Service {}", self.name),
@@ -258,8 +260,8 @@ pub mod tests {
           sessions   all on db-0 end, and their open transactions are rolled back;
                      clients can connect again through Service db after about a second;
                      those on replicas stay
-          lost       nothing: db-0 stops in good order, and db-1 has everything before
-                     it takes over
+          lost       nothing: db-0 stops in good order, and whoever takes over has
+                     everything before
         "#);
     }
 
@@ -312,8 +314,8 @@ pub mod tests {
           sessions   all on db-0 end, and their open transactions are rolled back;
                      clients can connect again through Service db after about a second;
                      those on replicas stay
-          lost       nothing: db-0 stops in good order, and db-1 has everything before
-                     it takes over
+          lost       nothing: db-0 stops in good order, and whoever takes over has
+                     everything before
         "#);
     }
 

@@ -53,7 +53,7 @@ impl Order {
         let primary =
             assessment.primary.as_ref().map(|primary| primary.name.clone()).filter(|name| !stays(name));
         let next = match assessment.choose(None, false) {
-            Ok(Move::Switchover { to, .. }) => Some(to),
+            Ok(chosen @ Move::Switchover { .. }) => Some(assessment.heirs(&chosen, false)),
             _ => None,
         };
         let last = status.and_then(|status| status.last_backup_time.as_ref());

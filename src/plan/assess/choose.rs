@@ -31,16 +31,6 @@ impl Move {
             Self::Switchover { to, .. } | Self::Failover { to, .. } => to,
         }
     }
-
-    /// What Patroni is asked for. `insist`: that member and no other.
-    pub fn ask(&self, insist: bool) -> Ask {
-        match self {
-            Self::Switchover { from, to } => {
-                Ask::Switchover { leader: from.clone(), candidate: to.clone(), insist }
-            }
-            Self::Failover { to, .. } => Ask::Failover { candidate: to.clone() },
-        }
-    }
 }
 
 /// Why the primary's role is not moved. Shown, it says what is so and what to do next.
@@ -199,6 +189,44 @@ impl Assessment {
         match self.healthy_primary() {
             Some(primary) => self.switchover(primary, to, force),
             None => self.failover(to, force),
+        }
+    }
+
+    /// What Patroni is asked for. `named`: that member and no other, since somebody named it.
+    pub fn ask(&self, chosen: &Move, named: bool) -> Ask {
+        match chosen {
+            Move::Switchover { from, to } => Ask::Switchover {
+                leader: from.clone(),
+                candidate: to.clone(),
+                insist: named || self.may_go_wrong(to),
+            },
+            Move::Failover { to, .. } => Ask::Failover { candidate: to.clone() },
+        }
+    }
+
+    /// Whether Patroni, asked for nobody by name, could take a member that is fit by its own rules only.
+    fn may_go_wrong(&self, to: &str) -> bool {
+        let cordoned = self.candidate(to).is_some_and(|candidate| candidate.cordoned);
+        self.candidates.iter().filter(|other| other.name != to).any(|other| match &other.unfit {
+            None => other.cordoned && !cordoned,
+            Some(unfit) => matches!(unfit, Unfit::Replaying { .. } | Unfit::Stopping | Unfit::Leaving),
+        })
+    }
+
+    /// Who may be primary after it, in words: where nobody is named to Patroni, whoever is first of those that have everything.
+    pub fn heirs(&self, chosen: &Move, named: bool) -> String {
+        let to = chosen.to();
+        if !matches!(self.ask(chosen, named), Ask::Switchover { insist: false, .. }) {
+            return to.to_owned();
+        }
+        let others = self.candidates.iter().filter(|other| other.name != to && other.unfit.is_none());
+        let mut names: Vec<&str> = others.map(|other| other.name.as_str()).collect();
+        match names.pop() {
+            None => to.to_owned(),
+            Some(last) => {
+                let first: String = names.iter().map(|name| format!(", {name}")).collect();
+                format!("{to}{first} or {last}, whichever is first")
+            }
         }
     }
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::patroni::{Answer, Positions};
 use crate::plan::world::World;
-use crate::plan::{Kind, NodeState};
+use crate::plan::{Ask, Kind, NodeState};
 
 const END: i64 = 100 << 20;
 
@@ -202,6 +202,48 @@ fn a_healthy_primary_hands_over_to_whoever_can_follow() {
     assert!(chosen(&alone, None, true).starts_with("db-0 is the only member"));
     let unmade = World::new(crate::plan::world::database(json!({})));
     assert!(chosen(&unmade, None, true).starts_with("the database has not been made yet"));
+}
+
+/// Patroni, asked for nobody by name, is quicker; it is not asked so where it could take somebody that is not fit.
+#[test]
+fn a_member_is_named_to_patroni_where_another_would_not_do() {
+    type Change = fn(&mut World);
+    let cases: &[(&str, Change, bool, &str)] = &[
+        ("both are fit", |_| {}, false, "db-1 or db-2, whichever is first"),
+        (
+            "one lags, so Patroni takes it by itself no more",
+            |w| received(w, "db-2", END - (3 << 20)),
+            false,
+            "db-1",
+        ),
+        ("one is silent", |w| silence(w, "db-2"), false, "db-1"),
+        ("one is on a node that is drained", |w| cordon(w, "db-2", "n2"), true, "db-1"),
+        (
+            "one has all, and much of it to replay",
+            |w| at(w, "db-2").xlog.replayed_location = Some(END - (1 << 29)),
+            true,
+            "db-1",
+        ),
+        (
+            "both are on such a node",
+            |w| {
+                cordon(w, "db-1", "n2");
+                cordon(w, "db-2", "n2");
+            },
+            false,
+            "db-1 or db-2, whichever is first",
+        ),
+    ];
+    for (what, change, named, heirs) in cases {
+        let mut world = well();
+        change(&mut world);
+        let judged = judged(&world);
+        let chosen = judged.choose(None, false).unwrap();
+        let insists = |named| matches!(judged.ask(&chosen, named), Ask::Switchover { insist: true, .. });
+        assert_eq!((insists(false), insists(true)), (*named, true), "{what}");
+        assert_eq!(judged.heirs(&chosen, false), *heirs, "{what}");
+        assert_eq!(judged.heirs(&chosen, true), "db-1", "{what}");
+    }
 }
 
 #[test]

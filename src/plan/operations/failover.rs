@@ -37,14 +37,16 @@ pub fn begin(turn: &Turn<'_, '_>, operation: Operation, arguments: &FailoverArgu
     }
 }
 
-/// `insist`: the member was named by whoever asked.
-fn start(turn: &Turn<'_, '_>, operation: Operation, chosen: &Move, insist: bool) -> Step {
+/// `named`: the member was named by whoever asked.
+fn start(turn: &Turn<'_, '_>, operation: Operation, chosen: &Move, named: bool) -> Step {
     let to = chosen.to().to_owned();
     let message = match chosen {
-        Move::Switchover { from, to } => format!("the primary's role moves from {from} to {to}"),
+        Move::Switchover { from, .. } => {
+            format!("the primary's role moves from {from} to {}", turn.assessment.heirs(chosen, named))
+        }
         Move::Failover { to, loss } => format!("{}{loss}", promoting(to)),
     };
-    asks(turn, Operation { to: Some(to), ..operation }, message, chosen.ask(insist))
+    asks(turn, Operation { to: Some(to), ..operation }, message, turn.assessment.ask(chosen, named))
 }
 
 /// What is lost with a promotion is said before it, and again after it.

@@ -195,9 +195,9 @@ fn restart_primary(turn: &Turn<'_, '_>, operation: Operation, member: &str, wait
     let alone = turn.assessment.candidates.is_empty() || turn.assessment.healthy_primary().is_none();
     match turn.assessment.choose(None, false) {
         Ok(chosen @ Move::Switchover { .. }) => {
-            let message =
-                progress(&operation, &format!("moving the primary's role from {member} to {}", chosen.to()));
-            asks(turn, operation, message, chosen.ask(false))
+            let to = turn.assessment.heirs(&chosen, false);
+            let message = progress(&operation, &format!("moving the primary's role from {member} to {to}"));
+            asks(turn, operation, message, turn.assessment.ask(&chosen, false))
         }
         _ if alone || waited >= HANDOVER => restart(turn, operation, member),
         _ => {

@@ -136,11 +136,10 @@ fn switchover(at: &Moment<'_, '_>, primary: &Member<'_>) -> Option<(Action, Stri
     let restarted = at.cx.view.members.iter().all(|member| member.name == primary.name || !pending(member));
     match at.assessment.choose(None, false) {
         Ok(chosen @ Move::Switchover { .. }) if restarted => {
-            let to = chosen.to().to_owned();
-            let from = primary.name;
+            let (to, from) = (at.assessment.heirs(&chosen, false), primary.name);
             asked(
                 at,
-                chosen.ask(false),
+                at.assessment.ask(&chosen, false),
                 format!("moving the primary's role from {from} to {to}, before {from} restarts"),
             )
         }

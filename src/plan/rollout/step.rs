@@ -146,8 +146,9 @@ fn switchover(at: &Moment<'_, '_>, primary: &Member<'_>) -> Step {
     let name = primary.name.to_owned();
     match at.assessment.choose(None, false) {
         Ok(chosen @ Move::Switchover { .. }) => {
-            let ask = chosen.ask(false);
-            let message = format!("moving the primary's role from {name} to {}", chosen.to());
+            let ask = at.assessment.ask(&chosen, false);
+            let message =
+                format!("moving the primary's role from {name} to {}", at.assessment.heirs(&chosen, false));
             if cordon::repeats(at.cx, &ask) {
                 return Step::Wait(Some(name), message);
             }

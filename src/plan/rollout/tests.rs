@@ -122,7 +122,7 @@ fn the_status_tells_each_step() {
     16.15 to 16.16: Replica db-2: waiting for db-2, which is back, and is watched for a moment
     16.15 to 16.16: Replica db-1: replacing db-1, which is a replica
     16.15 to 16.16: Replica db-1: waiting for db-1, which is back, and is watched for a moment
-    16.15 to 16.16: Switchover db-0: moving the primary's role from db-0 to db-1
+    16.15 to 16.16: Switchover db-0: moving the primary's role from db-0 to db-1 or db-2, whichever is first
     16.15 to 16.16: Replica db-0: replacing db-0, which is a replica
     16.15 to 16.16: Replica db-0: waiting for db-0, which is back, and is watched for a moment
     -
