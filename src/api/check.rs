@@ -9,7 +9,7 @@ use super::database::{DESTINATION, LSN};
 use super::hba::hba_problem;
 use super::{
     Backup, DatabaseSpec, DatabaseStatus, Names, OWNED_PARAMETERS, PgVersion, Quantity, REPLICAS_MAX,
-    RestoreFrom, name_problem, parameter_problem,
+    RestoreFrom, name_problem, parameter_problem, value_problem,
 };
 
 /// A field and what is wrong with it; the message ends a sentence that begins with the field.
@@ -67,14 +67,13 @@ pub fn check_spec(name: &str, spec: &DatabaseSpec) -> Vec<Violation> {
             &field,
             "is not the name of a setting: letters, digits, '_', and '.' before an extension's",
         );
-        if let Some(problem) = parameter_problem(name, spec.version).filter(|_| named && !owned) {
+        let one_line = !value.contains(char::is_control);
+        let problem =
+            parameter_problem(name, spec.version).or_else(|| value_problem(name, value).filter(|_| one_line));
+        if let Some(problem) = problem.filter(|_| named && !owned) {
             checks.wrong(&field, problem);
         }
-        checks.require(
-            !value.contains(char::is_control),
-            &field,
-            "must be one line without control characters",
-        );
+        checks.require(one_line, &field, "must be one line without control characters");
         checks.require(value.len() <= 1024, &field, "is too long: at most 1024 characters");
     }
     check_commit(&mut checks, spec);

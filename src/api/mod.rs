@@ -13,6 +13,7 @@ mod quantity;
 mod request;
 mod restored;
 mod status;
+mod values;
 mod version;
 
 pub use backup::{CATALOG_KEY, Catalog, CatalogEntry, PROGRESS_KEY, Progress, VERIFYING_KEY};
@@ -28,7 +29,7 @@ pub use names::{
     BACKUP_NAME, DBCTL_VERSION, DatabaseName, FIELD_MANAGER, FINALIZER, GROUP, LABEL_DATABASE, LABEL_ROLE,
     Names, PAUSED, ROLE_PRIMARY, ROLE_REPLICA, VERIFY_NAME, VERSION, name_problem,
 };
-pub use parameters::{known as known_parameters, parameter_problem};
+pub use parameters::{known as known_parameters, parameter_problem, value_problem};
 pub use quantity::{Quantity, QuantityError};
 pub use request::{
     AbortUpgradeArguments, BackupArguments, CredentialsOf, FailoverArguments, Found, Request, RequestError,

@@ -1,10 +1,13 @@
-//! The names of PostgreSQL's settings. Patroni leaves out what it does not know, with a line in its log that nobody reads, so
-//! a name that is no setting of the release is refused instead.
+//! The names of PostgreSQL's settings, and what they may be. Patroni leaves out what it does not know, with a line in its log
+//! that nobody reads, so a name that is no setting of the release is refused instead, and so is a value that the setting cannot
+//! have.
 
 use super::PgVersion;
+use super::values::Kind;
 
 /// One name a line, as `pg_settings` of the last release of each major lists them, but for those that only the server itself
-/// sets; behind it the first and the last major that has it, where that is not all of them.
+/// sets; behind it the first and the last major that has it, where that is not all of them, and behind a colon what it may be,
+/// where that is no text: the widest of what any of the majors takes.
 const NAMES: &str = include_str!("parameters.txt");
 
 /// What became of a name, for who still uses it, by PostgreSQL's release notes.
@@ -14,7 +17,7 @@ const RENAMED: [(&str, &str); 2] =
 /// Each name, and the first and the last major that has it.
 pub fn known() -> impl Iterator<Item = (&'static str, u8, u8)> {
     NAMES.lines().filter_map(|line| {
-        let mut words = line.split(' ');
+        let mut words = line.split(" : ").next()?.split(' ');
         let name = words.next().filter(|name| !name.is_empty())?;
         let mut major = |default| words.next().and_then(|word| word.parse().ok()).unwrap_or(default);
         Some((name, major(PgVersion::FIRST_MAJOR), major(PgVersion::LAST_MAJOR)))
@@ -41,6 +44,15 @@ pub fn parameter_problem(name: &str, release: PgVersion) -> Option<String> {
     } else {
         None
     }
+}
+
+/// What is wrong with the value of a setting, after its name; what is no setting of PostgreSQL itself may be anything.
+pub fn value_problem(name: &str, value: &str) -> Option<String> {
+    let of = |line: &'static str| {
+        let (known, kind) = line.split_once(" : ")?;
+        known.split(' ').next()?.eq_ignore_ascii_case(name).then_some(kind)
+    };
+    NAMES.lines().find_map(of).and_then(Kind::parse)?.problem(name, value)
 }
 
 #[cfg(test)]

@@ -1028,7 +1028,7 @@ fn more_requests_than_are_kept_do_not_push_each_other_out() {
 
 fn any_spec() -> impl Strategy<Value = Value> {
     let backup = prop::option::of((any::<bool>(), prop::option::of("[a-z]{1,3}")));
-    (1..=9, any::<bool>(), any::<bool>(), prop::option::of("[0-9]{1,2}MB"), 0..3usize, backup).prop_map(
+    (1..=9, any::<bool>(), any::<bool>(), prop::option::of("[1-9][0-9]?MB"), 0..3usize, backup).prop_map(
         |(replicas, synchronous, delete, work_mem, hba, backup)| {
             let parameters = work_mem.map_or(json!({}), |value| json!({ "work_mem": value }));
             let backup = backup.map(|(enabled, secret)| {

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::Duration;
 
-use dbctl::api::{known_parameters, parameter_problem};
+use dbctl::api::{known_parameters, parameter_problem, value_problem};
 use dbctl::sandbox::provision::{Provisioner, Silent};
 use serde_json::Value;
 
@@ -168,6 +168,15 @@ fn settings_are_known(sandbox: &Sandbox, release: &str) {
     let unknown: Vec<&str> =
         shown.lines().filter(|name| parameter_problem(name, release).is_some()).collect();
     assert!(unknown.is_empty(), "{unknown:?}");
+    let values = sandbox.sql(
+        "db",
+        "select name || '=' || current_setting(name) from pg_settings where context <> 'internal'",
+    );
+    let wrong = values.lines().filter_map(|line| {
+        let (name, value) = line.split_once('=')?;
+        value_problem(name, value).map(|problem| format!("{name} {problem}"))
+    });
+    assert_eq!(wrong.collect::<Vec<_>>(), Vec::<String>::new());
     let has = |(_, first, last): &(&str, u8, u8)| (*first..=*last).contains(&release.major());
     let (known, shown) = (known_parameters().filter(has).count(), shown.lines().count());
     assert!(
