@@ -110,6 +110,12 @@ fn split(value: &str) -> Option<(f64, &str)> {
         let sign = if value.starts_with('-') { -1.0 } else { 1.0 };
         return Some((sign * f64::from(number), hex[end..].trim_start()));
     }
+    let digits = unsigned.find(|c: char| !c.is_ascii_digit()).unwrap_or(unsigned.len());
+    let (digits, behind) = unsigned.split_at(digits);
+    // As in C, `0600` is octal.
+    if digits.len() > 1 && digits.starts_with('0') && !behind.starts_with(['.', 'e', 'E']) {
+        return Some((f64::from(u32::from_str_radix(digits, 8).ok()?), behind.trim_start()));
+    }
     // The longest beginning that is one: `1e3`, but of `1min` only `1`.
     let ends = (1..=value.len()).rev().filter(|end| value.is_char_boundary(*end));
     let is_number = |text: &str| text.ends_with(|c: char| c.is_ascii_digit() || c == '.');
@@ -151,6 +157,7 @@ mod tests {
             ("statement_timeout", &["0", "30s", "5min", "1.5h", "1d"]),
             ("autovacuum_vacuum_cost_delay", &["-1", "2ms", "0.5"]),
             ("random_page_cost", &["1.1", "4"]),
+            ("log_file_mode", &["0600", "384", "0x180"]),
             ("log_connections", &["on", "receipt,authentication"]),
             ("pg_stat_statements.max", &["anything"]),
             ("application_name", &["anything"]),
@@ -187,6 +194,7 @@ mod tests {
                 "",
                 r#"is "": it must be a whole number of ms from 0 to 2147483647, or one with its unit (us, ms, s, min, h, d)"#,
             ),
+            ("log_file_mode", "0800", r#"is "0800": it must be a whole number from 0 to 511"#),
             ("random_page_cost", "nan", r#"is "nan": it must be a number, 0 or more"#),
             ("jit", "o", r#"is "o": it must be on or off"#),
             ("huge_pages", "maybe", r#"is "maybe": it must be one of off, on, try"#),
