@@ -29,6 +29,7 @@ mod major;
 #[cfg(test)]
 mod matrix;
 mod members;
+mod named;
 mod output;
 mod pause;
 mod plugin;
@@ -218,7 +219,7 @@ pub fn command() -> clap::Command {
     for (outcome, meaning) in Outcome::TABLE {
         let _ = writeln!(codes, "  {}  {meaning}", outcome.code());
     }
-    Cli::command().after_help(codes.trim_end().to_owned())
+    named::checked(Cli::command()).after_help(codes.trim_end().to_owned())
 }
 
 /// Runs a command line; the exit code is one of [`Outcome::TABLE`].
