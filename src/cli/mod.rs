@@ -30,6 +30,7 @@ mod major;
 mod matrix;
 mod members;
 mod named;
+mod namespace;
 mod output;
 mod pause;
 mod plugin;
