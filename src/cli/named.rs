@@ -16,15 +16,20 @@ pub fn checked(command: Command) -> Command {
         .mut_args(|arg| match arg.get_id().as_str() {
             "namespace" => arg.value_parser(namespace),
             "name" if arg.is_positional() && !makes => arg.value_parser(object),
-            _ if is_member(&arg) => arg.value_parser(object),
+            _ if is_called(&arg, "MEMBER") => arg.value_parser(object),
+            _ if is_called(&arg, "DATABASE|URL") => arg.value_parser(source),
             _ => arg,
         })
         .mut_subcommands(checked)
 }
 
-fn is_member(arg: &Arg) -> bool {
-    let named = |names: &[clap::builder::Str]| names.iter().any(|name| name.as_str() == "MEMBER");
-    arg.get_value_names().is_some_and(named)
+fn is_called(arg: &Arg, value: &str) -> bool {
+    arg.get_value_names().is_some_and(|names| names.iter().any(|name| name.as_str() == value))
+}
+
+/// A URL is looked at where it is opened.
+fn source(text: &str) -> Result<String, String> {
+    if text.contains("://") { Ok(text.to_owned()) } else { object(text) }
 }
 
 fn object(text: &str) -> Result<String, String> {
@@ -85,6 +90,7 @@ mod tests {
             (&["failover", "db", "--to", ""], "--to <MEMBER>"),
             (&["logs", "db", "-m", "a/b"], "--member <MEMBER>"),
             (&["backup", "verify", " "], "<NAME>"),
+            (&["restore", "new", "--from", ""], "--from <DATABASE|URL>"),
             (&["list", "-n", ""], "--namespace <NAMESPACE>"),
             (&["-n", "Shop", "list"], "--namespace <NAMESPACE>"),
         ] {
@@ -93,6 +99,7 @@ mod tests {
             assert!(text.contains(argument) && text.contains("characters of a-z, 0-9"), "{args:?}: {text}");
         }
         assert_eq!(refusal(&["status", "orders-db", "-n", "shop"]), None);
+        assert_eq!(refusal(&["restore", "new", "--from", "s3://b/Orders_DB/"]), None);
     }
 
     #[test]
