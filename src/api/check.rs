@@ -142,6 +142,12 @@ fn check_size(checks: &mut Checks, size: &Quantity) {
     let text = size.as_str();
     let problem = match size.value() {
         ..=0 => format!("{text:?} is not allowed: must be above zero, for example 50Gi"),
+        1..SMALLEST_VOLUME if text.ends_with('m') => {
+            let meant = text.trim_end_matches('m');
+            format!(
+                "{text:?} is not allowed: m means thousandths, here of a byte; write {meant}Mi for mebibytes"
+            )
+        }
         bytes @ 1..SMALLEST_VOLUME => {
             format!("{text:?} is not allowed: that is {bytes} bytes; write it with a unit, for example 50Gi")
         }
@@ -302,6 +308,13 @@ mod tests {
         ] {
             assert_eq!(check_spec("orders-db", &spec(value.clone())), vec![], "{value}");
         }
+    }
+
+    #[test]
+    fn a_size_in_thousandths_is_told_from_one_in_mebibytes() {
+        let wrong = check_spec("db", &spec(json!({ "storage": { "size": "10m" } })));
+        let text = wrong.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        assert!(text.contains("thousandths") && text.contains("write 10Mi"), "{text}");
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub struct Quantity {
 pub enum QuantityError {
     /// Not a number, or an unknown suffix.
     #[error(
-        "{0:?} is not a quantity: write a number with one of Ki, Mi, Gi, Ti, Pi, Ei, m, k, M, G, T, P, E, for example \"50Gi\""
+        "{0:?} is not a quantity: write a number with one of Ki, Mi, Gi, Ti, Pi, Ei, m, k, M, G, T, P, E, for example \"50Gi\" of storage or memory, \"500m\" (half a core) of CPU"
     )]
     Form(String),
     /// Larger than any quantity Kubernetes holds (2^63 - 1).

@@ -10,6 +10,8 @@ use super::session::{Place, Session};
 pub fn explain(session: &Session, doing: &str, error: &Error) -> CliError {
     match error {
         Error::Api(status) => refusal(&session.place, doing, status),
+        // Nobody was asked.
+        Error::BuildRequest(error) => CliError::failed(format!("{doing}: {}", root_cause(error))),
         other => unreachable_server(&session.place, doing, other),
     }
 }

@@ -290,15 +290,16 @@ impl Listing {
     fn window(&self) -> Option<String> {
         let earliest = output::instant(self.catalog.earliest?);
         let latest = self.catalog.latest.map(output::instant);
-        let least = latest.map(|latest| format!(" to {latest} at least"));
-        let end = match self.archiving {
-            Archiving::Works => " to about a minute ago".to_owned(),
-            Archiving::Fails => {
-                format!("{}; what came later waits to be archived", least.unwrap_or_default())
+        let least = latest.map_or_else(String::new, |latest| format!(" to {latest} at least"));
+        // How far the archive goes now, only it can tell: while nothing is written, nothing is archived.
+        let later = match self.archiving {
+            Archiving::Works => {
+                "; what is written later is archived within about a minute (--check says up to when)"
             }
-            Archiving::Unknown | Archiving::Off => least.unwrap_or_default(),
+            Archiving::Fails => "; what came later waits to be archived",
+            Archiving::Unknown | Archiving::Off => "",
         };
-        Some(format!("restorable from {earliest}{end}"))
+        Some(format!("restorable from {earliest}{least}{later}"))
     }
 }
 
@@ -374,7 +375,7 @@ mod tests {
         20261122T030002Z-00000001-0000000005000028-9f0c1a   2026-11-22 03:00:02   db-1   12.3 MiB   4.4 s   0/5000028 - 0/5000158
         20261121T030002Z-00000001-0000000003000028-77ab02   2026-11-21 03:00:02   -      -          4m      -
 
-        restorable from 2026-11-21 03:04:02 to about a minute ago
+        restorable from 2026-11-21 03:04:02 to 2026-11-22 03:00:08 at least; what is written later is archived within about a minute (--check says up to when)
         ");
         insta::assert_snapshot!(with("ArchivingFailing").print(Some(BackupsFormat::Wide)).unwrap(), @"
         ID                                                  WHEN                  FROM   SIZE       TOOK    WAL                     TIMELINE   DATA       VERSION   VERIFIED              REQUEST

@@ -11,8 +11,10 @@ use super::session::Session;
 use super::{Context, api_error, complete, output, ui};
 use crate::api::{Database, Names};
 
-/// The columns of events; the last one only where objects differ.
-pub const HEADER: [&str; 5] = ["LAST SEEN", "TYPE", "REASON", "MESSAGE", "OBJECT"];
+/// The columns of events, as kubectl has them: the longest is the last, where nothing is behind it.
+pub const HEADER: [&str; 5] = ["LAST SEEN", "TYPE", "REASON", "OBJECT", "MESSAGE"];
+/// The same for where all are about one thing.
+pub const HEADER_OF_ONE: [&str; 4] = ["LAST SEEN", "TYPE", "REASON", "MESSAGE"];
 
 /// Show what happened to a database and its members
 #[derive(Debug, Args)]
@@ -99,13 +101,13 @@ pub fn row(event: &Event, object: bool, now: jiff::Timestamp) -> Vec<String> {
         format!("{}{times}", output::age(time(event), now)),
         output::or_dash(event.type_.as_deref()),
         output::or_dash(event.reason.as_deref()),
-        message,
     ];
     if object {
         let about = &event.involved_object;
         let kind = about.kind.as_deref().unwrap_or_default().to_lowercase();
         row.push(format!("{kind}/{}", about.name.as_deref().unwrap_or_default()));
     }
+    row.push(message);
     row
 }
 
@@ -143,7 +145,24 @@ mod tests {
             "series": { "count": 3, "lastObservedTime": "2026-11-22T10:04:00.000000Z" },
         }))
         .unwrap();
-        let row = row(&event, false, "2026-11-22T10:05:00Z".parse().unwrap());
-        assert_eq!(row, ["60s (x3)", "Warning", "NameTaken", "a b"]);
+        let now = "2026-11-22T10:05:00Z".parse().unwrap();
+        assert_eq!(row(&event, false, now), ["60s (x3)", "Warning", "NameTaken", "a b"]);
+    }
+
+    #[test]
+    fn a_long_message_moves_nothing_aside() {
+        let event = |name: &str, message: &str| -> Event {
+            serde_json::from_value(json!({
+                "metadata": {}, "involvedObject": { "kind": "Pod", "name": name }, "type": "Normal", "reason": "Started",
+                "message": message, "lastTimestamp": "2026-11-22T10:04:00Z",
+            }))
+            .unwrap()
+        };
+        let now = "2026-11-22T10:05:00Z".parse().unwrap();
+        let rows = [event("db-0", "started"), event("db-1", &"long ".repeat(30))];
+        let text = ui::table(&HEADER, rows.iter().map(|event| row(event, true, now)));
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[0], "LAST SEEN   TYPE     REASON    OBJECT     MESSAGE");
+        assert_eq!(lines[1], "60s         Normal   Started   pod/db-0   started");
     }
 }

@@ -2,12 +2,13 @@
 
 use clap::{Args, ValueEnum};
 use kube::api::ListParams;
+use kube::core::Status;
 use kube::{Api, ResourceExt};
 
-use super::error::Result;
+use super::error::{CliError, Result};
 use super::output::{self, Document};
 use super::session::Session;
-use super::{Context, api_error, retained, ui};
+use super::{Context, api_error, namespace, retained, ui};
 use crate::api::Database;
 
 /// List databases
@@ -64,7 +65,13 @@ pub async fn run(context: &Context, args: ListArgs) -> Result<()> {
     };
     let params = ListParams { label_selector: args.selector.clone(), ..Default::default() };
     let list = api.list(&params).await;
-    let mut list = list.map_err(|error| api_error::explain(&session, "list databases", &error))?;
+    let mut list = list.map_err(|error| match (&error, &args.selector) {
+        (kube::Error::Api(status), Some(selector)) if status.code == 400 => wrong_selector(selector, status),
+        _ => api_error::explain(&session, "list databases", &error),
+    })?;
+    if list.items.is_empty() && !args.all_namespaces {
+        namespace::check(context, &session, "list databases").await?;
+    }
     list.items.sort_by_key(|database| (database.namespace(), database.name_any()));
     match args.output {
         Some(ListFormat::Json) => return context.ui.data(output::document(Document::Json, &list)?),
@@ -81,19 +88,34 @@ pub async fn run(context: &Context, args: ListArgs) -> Result<()> {
         } else {
             format!("namespace {:?}", session.namespace)
         };
-        context.ui.note(format_args!(
-            "no databases in {place}; make one with `{} create NAME`",
-            context.invocation()
-        ));
+        context.ui.note(nothing(&place, args.selector.as_deref(), &context.invocation()));
         return Ok(());
     }
     let wide = args.output == Some(ListFormat::Wide);
     context.ui.data(render(&list.items, args.all_namespaces, wide, jiff::Timestamp::now()))
 }
 
+/// The server reads selectors, and says of one that it cannot read why.
+fn wrong_selector(selector: &str, status: &Status) -> CliError {
+    CliError::usage(format!("failed to list databases: --selector {selector:?} cannot be read"))
+        .details([status.message.trim().to_owned()])
+        .hint("for example: -l team=orders, -l 'team!=orders', -l 'team in (orders, billing)'")
+}
+
+/// There may be others than those that were asked for.
+fn nothing(place: &str, selector: Option<&str>, command: &str) -> String {
+    match selector {
+        Some(selector) => format!("no databases in {place} have labels that match {selector:?}"),
+        None => format!("no databases in {place}; make one with `{command} create NAME`"),
+    }
+}
+
 async fn list_retained(context: &Context, session: &Session, args: &ListArgs) -> Result<()> {
     let all = retained::find(session, args.all_namespaces).await;
     let all = all.map_err(|error| api_error::explain(session, "list retained databases", &error))?;
+    if all.is_empty() && !args.all_namespaces {
+        namespace::check(context, session, "list retained databases").await?;
+    }
     match args.output {
         Some(ListFormat::Json) => return context.ui.data(output::document(Document::Json, &all)?),
         Some(ListFormat::Yaml) => return context.ui.data(output::document(Document::Yaml, &all)?),
@@ -158,8 +180,22 @@ fn render(databases: &[Database], namespaces: bool, wide: bool, now: jiff::Times
 
 #[cfg(test)]
 mod tests {
+    use super::super::error::Outcome;
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_selector_is_told_from_there_being_nothing() {
+        let status = Status::failure("unable to parse requirement: found '' instead of ')'", "BadRequest");
+        let error = wrong_selector("team in (", &status.with_code(400));
+        assert_eq!(error.outcome, Outcome::Usage);
+        let text = error.render("error:", "hint:");
+        assert!(text.contains("\"team in (\"") && text.contains("found '' instead of ')'"), "{text}");
+        let all = nothing("namespace \"shop\"", None, "dbctl");
+        assert_eq!(all, "no databases in namespace \"shop\"; make one with `dbctl create NAME`");
+        let some = nothing("namespace \"shop\"", Some("team=orders"), "dbctl");
+        assert_eq!(some, "no databases in namespace \"shop\" have labels that match \"team=orders\"");
+    }
 
     #[test]
     fn columns_are_those_of_the_definition() {

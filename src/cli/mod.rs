@@ -29,6 +29,8 @@ mod major;
 #[cfg(test)]
 mod matrix;
 mod members;
+mod named;
+mod namespace;
 mod output;
 mod pause;
 mod plugin;
@@ -57,7 +59,6 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::builder::FalseyValueParser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -97,7 +98,7 @@ struct Global {
     kubeconfig: Option<PathBuf>,
 
     /// Use this machine's sandbox in place of a cluster
-    #[arg(long, global = true, env = "DBCTL_SANDBOX", hide_env_values = true, value_parser = FalseyValueParser::new())]
+    #[arg(long, global = true, env = "DBCTL_SANDBOX", hide_env_values = true, value_parser = yes_or_no)]
     sandbox: bool,
 
     /// Say more on standard error; -vv and -vvv say still more
@@ -114,6 +115,18 @@ struct Global {
         hide_possible_values = true
     )]
     color: ColorChoice,
+}
+
+/// What the environment says of a flag.
+fn yes_or_no(text: &str) -> std::result::Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "1" | "true" | "yes" => Ok(true),
+        "" | "0" | "false" | "no" => Ok(false),
+        _ => {
+            Err("DBCTL_SANDBOX is set to it, and takes 1, true or yes, and 0, false, no or nothing"
+                .to_owned())
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -218,7 +231,7 @@ pub fn command() -> clap::Command {
     for (outcome, meaning) in Outcome::TABLE {
         let _ = writeln!(codes, "  {}  {meaning}", outcome.code());
     }
-    Cli::command().after_help(codes.trim_end().to_owned())
+    named::checked(Cli::command()).after_help(codes.trim_end().to_owned())
 }
 
 /// Runs a command line; the exit code is one of [`Outcome::TABLE`].
@@ -261,19 +274,27 @@ fn clap_color(args: &[OsString]) -> clap::ColorChoice {
 
 /// Help, the version, or what is wrong with the command line.
 fn usage(mut error: clap::Error, args: &[OsString]) -> ExitCode {
-    let stray = match error.get(ContextKind::InvalidArg) {
-        Some(ContextValue::String(text)) if error.kind() == ErrorKind::UnknownArgument => Some(text.clone()),
-        _ => None,
-    };
-    // Where a flag is like what was typed, clap names it.
-    if let Some(stray) = stray
-        && error.get(ContextKind::SuggestedArg).is_none()
-    {
-        let tips = tips(&stray, args).into_iter().map(Into::into).collect();
-        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(tips));
-    }
+    advise(&mut error, args);
     let _ = error.print();
     ExitCode::from(if error.use_stderr() { Outcome::Usage.code() } else { Outcome::Done.code() })
+}
+
+/// Adds what may be meant by an argument that is unknown, where anything is to be said of it.
+fn advise(error: &mut clap::Error, args: &[OsString]) {
+    let stray = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(text)) if error.kind() == ErrorKind::UnknownArgument => text.clone(),
+        _ => return,
+    };
+    // Where a flag is like what was typed, clap names it.
+    if error.get(ContextKind::SuggestedArg).is_some() {
+        return;
+    }
+    let tips: Vec<_> = tips(&stray, args).into_iter().map(Into::into).collect();
+    if tips.is_empty() {
+        error.remove(ContextKind::Suggested);
+    } else {
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(tips));
+    }
 }
 
 /// What may be meant by an argument that a command does not take, and what it takes.
@@ -522,6 +543,33 @@ mod tests {
         assert!(
             tip(&["dbctl", "sandbox", "down", "--nope"]).starts_with("dbctl sandbox down takes --timeout")
         );
+    }
+
+    #[test]
+    fn no_tip_is_better_than_an_empty_one() {
+        let said = |args: &[&str]| {
+            let mut error = command().try_get_matches_from(args).unwrap_err();
+            let args: Vec<OsString> = args.iter().map(Into::into).collect();
+            advise(&mut error, &args);
+            error.render().to_string()
+        };
+        for args in [&["dbctl", "scale", "x", "3"][..], &["dbctl", "list", "extra"]] {
+            let text = said(args);
+            assert!(text.contains("unexpected argument") && !text.contains("tip:"), "{text}");
+        }
+        let pause = said(&["dbctl", "pause", "b", "--dry-run"]);
+        assert!(!pause.contains("tip: \n") && !pause.trim_end().ends_with("tip:"), "{pause}");
+        assert!(said(&["dbctl", "scale", "x", "--nope"]).contains("tip: dbctl scale takes --replicas"));
+    }
+
+    #[test]
+    fn a_word_for_yes_or_no_is_taken_as_such() {
+        for (word, meant) in
+            [("1", true), ("TRUE", true), ("yes", true), ("0", false), ("no", false), ("", false)]
+        {
+            assert_eq!(yes_or_no(word), Ok(meant), "{word:?}");
+        }
+        assert!(yes_or_no("banana").unwrap_err().contains("DBCTL_SANDBOX"));
     }
 
     #[test]

@@ -9,14 +9,14 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::Args;
 use k8s_openapi::api::core::v1::Secret;
-use kube::Api;
 use kube::api::PostParams;
+use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
 use super::create::{FIELD_MANAGER, refuse_existing, warn_of_even};
 use super::error::{CliError, Result};
 use super::session::Session;
-use super::{Context, api_error, complete, sandbox, wait};
+use super::{Context, api_error, complete, output, sandbox, wait};
 use crate::api::{Database, PgVersion, check_spec};
 use crate::backup::base::BackupId;
 use crate::backup::restore::{Choice, ChooseError, FindError, Target, Wish, choose, find};
@@ -257,10 +257,11 @@ pub async fn run(context: &Context, args: RestoreArgs) -> Result<()> {
     match look(&session, &database, &from, &args).await {
         Ok(choice) => {
             let preview = preview(&choice, &args.target.target(), &from);
+            let preview = format!("{preview}\n{}", made(&database, &session.namespace));
             if args.dry_run { context.ui.data(format!("{preview}\n"))? } else { context.ui.note(preview) }
         }
         Err(Unseen::Impossible(error)) => {
-            return Err(CliError::failed(error));
+            return Err(impossible(&error, &listed(&context.invocation(), source.as_ref(), &from)));
         }
         Err(Unseen::Unknown(error)) => {
             context
@@ -291,6 +292,45 @@ pub async fn run(context: &Context, args: RestoreArgs) -> Result<()> {
         context.ui.note(format_args!("to see how it goes: {} status {}", context.invocation(), args.name));
     }
     Ok(())
+}
+
+/// The command that lists what can be restored.
+fn listed(command: &str, source: Option<&Database>, from: &str) -> String {
+    match source {
+        Some(source) => format!("{command} backups {} --check", source.name_any()),
+        None => format!("{command} backups --from {}", output::shell_word(from)),
+    }
+}
+
+/// What is not there to be restored, and what is.
+fn impossible(error: &ChooseError, listed: &str) -> CliError {
+    let refused = CliError::refused(format!("failed to {error}"));
+    let refused = match error {
+        ChooseError::Outside { .. } => refused.hint(
+            "a time counts only once WAL from behind it is archived, about a minute after it was written; without --to-time, all that \
+             is archived is restored",
+        ),
+        ChooseError::Major { .. } => refused.hint("that is what --version RELEASE sets here"),
+        _ => refused,
+    };
+    refused.hint(format!("nothing was made; see what there is with {listed}"))
+}
+
+/// The new database.
+fn made(database: &Database, namespace: &str) -> String {
+    let spec = &database.spec;
+    let class = spec.storage.storage_class_name.as_deref();
+    let class = class.map_or_else(String::new, |class| format!(" of class {class}"));
+    let backup = spec.backup.as_ref().filter(|backup| backup.enabled);
+    let destination = backup.and_then(|backup| backup.destination.as_deref());
+    format!(
+        "  makes:   database {:?} in namespace {namespace:?}: {}, PostgreSQL {}, {}{class} each, {}",
+        database.name_any(),
+        output::count(spec.replicas, "member"),
+        spec.version,
+        spec.storage.size,
+        destination.map_or_else(|| "without backups".to_owned(), |to| format!("with backups in {to}"))
+    )
 }
 
 /// Why nothing is known of what would be restored.
@@ -369,6 +409,7 @@ fn preview(choice: &Choice, target: &Target, from: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::error::Outcome;
     use super::*;
     use clap::Parser;
 
@@ -421,6 +462,43 @@ mod tests {
             (&json!("s3://b/copy"), &json!("5 4 * * *"))
         );
         assert_eq!((&own["replicas"], &own["storage"]["size"]), (&json!(1), &json!("60Gi")));
+    }
+
+    #[test]
+    fn what_is_made_is_said_first() {
+        let database =
+            |args: &[&str]| build(&parse(args).unwrap(), "shop", Some(&source()), "s3://b/orders").unwrap();
+        assert_eq!(
+            made(&database(&[]), "shop"),
+            "  makes:   database \"copy\" in namespace \"shop\": 3 members, PostgreSQL 16.15, 50Gi of class fast each, without backups"
+        );
+        let own = made(&database(&["--replicas", "1", "--backup-to", "s3://b/copy"]), "shop");
+        assert!(own.contains("1 member,") && own.ends_with("with backups in s3://b/copy"), "{own}");
+    }
+
+    #[test]
+    fn what_is_not_there_is_refused_with_what_is() {
+        let outside = ChooseError::Outside {
+            destination: "s3://b/orders".into(),
+            target: "2030-01-01T00:00:00Z".into(),
+            from: "2026-11-22T03:00:00Z".into(),
+            until: "2026-11-22T04:00:00Z".into(),
+        };
+        let source = source();
+        let refused = impossible(&outside, &listed("dbctl", Some(&source), "s3://b/orders"));
+        assert_eq!(refused.outcome, Outcome::Refused);
+        let text = refused.render("error:", "hint:");
+        assert!(
+            text.contains("dbctl backups orders-db --check") && text.contains("without --to-time"),
+            "{text}"
+        );
+        let major =
+            ChooseError::Major { wanted: 17, found: "16".into(), destination: "s3://b/orders".into() };
+        let text = impossible(&major, &listed("dbctl", None, "s3://b/orders")).render("error:", "hint:");
+        assert!(
+            text.contains("--version RELEASE") && text.contains("backups --from s3://b/orders"),
+            "{text}"
+        );
     }
 
     #[test]

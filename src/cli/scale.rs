@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::error::{CliError, Result};
 use super::session::Session;
-use super::{Context, api_error, complete, create, keeper, output, pause, wait};
+use super::{Context, api_error, complete, create, keeper, namespace, output, pause, retained, wait};
 use crate::api::{Database, Names, REPLICAS_MAX};
 
 /// Change the number of members
@@ -149,22 +149,80 @@ async fn missing(
         Ok(list) => list,
         Err(error) => return api_error::explain(session, doing, &error),
     };
+    if list.items.is_empty()
+        && let Err(error) = namespace::check(context, session, doing).await
+    {
+        return error;
+    }
     let names: Vec<_> = list.iter().take(10).map(ResourceExt::name_any).collect();
     let error = CliError::not_found(format!(
         "failed to {doing}: there is no database {name:?} in namespace {:?}",
         session.namespace
     ));
     let command = context.invocation();
-    if names.is_empty() {
+    // Whoever may not read claims is not told of them.
+    let kept = retained::find(session, false).await.unwrap_or_default();
+    if kept.iter().any(|kept| kept.name == name) {
+        error.hint(kept_hint(&command, name))
+    } else if names.is_empty() {
         error.hint(format!("there is none at all in this namespace; {command} list -A looks in all"))
     } else {
         error.hint(format!("there is: {}; {command} list -A looks in all namespaces", names.join(", ")))
     }
 }
 
+/// For a database that is gone, and whose data is not.
+fn kept_hint(command: &str, name: &str) -> String {
+    format!(
+        "it was deleted, and its data is kept: {command} list --retained shows it, and {command} create {name} takes it up, with the version \
+         it had"
+    )
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::error::Outcome;
+    use super::super::session::Place;
     use super::*;
+    use http::{Request, Response};
+    use kube::Client;
+    use kube::client::Body;
+
+    /// A namespace with what is left of database "gone", and nothing else.
+    fn session() -> Session {
+        let service = tower::service_fn(|request: Request<Body>| async move {
+            let path = request.uri().path();
+            let none = json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404,
+                "details": { "name": "x" } });
+            let claim = json!({ "metadata": { "name": "data-gone-0", "namespace": "shop",
+                "labels": { crate::api::LABEL_DATABASE: "gone" } } });
+            let items = if path.ends_with("/persistentvolumeclaims") { json!([claim]) } else { json!([]) };
+            let list = json!({ "metadata": {}, "items": items });
+            let (code, answer) = match path {
+                "/api/v1/namespaces/shop" => (200, json!({ "metadata": { "name": "shop" } })),
+                _ if path.contains("/databases/") => (404, none),
+                _ => (200, list),
+            };
+            Response::builder().status(code).body(Body::from(answer.to_string().into_bytes()))
+        });
+        let client = Client::new(service, "shop");
+        let place = Place::Cluster("prod".into());
+        Session { client: client.clone(), streaming: client, namespace: "shop".into(), place }
+    }
+
+    #[tokio::test]
+    async fn a_deleted_database_is_told_from_one_that_never_was() {
+        let (context, session) = (Context::plain(), session());
+        let api: Api<Database> = Api::namespaced(session.client.clone(), "shop");
+        let gone = get(&context, &session, &api, "gone", "read it").await.unwrap_err();
+        assert_eq!(gone.outcome, Outcome::NotFound);
+        assert!(
+            gone.hints[0].contains("list --retained") && gone.hints[0].contains("create gone"),
+            "{gone:?}"
+        );
+        let other = get(&context, &session, &api, "other", "read it").await.unwrap_err();
+        assert!(other.hints[0].contains("none at all in this namespace"), "{other:?}");
+    }
 
     #[test]
     fn a_preview_names_who_comes_and_who_goes() {

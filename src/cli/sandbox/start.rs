@@ -1,12 +1,14 @@
 //! Finding the sandbox's process, or starting it.
 
+use std::io;
+use std::path::Path;
 use std::process::Command;
 
-use super::network::{self, Wishes};
+use super::network::{self, NetworkError, Wishes};
 use crate::cli::Context;
 use crate::cli::error::{CliError, Result};
 use crate::cli::progress::{Step, Steps};
-use crate::sandbox::daemon::{Daemon, Record, State};
+use crate::sandbox::daemon::{Daemon, DaemonError, Record, State};
 use crate::sandbox::home::Home;
 
 /// Starts the sandbox where it does not run. Where it runs, this reads two small files.
@@ -23,7 +25,13 @@ pub fn ensure(context: &Context, home: &Home) -> Result<Record> {
 /// Where it does not start, or is of another kind.
 pub(super) fn ensure_as(context: &Context, home: &Home, wishes: Wishes) -> Result<Record> {
     let runs = || !matches!(Daemon::new(home.clone()).state(), Ok(State::Stopped));
-    network::check(&home.state(), wishes, runs).map_err(CliError::failed)?;
+    network::check(&home.state(), wishes, runs).map_err(|error| {
+        match &error {
+            NetworkError::File { path, source } => refused(home, path, source),
+            _ => None,
+        }
+        .unwrap_or_else(|| CliError::failed(error))
+    })?;
     let mut steps = None;
     let command = || {
         let mut command = Command::new(std::env::current_exe()?);
@@ -43,6 +51,11 @@ pub(super) fn ensure_as(context: &Context, home: &Home, wishes: Wishes) -> Resul
     };
     let record = Daemon::new(home.clone()).ensure(command, on_start);
     let record = record.map_err(|error| {
+        if let DaemonError::File { path, source } = &error
+            && let Some(refused) = refused(home, path, source)
+        {
+            return refused;
+        }
         let text = error.to_string();
         let (first, tail) = text.split_once('\n').unwrap_or((&text, ""));
         let details = tail.lines().map(|line| line.trim_end().to_owned());
@@ -61,4 +74,32 @@ pub(super) fn ensure_as(context: &Context, home: &Home, wishes: Wishes) -> Resul
         ));
     }
     Ok(record)
+}
+
+/// A home in which this user may not write: no restart helps.
+fn refused(home: &Home, path: &Path, source: &io::Error) -> Option<CliError> {
+    use io::ErrorKind::{NotADirectory, PermissionDenied, ReadOnlyFilesystem};
+    if !matches!(source.kind(), PermissionDenied | ReadOnlyFilesystem | NotADirectory) {
+        return None;
+    }
+    let root = home.root().display();
+    let error = CliError::failed(format!("keep a sandbox in {root}: use {}: {source}", path.display()));
+    Some(error.hint("set DBCTL_HOME to a directory that is yours, and can be written to"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_home_that_cannot_be_written_is_answered_with_another() {
+        let home = Home::at("/opt/theirs".into()).unwrap();
+        let path = home.state();
+        for kind in [io::ErrorKind::PermissionDenied, io::ErrorKind::ReadOnlyFilesystem] {
+            let text = refused(&home, &path, &kind.into()).unwrap().render("error:", "hint:");
+            assert!(text.contains("/opt/theirs/sandbox") && text.contains("set DBCTL_HOME"), "{text}");
+            assert!(!text.contains("sandbox down"), "{text}");
+        }
+        assert!(refused(&home, &path, &io::ErrorKind::StorageFull.into()).is_none());
+    }
 }

@@ -232,7 +232,7 @@ fn recent_events(page: &mut String, all: &[Event], now: jiff::Timestamp) {
     let last = &sorted[sorted.len().saturating_sub(EVENTS)..];
     if !last.is_empty() {
         let rows = last.iter().map(|event| events::row(event, false, now));
-        let _ = write!(page, "\n{}", ui::table(&events::HEADER[..4], rows));
+        let _ = write!(page, "\n{}", ui::table(&events::HEADER_OF_ONE, rows));
     }
 }
 
