@@ -1,5 +1,6 @@
 //! What is told of a database to which the very thing was done: evidence in, findings out.
 
+mod backups;
 mod certificates;
 mod members;
 
