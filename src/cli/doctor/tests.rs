@@ -3,6 +3,7 @@
 mod backups;
 mod certificates;
 mod members;
+mod work;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -259,10 +260,11 @@ fn what_was_asked_for_and_did_not_come_is_told_while_it_matters() {
         patient.database.status.as_mut().unwrap().operations = serde_json::from_value(operations).unwrap();
         patient.database.metadata.annotations.get_or_insert_default().insert("db.example.com/failovr".into(), "{}".into());
     }), @r#"
+    Warning UnderWay: a restart of db is under way | why | 2026-11-22T09:00:00Z
+      so a restart does not come to its end
+      $ dbctl status db --watch
     Warning RequestFailed: the last rotate-credentials that was asked for failed | why | 2026-11-22T10:08:00Z
       $ dbctl status db
-    Warning RequestHangs: a restart does not come to its end | why | 2026-11-22T09:00:00Z
-      $ dbctl events db
     Warning RequestUnreadable: annotation db.example.com/failovr of db cannot be read | unknown verb "failovr": known are backup, failover, restart, restore, resume, upgrade, abort-upgrade, rotate-credentials and verify
       $ kubectl annotate database db db.example.com/failovr-
     Note RequestRefused: the last failover that was asked for was refused | why | 2026-11-22T10:08:00Z
