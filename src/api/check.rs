@@ -9,7 +9,7 @@ use super::database::{DESTINATION, LSN};
 use super::hba::hba_problem;
 use super::{
     Backup, DatabaseSpec, DatabaseStatus, Names, OWNED_PARAMETERS, PgVersion, Quantity, REPLICAS_MAX,
-    RestoreFrom, name_problem, parameter_problem, value_problem,
+    Resources, RestoreFrom, name_problem, parameter_problem, value_problem,
 };
 
 /// A field and what is wrong with it; the message ends a sentence that begins with the field.
@@ -77,6 +77,9 @@ pub fn check_spec(name: &str, spec: &DatabaseSpec) -> Vec<Violation> {
         checks.require(value.len() <= 1024, &field, "is too long: at most 1024 characters");
     }
     check_commit(&mut checks, spec);
+    if let Some(resources) = &spec.resources {
+        check_resources(&mut checks, resources);
+    }
     for (index, line) in spec.hba.iter().enumerate() {
         let good = !line.trim().is_empty() && line.len() <= 1024 && !line.contains(['\n', '\r']);
         let field = format!("spec.hba[{index}]");
@@ -132,6 +135,20 @@ fn check_commit(checks: &mut Checks, spec: &DatabaseSpec) {
                  failover loses commits that were acknowledged, which synchronous: false allows"
             ),
         );
+    }
+}
+
+/// The API server takes no pod whose container may use less than is set aside for it.
+fn check_resources(checks: &mut Checks, resources: &Resources) {
+    for (name, limit) in &resources.limits {
+        if let Some(request) = resources.requests.get(name).filter(|request| *request > limit) {
+            checks.wrong(
+                &format!("spec.resources.limits.{name}"),
+                format!(
+                    "{limit} is less than spec.resources.requests.{name}, {request}: it must be at least that"
+                ),
+            );
+        }
     }
 }
 
@@ -305,6 +322,8 @@ mod tests {
             json!({ "replicas": 3, "parameters": { "synchronous_commit": "Remote_Apply" } }),
             json!({ "replicas": 3, "synchronous": false, "parameters": { "synchronous_commit": "local" } }),
             json!({ "restoreFrom": { "database": "orders-db", "targetTime": "2026-11-22T03:00:00Z" } }),
+            json!({ "resources": { "requests": { "cpu": "500m", "memory": "1Gi" }, "limits": { "memory": "1024Mi" } } }),
+            json!({ "resources": { "limits": { "cpu": "1", "memory": "1Gi" } } }),
         ] {
             assert_eq!(check_spec("orders-db", &spec(value.clone())), vec![], "{value}");
         }
@@ -337,6 +356,10 @@ mod tests {
             (
                 json!({ "replicas": 3, "parameters": { "Synchronous_Commit": "LOCAL" } }),
                 "spec.parameters.Synchronous_Commit",
+            ),
+            (
+                json!({ "resources": { "requests": { "cpu": "1", "memory": "1Gi" }, "limits": { "cpu": "1", "memory": "500Mi" } } }),
+                "spec.resources.limits.memory",
             ),
             (json!({ "hba": ["a\nb"] }), "spec.hba[0]"),
             (json!({ "tls": { "certificateSecret": "" } }), "spec.tls.certificateSecret"),

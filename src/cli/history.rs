@@ -9,7 +9,7 @@ use super::error::{Outcome, Result};
 use super::output::{self, Document};
 use super::session::Session;
 use super::{Context, api_error, complete, scale, ui};
-use crate::api::{Database, Failover, Names};
+use crate::api::{Database, DatabaseStatus, Failover, Names};
 use crate::backup::wal::position_text;
 use crate::patroni::{DynamicConfig, TimelineEnd};
 
@@ -89,17 +89,17 @@ pub async fn run(context: &Context, args: HistoryArgs) -> Result<()> {
         }
         Err(error) => return Err(api_error::explain(&session, &doing, &error)),
     };
-    let failovers = match database {
-        Ok(database) => database.status.map(|status| status.failovers).unwrap_or_default(),
+    let status = match database {
+        Ok(database) => database.status.unwrap_or_default(),
         Err(error) if error.outcome == Outcome::NotFound && !timelines.is_empty() => {
             context
                 .ui
                 .note(format_args!("database {:?} is deleted; its history is kept with its data", args.name));
-            Vec::new()
+            DatabaseStatus::default()
         }
         Err(error) => return Err(error),
     };
-    let changes = join(&timelines, &failovers);
+    let changes = join(&timelines, &status.failovers, current(&status));
     match args.output {
         Some(format) => context.ui.data(output::document(format, &Changes { items: &changes })?),
         None if changes.is_empty() => {
@@ -114,12 +114,25 @@ fn timelines<K: ResourceExt>(map: &K) -> Vec<TimelineEnd> {
     DynamicConfig::of(&serde_json::json!({ "metadata": { "annotations": map.annotations() } })).history
 }
 
-/// Both records of each change, oldest first.
-fn join(timelines: &[TimelineEnd], failovers: &[Failover]) -> Vec<Change> {
+/// The timeline that the primary is on.
+fn current(status: &DatabaseStatus) -> Option<i64> {
+    let primary = status.primary.as_deref()?;
+    status.instances.iter().find(|instance| instance.name == primary)?.timeline
+}
+
+/// Both records of each change, oldest first. `current`: the timeline of today, where that is known.
+fn join(timelines: &[TimelineEnd], failovers: &[Failover], current: Option<i64>) -> Vec<Change> {
     let mut rest: Vec<&Failover> = failovers.iter().collect();
     let mut changes = Vec::new();
     for (index, end) in timelines.iter().enumerate() {
-        let opened = timelines.get(index + 1).map_or(end.timeline + 1, |next| next.timeline);
+        let opened = match timelines.get(index + 1) {
+            Some(next) => next.timeline,
+            // Patroni dates the last one where the next number followed it. After a restore, it did not: others have had it.
+            None if end.at.is_none() => {
+                current.filter(|current| *current > end.timeline).unwrap_or(end.timeline + 1)
+            }
+            None => end.timeline + 1,
+        };
         let told =
             rest.iter().position(|failover| same(failover, end, opened)).map(|found| rest.remove(found));
         let before = index.checked_sub(1).and_then(|before| timelines[before].leader.clone());
@@ -135,8 +148,25 @@ fn join(timelines: &[TimelineEnd], failovers: &[Failover]) -> Vec<Change> {
     }
     // What Patroni has not written yet, or no longer keeps.
     changes.extend(rest.into_iter().map(of_controller));
-    changes.sort_by_key(|change| (change.when, change.timeline));
-    changes
+    in_order(changes)
+}
+
+/// By time. What has none follows the newest change that led to a timeline below its own, or else goes before the first one
+/// above: timelines are counted up, but for a major upgrade, which begins anew.
+fn in_order(changes: Vec<Change>) -> Vec<Change> {
+    let (mut all, mut untimed): (Vec<_>, Vec<_>) =
+        changes.into_iter().partition(|change| change.when.is_some());
+    all.sort_by_key(|change| (change.when, change.timeline));
+    untimed.sort_by_key(|change| change.timeline);
+    for change in untimed {
+        let known = || all.iter().enumerate().filter(|(_, other)| other.timeline.is_some());
+        let before = known().filter(|(_, other)| other.timeline < change.timeline);
+        let before = before.max_by_key(|(index, other)| (other.timeline, *index)).map(|(index, _)| index + 1);
+        let above = || known().find(|(_, other)| other.timeline > change.timeline).map(|(index, _)| index);
+        let place = before.or_else(above).unwrap_or(all.len());
+        all.insert(place, change);
+    }
+    all
 }
 
 fn same(failover: &Failover, end: &TimelineEnd, opened: i64) -> bool {
@@ -205,7 +235,7 @@ mod tests {
             { "from": "db-1", "to": "db-2", "reason": "Switchover", "startedAt": "2026-11-22T08:00:01Z",
               "writableAt": "2026-11-22T08:00:02Z", "durationSeconds": 0.84 },
         ]));
-        join(&timelines(&map(history)), &seen)
+        join(&timelines(&map(history)), &seen, None)
     }
 
     #[test]
@@ -240,13 +270,52 @@ mod tests {
         ");
     }
 
+    fn numbers(changes: &[Change]) -> Vec<i64> {
+        changes.iter().filter_map(|change| change.timeline).collect()
+    }
+
+    /// A restore went back to timeline 3 when 4 to 8 had been there, and opened 9: Patroni knows of 9 that it came from 3, and
+    /// neither when nor who led it.
+    #[test]
+    fn what_has_no_time_stays_beside_its_neighbours() {
+        let moved = |timeline: i64, at: &str| json!({ "to": "db-1", "reason": "Switchover", "startedAt": at, "timeline": timeline });
+        let seen = failovers(json!([
+            moved(10, "2026-11-22T11:00:00Z"),
+            moved(8, "2026-11-22T10:40:00Z"),
+            moved(5, "2026-11-22T10:20:00Z"),
+            moved(4, "2026-11-22T10:10:00Z"),
+        ]));
+        let history =
+            json!([[1, 1, "x"], [2, 1, "x"], [3, 1, "x"], [9, 1, "x", "2026-11-22T11:00:01+00:00", "db-1"],]);
+        assert_eq!(numbers(&join(&timelines(&map(history)), &seen, Some(10))), [2, 3, 4, 5, 8, 9, 10]);
+        // The same before the role moved again: 4 was opened long ago.
+        let history = json!([[1, 1, "x"], [2, 1, "x"], [3, 1, "x"]]);
+        let all = join(&timelines(&map(history)), &seen[1..], Some(9));
+        assert_eq!(numbers(&all), [2, 3, 4, 5, 8, 9]);
+        assert_eq!(
+            (all[2].reason.as_deref(), all[5].when, all[5].reason.as_deref()),
+            (Some("Switchover"), None, None)
+        );
+    }
+
+    /// After a major upgrade, timelines are counted from one again.
+    #[test]
+    fn a_new_count_of_timelines_follows_the_old_one() {
+        let seen = failovers(json!([
+            { "to": "db-0", "reason": "MajorUpgrade", "startedAt": "2026-11-22T12:00:00Z", "timeline": 1 },
+            { "to": "db-0", "reason": "Switchover", "startedAt": "2026-11-22T11:00:00Z", "timeline": 7 },
+        ]));
+        let all = join(&timelines(&map(json!([[1, 1, "x"]]))), &seen, Some(2));
+        assert_eq!(numbers(&all), [7, 1, 2]);
+    }
+
     #[test]
     fn one_record_alone_is_a_history_too() {
         let history = json!([[1, 1, "x"], [2, 1, "x", "2026-11-22T08:00:00+00:00", "db-2"]]);
-        let old = join(&timelines(&map(history)), &[]);
+        let old = join(&timelines(&map(history)), &[], None);
         assert_eq!((old.len(), old[0].timeline, old[1].to.as_deref()), (2, Some(2), Some("db-2")));
         let told = failovers(json!([{ "to": "db-1", "reason": "PrimaryLost" }]));
-        assert_eq!(join(&[], &told)[0].to.as_deref(), Some("db-1"));
-        assert!(join(&[], &[]).is_empty());
+        assert_eq!(join(&[], &told, None)[0].to.as_deref(), Some("db-1"));
+        assert!(join(&[], &[], None).is_empty());
     }
 }

@@ -280,7 +280,7 @@ fn too_late(
     let command = context.invocation();
     CliError::timed_out(format!("database {name:?} is not ready after {waited}; it is still being worked on"))
         .details(details)
-        .hint(format!("follow it with {command} status {name} --watch, and {command} logs {name}"))
+        .hint(format!("see what is wrong with {command} doctor {name}, and follow it with {command} status {name} --watch"))
 }
 
 #[cfg(test)]

@@ -28,7 +28,9 @@ pub fn findings(patient: &Patient, now: Timestamp) -> Vec<Finding> {
 /// What the primary's agent says of its archive: its words say more than a condition.
 fn archiving(patient: &Patient) -> Option<Finding> {
     let failing = |(member, report): (&String, &crate::agent::AgentReport)| {
-        let archive = report.archive.clone()?;
+        // The note of a try that failed stays until one on the same member succeeds. Where nothing waits, there is nothing to
+        // try: a former primary has got rid of its WAL, or somebody else archives.
+        let archive = report.archive.clone().filter(|archive| archive.waiting > 0)?;
         let failed = archive.last_error.clone()?;
         Some((member.clone(), archive, failed))
     };

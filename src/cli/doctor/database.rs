@@ -2,6 +2,7 @@
 
 mod conditions;
 mod requests;
+mod work;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -14,6 +15,7 @@ use crate::api::{ConditionType, DatabaseStatus, Names, PAUSED, Phase};
 use crate::cli::pause;
 use crate::plan::View;
 pub use requests::{reconcile_problem, waiting};
+pub use work::under_way;
 
 /// What a request may take that does not move data, in seconds.
 const LONG: i64 = 15 * 60;
@@ -25,6 +27,7 @@ pub fn findings(patient: &Patient, now: Timestamp) -> Vec<Finding> {
         all.push(going);
     }
     all.extend(paused(patient, now));
+    all.extend(work::finding(patient));
     all.extend(requests::unanswered(patient, now));
     all.extend(requests::asked(patient, now));
     all.extend(requests::operations(patient, now));

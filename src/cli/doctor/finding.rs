@@ -41,6 +41,8 @@ pub enum Topic {
     Claim(String),
     /// Room on a member's volume.
     Room(String),
+    /// Work that stops members on purpose.
+    Work,
     /// That a member runs.
     Member(String),
     /// That a member follows the primary.

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::cluster::since;
+use super::database::under_way;
 use super::evidence::Patient;
 use super::finding::{Finding, Severity, Topic};
 use super::log;
@@ -17,6 +18,10 @@ use crate::plan::{Member, View};
 
 /// Codes of what every member goes through before it runs for the first time.
 const STARTS: [&str; 5] = ["Starting", "MemberNotReady", "MemberSilent", "PodMissing", "PostgresDown"];
+
+/// Codes of what a member that is stopped on purpose looks like.
+const STOPS: [&str; 6] =
+    ["Terminating", "Starting", "MemberNotReady", "MemberSilent", "PodMissing", "PostgresDown"];
 
 /// What is wrong with nodes, claims and members.
 pub fn findings(patient: &Patient, now: Timestamp) -> Vec<Finding> {
@@ -84,6 +89,9 @@ impl Look<'_> {
                 self.down(member).or_else(|| self.lame(member)).or_else(|| self.restarted(member))
             }
         }?;
+        if STOPS.contains(&found.code) && self.on_purpose(&name) {
+            return None;
+        }
         // While it is made for the first time, that it does not run yet is no sickness.
         let status = self.patient.database.status.as_ref();
         let young = matches!(
@@ -92,6 +100,14 @@ impl Look<'_> {
         );
         let severity = if young && STARTS.contains(&found.code) { Severity::Note } else { found.severity };
         Some(Finding { severity, ..found })
+    }
+
+    /// It does not run because somebody's work stops it, and not because its start failed.
+    fn on_purpose(&self, name: &str) -> bool {
+        let answer = self.view.member(name).and_then(|member| member.answer);
+        let failed =
+            answer.is_some_and(|answer| ["failed", "crashed"].iter().any(|word| answer.state.contains(word)));
+        !failed && under_way(self.patient).is_some_and(|work| work.stops(name))
     }
 
     /// A finding about a member that does not run, or not as it should.

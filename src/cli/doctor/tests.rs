@@ -1,7 +1,9 @@
 //! What is told of a database to which the very thing was done: evidence in, findings out.
 
+mod backups;
 mod certificates;
 mod members;
+mod work;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -251,19 +253,37 @@ fn what_was_asked_for_and_did_not_come_is_told_while_it_matters() {
             operation("5", "backup", "Succeeded", AT),
             operation("4", "backup", "Failed", AT),
             operation("3", "failover", "Rejected", AT),
+            operation("6", "rotate-credentials", "Failed", AT),
             operation("2", "restart", "Running", "2026-11-22T09:00:00Z"),
             operation("1", "verify", "Failed", "2026-11-20T09:00:00Z"),
         ]);
         patient.database.status.as_mut().unwrap().operations = serde_json::from_value(operations).unwrap();
         patient.database.metadata.annotations.get_or_insert_default().insert("db.example.com/failovr".into(), "{}".into());
     }), @r#"
-    Warning RequestHangs: a restart does not come to its end | why | 2026-11-22T09:00:00Z
-      $ dbctl events db
-    Warning RequestFailed: the last failover that was asked for was refused | why | 2026-11-22T10:08:00Z
+    Warning UnderWay: a restart of db is under way | why | 2026-11-22T09:00:00Z
+      so a restart does not come to its end
+      $ dbctl status db --watch
+    Warning RequestFailed: the last rotate-credentials that was asked for failed | why | 2026-11-22T10:08:00Z
       $ dbctl status db
     Warning RequestUnreadable: annotation db.example.com/failovr of db cannot be read | unknown verb "failovr": known are backup, failover, restart, restore, resume, upgrade, abort-upgrade, rotate-credentials and verify
       $ kubectl annotate database db db.example.com/failovr-
+    Note RequestRefused: the last failover that was asked for was refused | why | 2026-11-22T10:08:00Z
+      $ dbctl status db
     "#);
+}
+
+#[test]
+fn a_request_that_was_refused_is_no_trouble_of_the_database() {
+    let ended = |phase: &str| {
+        let mut evidence = healthy();
+        let operations =
+            json!([{ "id": "1", "kind": "failover", "phase": phase, "startedAt": AT, "finishedAt": AT }]);
+        evidence.databases[0].database.status.as_mut().unwrap().operations =
+            serde_json::from_value(operations).unwrap();
+        diagnose(&evidence, now()).healthy
+    };
+    assert!(ended("Rejected"));
+    assert!(!ended("Failed"));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 
-use super::{command, condition, is_young, status};
+use super::{command, condition, is_young, status, under_way};
 use crate::api::{ConditionType, reason};
 use crate::cli::doctor::backups;
 use crate::cli::doctor::evidence::Patient;
@@ -112,6 +112,11 @@ fn of_condition(patient: &Patient, kind: ConditionType, condition: &Condition) -
             format!("{name} is not well: {kind} is {} ({reason})", condition.status),
         ),
     };
+    // What is down on purpose comes back without anybody's help.
+    let on_purpose = reason != reason::SPLIT_BRAIN
+        && matches!(kind, ConditionType::Writable | ConditionType::Ready)
+        && under_way(patient).is_some();
+    let severity = if on_purpose { severity.max(Severity::Warning) } else { severity };
     let since = if topic == Topic::Writes { began.or(since) } else { since };
     let mut finding =
         Finding::new(severity, topic, code, what).because(Some(condition.message.as_str())).since(since);

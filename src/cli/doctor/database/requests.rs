@@ -127,11 +127,15 @@ pub fn operations(patient: &Patient, now: Timestamp) -> Vec<Finding> {
         match operation.phase {
             OperationPhase::Rejected | OperationPhase::Failed => {
                 let ended = since(&operation.finished_at);
-                let word = if operation.phase == OperationPhase::Failed { "failed" } else { "was refused" };
+                // What was refused changed nothing, and whoever asked was told: the database is as well as before.
+                let (severity, code, word) = match operation.phase {
+                    OperationPhase::Failed => (Severity::Warning, "RequestFailed", "failed"),
+                    _ => (Severity::Note, "RequestRefused", "was refused"),
+                };
                 // The last word on a matter counts: a second try says whether the first still matters.
                 if !later.contains(&kind) && ended.is_none_or(|(_, age)| age < LATELY) {
                     let what = format!("the last {kind} that was asked for {word}");
-                    let finding = found(Severity::Warning, "RequestFailed", what);
+                    let finding = found(severity, code, what);
                     told.push(finding.since(ended.map(|(at, _)| at)).next(command(patient, "status")));
                 }
             }

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::Look;
+use crate::api::ConditionType;
 use crate::cli::doctor::cluster::since;
 use crate::cli::doctor::finding::{Finding, Severity, Topic};
 use crate::plan::{Member, at, list, terminating, text};
@@ -19,11 +20,38 @@ impl Look<'_> {
         if self.patient.unread.iter().any(|unread| unread.what == "pods") {
             return None;
         }
-        let why = self.patient.warning(&self.names.main(), &["FailedCreate"]);
+        if let Some(why) = self.refused() {
+            let what = format!("the pod of {member} cannot be made");
+            let finding =
+                Finding::new(Severity::Problem, Topic::Member(member.to_owned()), "PodRefused", what);
+            let next = self.way_out(&why);
+            // Its claim may wait for a pod to be made for.
+            let claims = [Topic::Condition(ConditionType::StorageHealthy)];
+            return Some(
+                finding.because(Some(why)).next(next).explains(self.leads_to(member)).explains(claims),
+            );
+        }
         let what = format!("{member} has no pod");
         let finding = Finding::new(Severity::Problem, Topic::Member(member.to_owned()), "PodMissing", what);
         let next = self.describe("statefulset", &self.names.main());
-        Some(finding.because(why).next(next).explains(self.leads_to(member)))
+        Some(finding.next(next).explains(self.leads_to(member)))
+    }
+
+    /// Why the API server takes no pod, in its own words.
+    pub fn refused(&self) -> Option<String> {
+        self.patient.warning(&self.names.main(), &["FailedCreate"])
+    }
+
+    /// What helps where a pod is refused in those words.
+    fn way_out(&self, why: &str) -> String {
+        let kubectl = self.patient.kubectl.as_deref().unwrap_or("kubectl");
+        if why.contains("exceeded quota") {
+            format!("{kubectl} describe resourcequota")
+        } else if why.contains(" is invalid: ") || why.contains("PriorityClass") {
+            format!("{kubectl} edit database {}", self.names.0)
+        } else {
+            self.describe("statefulset", &self.names.main())
+        }
     }
 
     /// Its pod does not run.

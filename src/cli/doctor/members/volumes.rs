@@ -33,8 +33,15 @@ impl Look<'_> {
             }
             _ => {
                 let why = self.patient.warning(&name, &[]);
+                // No pod is refused for want of a volume, while a claim may well wait for its first pod.
+                let refused = self.view.member(&member).is_none() && self.refused().is_some();
+                if refused && why.is_none() {
+                    return None;
+                }
                 let what = format!("claim {name} has no volume");
-                Some(found(Severity::Problem, "ClaimPending", what).because(why).since(made))
+                let mut finding = found(Severity::Problem, "ClaimPending", what).because(why).since(made);
+                finding.explains.retain(|topic| !refused || !matches!(topic, Topic::Member(_)));
+                Some(finding)
             }
         }
     }

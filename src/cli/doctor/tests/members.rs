@@ -75,11 +75,59 @@ fn replicas_that_run_may_be_of_no_use() {
         patient.events.push(serde_json::from_value(json!({ "metadata": {}, "involvedObject": { "name": "db" }, "type": "Warning",
             "reason": "FailedCreate", "message": "exceeded quota: pods=2" })).unwrap());
     }), @"
-    Problem PodMissing: db-2 has no pod | exceeded quota: pods=2
-      $ kubectl describe statefulset db
+    Problem PodRefused: the pod of db-2 cannot be made | exceeded quota: pods=2
+      $ kubectl describe resourcequota
     Problem NotStreaming: db-1 does not stream from db-0
       $ dbctl logs db --member db-1 --tail 50
     ");
+}
+
+#[test]
+fn a_pod_that_is_refused_is_why_its_claim_waits() {
+    let refused = |patient: &mut Patient, why: &str| {
+        patient.observed.remove(Kind::Pod, "db-2");
+        change(
+            patient,
+            Kind::PersistentVolumeClaim,
+            "data-db-2",
+            json!({ "status": { "phase": "Pending" } }),
+        );
+        patient.events.push(
+            serde_json::from_value(
+                json!({ "metadata": {}, "involvedObject": { "name": "db" }, "type": "Warning",
+            "reason": "FailedCreate", "message": why }),
+            )
+            .unwrap(),
+        );
+        told(patient, "StorageHealthy", "False", "ClaimPending", "no volume yet for data-db-2");
+        told(patient, "Ready", "False", "MembersMissing", "no pod yet for 1 of 3 members: db-2");
+    };
+    let invalid = "create Pod db-2 in StatefulSet db failed error: Pod \"db-2\" is invalid: \
+        spec.containers[0].resources.requests: Invalid value: \"1Gi\": must be less than or equal to memory limit of 500Mi";
+    insta::assert_snapshot!(after_to(|patient| refused(patient, invalid)), @r#"
+    Problem PodRefused: the pod of db-2 cannot be made | create Pod db-2 in StatefulSet db failed error: Pod "db-2" is invalid: spec.containers[0].resources.requests: Invalid value: "1Gi": must be less than or equal to memory limit of 500Mi
+      $ kubectl edit database db
+    "#);
+    // Of a new database too, whose pods are otherwise only on their way.
+    let text = after_to(|patient| {
+        refused(patient, "pods \"db-2\" is forbidden: no PriorityClass with name high was found");
+        patient.database.status.as_mut().unwrap().phase = Some(crate::api::Phase::Creating);
+    });
+    assert!(
+        text.starts_with("Problem PodRefused: ") && text.contains("$ kubectl edit database db"),
+        "{text}"
+    );
+    // A claim that has its own trouble is told beside it.
+    insta::assert_snapshot!(after_to(|patient| {
+        refused(patient, "violates PodSecurity \"restricted\"");
+        patient.events.push(serde_json::from_value(json!({ "metadata": {}, "involvedObject": { "name": "data-db-2" }, "type": "Warning",
+            "reason": "ProvisioningFailed", "message": "storageclass fast not found" })).unwrap());
+    }), @r#"
+    Problem ClaimPending: claim data-db-2 has no volume | storageclass fast not found
+      $ kubectl describe pvc data-db-2
+    Problem PodRefused: the pod of db-2 cannot be made | violates PodSecurity "restricted"
+      $ kubectl describe statefulset db
+    "#);
 }
 
 #[test]
