@@ -137,7 +137,11 @@ impl Upgrade<'_> {
         let Self { context, args, database, doing, .. } = self;
         let asked = request::stands(database, Verb::Upgrade);
         if !asked && database.status.as_ref().is_none_or(|status| status.upgrade.is_none()) {
-            return Err(CliError::refused(format!("failed to {doing}: no major upgrade is under way")));
+            return Err(CliError::refused(format!(
+                "failed to take the upgrade of database {:?} back: no major upgrade is under way",
+                args.name
+            ))
+            .hint(format!("see how it is: {} status {}", context.invocation(), args.name)));
         }
         if !args.how.yes && !args.how.dry_run {
             let question = format!("Take the upgrade of {:?} back?", args.name);
