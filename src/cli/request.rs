@@ -126,33 +126,26 @@ fn under_way(database: &Database, asking: Asking, now: jiff::Timestamp) -> Optio
     if let Some(operation) = running.find(|operation| excludes(&operation.kind) && !left(&operation.kind)) {
         return Some((operation.id.clone(), format!("a {} is under way", operation.kind)));
     }
+    let asked = waiting(database, now).find(|(of, _)| excludes(&of.to_string()) && !left(&of.to_string()));
+    asked.map(|(verb, id)| (id, format!("a {verb} has been asked for and waits for the controller")))
+}
+
+/// The requests that no operation answers yet, with their ids.
+fn waiting(database: &Database, now: jiff::Timestamp) -> impl Iterator<Item = (Verb, String)> {
     let uid = database.metadata.uid.as_deref().unwrap_or_default();
-    requests(database.annotations()).into_iter().filter_map(|(_, _, parsed)| parsed.ok()).find_map(
-        |(verb, request)| {
-            let id = request.id.to_string();
-            let stands = excludes(&verb.to_string())
-                && !left(&verb.to_string())
-                && request.check(verb, uid, now).is_ok()
-                && operations.iter().all(|operation| operation.id != id);
-            stands.then(|| (id, format!("a {verb} has been asked for and waits for the controller")))
-        },
-    )
+    let good = requests(database.annotations()).into_iter().filter_map(|(_, _, parsed)| parsed.ok());
+    good.filter_map(move |(verb, request)| {
+        let id = request.id.to_string();
+        let answered = operations(database).iter().any(|operation| operation.id == id);
+        (!answered && request.check(verb, uid, now).is_ok()).then_some((verb, id))
+    })
 }
 
 /// Whether an operation of that verb is under way, or a request of it waits for the controller.
 pub fn stands(database: &Database, verb: Verb) -> bool {
-    let (operations, now) = (operations(database), jiff::Timestamp::now());
-    let uid = database.metadata.uid.as_deref().unwrap_or_default();
     let runs = |each: &Operation| each.kind == verb.to_string() && each.phase.is_under_way();
-    operations.iter().any(runs)
-        || requests(database.annotations()).into_iter().filter_map(|(_, _, parsed)| parsed.ok()).any(
-            |(of, request)| {
-                let id = request.id.to_string();
-                of == verb
-                    && request.check(verb, uid, now).is_ok()
-                    && operations.iter().all(|operation| operation.id != id)
-            },
-        )
+    operations(database).iter().any(runs)
+        || waiting(database, jiff::Timestamp::now()).any(|(of, _)| of == verb)
 }
 
 fn operations(database: &Database) -> &[Operation] {
