@@ -8,10 +8,16 @@ const MIB: u64 = 1 << 20;
 
 /// Two promotions: 1 ends within its sixth segment, 2 at the very beginning of a segment.
 fn tree() -> Tree {
-    let second = History(vec![Fork { from: 1, at: 5 * MIB + 100 }]);
-    let third = History(vec![Fork { from: 1, at: 5 * MIB + 100 }, Fork { from: 2, at: 8 * MIB }]);
+    let second = History(vec![Fork { from: 1, at: 5 * MIB + 100, is_promotion: true }]);
+    let third = History(vec![
+        Fork { from: 1, at: 5 * MIB + 100, is_promotion: true },
+        Fork { from: 2, at: 8 * MIB, is_promotion: true },
+    ]);
     // Point-in-time recovery along 2 that ended before 2 began.
-    let fourth = History(vec![Fork { from: 1, at: 5 * MIB + 100 }, Fork { from: 2, at: 4 * MIB + 8 }]);
+    let fourth = History(vec![
+        Fork { from: 1, at: 5 * MIB + 100, is_promotion: true },
+        Fork { from: 2, at: 4 * MIB + 8, is_promotion: true },
+    ]);
     Tree::new([(2, &second), (3, &third), (4, &fourth)])
 }
 
@@ -93,7 +99,7 @@ fn trees() -> impl Strategy<Value = (Tree, u32)> {
         for (parent, at) in forks {
             let parent = parent as usize % histories.len();
             let mut history = histories[parent].clone();
-            history.push(Fork { from: u32::try_from(parent).unwrap() + 1, at });
+            history.push(Fork { from: u32::try_from(parent).unwrap() + 1, at, is_promotion: true });
             histories.push(history);
         }
         let histories: Vec<(u32, History)> = (1..).zip(histories.into_iter().map(History)).collect();

@@ -194,7 +194,7 @@ mod tests {
             for (index, part, length) in forks {
                 let from = index.index(ends.len());
                 let fork = within(begins[from], ends[from], part);
-                parents.push(Fork { from: from as u32 + 1, at: fork * THIRD });
+                parents.push(Fork { from: from as u32 + 1, at: fork * THIRD, is_promotion: true });
                 begins.push(fork);
                 ends.push(fork + length);
             }
@@ -315,7 +315,7 @@ mod tests {
         let unknown = Segment::of(7, 0, SIZE);
         assert!(is_needed(unknown, &[&kept], &Tree::default(), SIZE));
         let running = Candidate { timeline: 2, running: true, ..backup("b", None) };
-        let second = History(vec![Fork { from: 1, at: 100 }]);
+        let second = History(vec![Fork { from: 1, at: 100, is_promotion: true }]);
         let tree = Tree::new([(2, &second), (3, &second)]);
         assert!(is_needed(Segment::of(2, 0, SIZE), &[&running], &tree, SIZE));
         assert!(is_needed(Segment::of(3, 0, SIZE), &[&running], &tree, SIZE));

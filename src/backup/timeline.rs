@@ -11,7 +11,13 @@ pub struct Fork {
     pub from: u32,
     /// The first byte that is no longer on it.
     pub at: u64,
+    /// A replica was promoted, which had all that the database came to. Otherwise a recovery reached its target, and what the timeline
+    /// that was left has beyond it was given up.
+    pub is_promotion: bool,
 }
+
+/// The reason that PostgreSQL's `getRecoveryStopReason` gives where no recovery ended early; it is never translated.
+const PROMOTION: &str = "no recovery target specified";
 
 /// How a timeline came to be: the content of `XXXXXXXX.history`, oldest fork first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,7 +61,8 @@ impl History {
             if from == 0 || from >= timeline || forks.last().is_some_and(|last| last.from >= from) {
                 return Err(wrong("expected timelines in ascending order, below its own"));
             }
-            forks.push(Fork { from, at });
+            let is_promotion = words.eq(PROMOTION.split(' '));
+            forks.push(Fork { from, at, is_promotion });
         }
         Ok(Self(forks))
     }
@@ -113,7 +120,10 @@ mod tests {
 
     #[test]
     fn a_history_is_read() {
-        let forks = vec![Fork { from: 1, at: 0x300_0148 }, Fork { from: 2, at: 0x1_0000_00A0 }];
+        let forks = vec![
+            Fork { from: 1, at: 0x300_0148, is_promotion: true },
+            Fork { from: 2, at: 0x1_0000_00A0, is_promotion: false },
+        ];
         assert_eq!(History::parse(3, THIRD), Ok(History(forks)));
         assert_eq!(History::parse(2, ""), Ok(History(vec![])));
     }

@@ -6,7 +6,8 @@ use jiff::Timestamp;
 
 use super::find::{Contents, Stored};
 use crate::backup::base::{BackupId, Record};
-use crate::backup::chain::{Chain, Gap, is_reachable, newest, way};
+use crate::backup::chain::{Chain, Gap, Leg, is_reachable, newest, way};
+use crate::backup::timeline::Tree;
 use crate::backup::wal::{Segment, SegmentSize, position_text};
 
 /// A store's clock and the database's may differ by so many seconds.
@@ -255,7 +256,7 @@ fn outside(contents: &Contents, all: &[Candidate<'_>], wish: &Wish) -> ChooseErr
 }
 
 /// The timeline that the database was on at that instant: the newest, unless all that the archive has of it is later. Then an older one
-/// that went on beyond the point where the newer left it, which a restore in place has given up, and that still wrote by then.
+/// that still wrote by then what a restore in place has given up since.
 fn live(stored: &Stored, record: &Record, at: Timestamp, size: SegmentSize) -> u32 {
     let Stored { tree, timelines, segments, .. } = stored;
     let own = |timeline: u32| segments.iter().filter(move |(segment, _)| segment.timeline == timeline);
@@ -270,16 +271,27 @@ fn live(stored: &Stored, record: &Record, at: Timestamp, size: SegmentSize) -> u
             break;
         }
         let legs = way(tree, chosen);
-        let given_up = |segment: &Segment| {
-            let leg = legs.iter().find(|leg| Segment::of(1, leg.begin, size) <= segment.on(1));
-            leg.is_none_or(|leg| leg.timeline != segment.timeline)
-        };
-        let beyond = own(older).filter(|(segment, _)| given_up(segment)).map(|(_, archived)| *archived);
+        let beyond = own(older)
+            .filter(|(segment, _)| is_given_up(tree, &legs, **segment, size))
+            .map(|(_, archived)| *archived);
         if beyond.max().is_some_and(|last| last >= at) {
             chosen = older;
         }
     }
     chosen
+}
+
+/// Whether a segment is off that way for a recovery that went back behind it. What a former primary wrote after a replica was promoted
+/// was never what the database came to, however late it is archived.
+fn is_given_up(tree: &Tree, legs: &[Leg], segment: Segment, size: SegmentSize) -> bool {
+    let is_behind = |begin: u64| Segment::of(1, begin, size) <= segment.on(1);
+    let leg = legs.iter().find(|leg| is_behind(leg.begin));
+    if leg.is_some_and(|leg| leg.timeline == segment.timeline) {
+        return false;
+    }
+    let mut forks = legs.iter().filter_map(|leg| tree.parent(leg.timeline));
+    let left = forks.find(|fork| fork.from == segment.timeline);
+    left.is_none_or(|fork| !(fork.is_promotion && is_behind(fork.at)))
 }
 
 /// A backup with the WAL behind it.

@@ -211,7 +211,7 @@ fn another_major_version_is_not_taken() {
 #[test]
 fn the_newest_timeline_is_followed() {
     let mut contents = contents();
-    let second = History(vec![Fork { from: 1, at: 24 * MIB + 8 }]);
+    let second = History(vec![Fork { from: 1, at: 24 * MIB + 8, is_promotion: true }]);
     let stored = stored(&mut contents);
     stored.tree = Tree::new([(2, &second)]);
     stored.timelines.insert(2);
@@ -227,7 +227,7 @@ fn the_newest_timeline_is_followed() {
 fn put_back() -> Contents {
     let mut contents = contents();
     let stored = stored(&mut contents);
-    let history = History(vec![Fork { from: 1, at: 15 * MIB + 100 }]);
+    let history = History(vec![Fork { from: 1, at: 15 * MIB + 100, is_promotion: false }]);
     stored.tree = Tree::new([(2, &history)]);
     stored.timelines.insert(2);
     let segments = (15..=18)
@@ -264,4 +264,46 @@ fn what_a_restore_in_place_gave_up_is_found_by_its_time_alone() {
     let choice =
         choose(&contents, &Wish { backup: None, target: Target::Time(at(32)), major: None }).unwrap();
     assert_eq!(choice.timeline, 2);
+}
+
+/// Timeline 2 was opened at hour 32 by a promotion where the archive of timeline 1 ended then. Later, the former primary has more of it
+/// archived, which nobody had.
+#[test]
+fn what_a_former_primary_archives_late_is_not_what_the_database_came_to() {
+    let chosen = |is_promotion: bool, hour: i64| {
+        let mut contents = contents();
+        let stored = stored(&mut contents);
+        let history = History(vec![Fork { from: 1, at: 29 * MIB + 100, is_promotion }]);
+        stored.tree = Tree::new([(2, &history)]);
+        stored.timelines.insert(2);
+        let new = (29..=31).map(|n: u32| Segment::of(2, u64::from(n) * MIB, SegmentSize::SMALLEST));
+        stored.segments.extend(new.map(|segment| (segment, at(36))));
+        let late = (29..=30).map(|n: u32| Segment::of(1, u64::from(n) * MIB, SegmentSize::SMALLEST));
+        stored.segments.extend(late.map(|segment| (segment, at(40))));
+        choose(&contents, &wish(Target::Time(at(hour)))).unwrap().timeline
+    };
+    for hour in [28, 31, 35, 36] {
+        assert_eq!(chosen(true, hour), 2, "{hour}");
+    }
+    // A recovery to there is another matter: before it, these were the database's own.
+    assert_eq!([31, 35, 36].map(|hour| chosen(false, hour)), [1, 1, 2]);
+}
+
+/// Timeline 2 came of a promotion, and timeline 3 of a recovery along it that ended before it had begun.
+#[test]
+fn a_recovery_gives_up_what_lies_before_an_older_promotion_too() {
+    let mut contents = contents();
+    let stored = stored(&mut contents);
+    let promotion = Fork { from: 1, at: 25 * MIB + 100, is_promotion: true };
+    let recovery = Fork { from: 2, at: 23 * MIB + 100, is_promotion: false };
+    stored.tree = Tree::new([(3, &History(vec![promotion, recovery]))]);
+    stored.timelines.extend([2, 3]);
+    stored.segments.insert(Segment::of(3, 23 * MIB, SegmentSize::SMALLEST), at(40));
+    stored.segments.retain(|segment, _| {
+        *segment <= Segment::of(1, 24 * MIB, SegmentSize::SMALLEST) || segment.timeline == 3
+    });
+    stored.backups.truncate(2);
+    let timeline =
+        |contents: &Contents, hour| choose(contents, &wish(Target::Time(at(hour)))).unwrap().timeline;
+    assert_eq!((timeline(&contents, 25), timeline(&contents, 40)), (1, 3));
 }
