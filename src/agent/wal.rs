@@ -56,7 +56,14 @@ pub enum WalError {
     },
 }
 
-/// Archives a file of WAL; PostgreSQL runs it in its data directory.
+/// The data directory that a file below its `pg_wal` belongs to. PostgreSQL names it from there, where it is at work; Patroni,
+/// before it rewinds, from the root, and is at work elsewhere.
+fn data_of(path: &Path) -> PathBuf {
+    let above = path.parent().and_then(Path::parent).filter(|_| path.is_absolute());
+    above.unwrap_or(Path::new(".")).to_owned()
+}
+
+/// Archives a file of WAL; PostgreSQL and Patroni run it.
 ///
 /// # Errors
 /// Where it is not certain that the archive has it.
@@ -81,7 +88,7 @@ pub(super) fn database(var: impl Fn(&str) -> Option<String>) -> String {
 
 async fn bounded_push(to: &str, owner: &Owner, path: &Path) -> Result<Pushed, WalError> {
     let store = Store::open(&to.parse()?, &Settings::of_process(), Patience::SENDING)?;
-    match tokio::time::timeout(PUSH_LIMIT, push(&store, owner, Path::new("."), path)).await {
+    match tokio::time::timeout(PUSH_LIMIT, push(&store, owner, &data_of(path), path)).await {
         Ok(result) => Ok(result?),
         Err(_) => {
             Err(WalError::Late { doing: format!("archive {} to {to}", path.display()), limit: PUSH_LIMIT })
@@ -114,14 +121,14 @@ impl Source {
     }
 }
 
-/// Fetches a file of WAL to `to`; PostgreSQL runs it in its data directory.
+/// Fetches a file of WAL to `to`; PostgreSQL, `pg_rewind` and Patroni run it.
 ///
 /// # Errors
 /// Where it is not known whether the archive has it.
 pub async fn wal_fetch(source: &Source, file: &str, to: &Path) -> Result<Fetched, WalError> {
     let (destination, epoch) = source.parse()?;
     let file: WalFile = file.parse()?;
-    let data = std::env::current_dir().map_err(WalError::Spool)?;
+    let data = std::path::absolute(data_of(to)).map_err(WalError::Spool)?;
     let spool = Spool::beside(&data, epoch);
     let segment = match file {
         WalFile::Segment(segment) => Some(segment),
@@ -152,8 +159,8 @@ pub async fn wal_fetch(source: &Source, file: &str, to: &Path) -> Result<Fetched
 
 /// What `wal-fetch` ends with after an error. A recovery must not take it for the end of the WAL and open for writes; a
 /// standby asks again, and would be ended by the same code.
-pub fn fetch_error_code() -> u8 {
-    if Path::new("recovery.signal").exists() { STOP_RECOVERY } else { 1 }
+pub fn fetch_error_code(to: &Path) -> u8 {
+    if data_of(to).join("recovery.signal").exists() { STOP_RECOVERY } else { 1 }
 }
 
 /// Starts a process that fetches what will be asked for next; nobody waits for it.
@@ -166,6 +173,7 @@ fn prefetch(source: &Source, spool: &Spool, after: Segment, fetched: &Path) {
         .args(["agent", "wal-prefetch", "--from", &source.from, "--epoch", &source.epoch, "--size"])
         .arg(found.len().to_string())
         .arg(after.to_string())
+        .current_dir(data_of(fetched))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .spawn();
@@ -191,6 +199,13 @@ pub async fn wal_prefetch(source: &Source, after: &str, size: u64) -> Result<(),
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_of_wal_tells_whose_it_is() {
+        assert_eq!(data_of(Path::new("pg_wal/00000002.history")), Path::new("."));
+        assert_eq!(data_of(Path::new("/v/pgdata/pg_wal/00000002.history")), Path::new("/v/pgdata"));
+        assert_eq!(data_of(Path::new("00000002.history")), Path::new("."));
+    }
 
     #[test]
     fn a_member_knows_its_database() {

@@ -302,7 +302,7 @@ fn wal_fetch(source: &Source, file: &str, path: &Path) -> Result<ExitCode> {
             Ok(Fetched::Absent) => Ok(ExitCode::FAILURE),
             Err(error) => {
                 eprintln!("error: failed to {error}");
-                Ok(ExitCode::from(fetch_error_code()))
+                Ok(ExitCode::from(fetch_error_code(path)))
             }
         }
     })
