@@ -98,6 +98,11 @@ fn through(rounds: usize) {
     });
     assert_eq!(stuck.collect::<Vec<_>>(), Vec::<std::path::PathBuf>::new());
 
+    // Patroni has what waits archived before it rewinds.
+    let logs = sandbox.run(&["logs", NAME]).ok().stdout;
+    let failed: Vec<&str> = logs.lines().filter(|line| line.contains("error: failed to")).collect();
+    assert_eq!(failed, Vec::<&str>::new());
+
     let contents = Contents::of(&place);
     let record = contents.backups[0].good().unwrap();
     assert_eq!((contents.gaps(record.start_lsn, last), contents.conflicts()), (vec![], vec![]));
