@@ -19,7 +19,8 @@ pub async fn check(context: &Context, session: &Session, doing: &str) -> Result<
     }
 }
 
-fn missing(namespace: &str, doing: &str, command: &str) -> CliError {
+/// That it is not there.
+pub fn missing(namespace: &str, doing: &str, command: &str) -> CliError {
     CliError::not_found(format!("failed to {doing}: there is no namespace {namespace:?}"))
         .hint(format!("name another one with -n; {command} list -A looks in all"))
 }

@@ -346,7 +346,7 @@ fn volumes(cx: &Context<'_>) -> Verdict {
     if !unbound.is_empty() {
         return Verdict::no(
             reason::CLAIM_PENDING,
-            format!("no volume yet for {}; `kubectl describe pvc` says why", unbound.join(", ")),
+            format!("no volume yet for {}; `dbctl doctor {}` says why", unbound.join(", "), cx.names.0),
         );
     }
     let going: Vec<&str> = wanted

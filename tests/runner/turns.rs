@@ -1,10 +1,10 @@
-//! How many journeys go on at once. More than half of their time they wait, so three share two cores well, where there are
+//! How many journeys go on at once. More than half of their time they wait, so four share two cores well, where there are
 //! threads for them; those in which something is struck under load are alone.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// How many share the machine.
-const AT_ONCE: usize = 3;
+const AT_ONCE: usize = 4;
 
 static TURNS: Turns = Turns { state: Mutex::new(State { taken: 0, waiting: 0 }), changed: Condvar::new() };
 

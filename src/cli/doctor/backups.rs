@@ -37,8 +37,11 @@ fn archiving(patient: &Patient) -> Option<Finding> {
     let (member, archive, failed) =
         patient.reports.iter().filter_map(failing).max_by_key(|(_, archive, _)| archive.waiting)?;
     let name = patient.database.name_any();
-    let what =
-        format!("WAL of {name} does not reach its backups: {} files wait on {member}", archive.waiting);
+    let wait = match archive.waiting {
+        1 => "1 file waits".to_owned(),
+        waiting => format!("{waiting} files wait"),
+    };
+    let what = format!("WAL of {name} does not reach its backups: {wait} on {member}");
     let destination = patient.database.spec.backup.as_ref().and_then(|backup| backup.destination.clone());
     let next = match destination {
         Some(destination) => format!("{} backups selftest --to {destination}", patient.command),

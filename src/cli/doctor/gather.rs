@@ -16,9 +16,9 @@ use kube::{Api, ResourceExt};
 
 use super::evidence::{Cluster, Evidence, Patient, Unread};
 use crate::api::{Database, VERSION};
-use crate::cli::error::{CliError, Outcome, Result};
+use crate::cli::error::{Outcome, Result};
 use crate::cli::session::Session;
-use crate::cli::{Context, api_error, output, retained, scale};
+use crate::cli::{Context, api_error, namespace, output, retained, scale};
 use crate::install::NAMESPACE;
 use crate::sandbox::daemon::{Daemon, State};
 use crate::sandbox::home::Home;
@@ -145,7 +145,10 @@ async fn databases(
     if listed.is_empty() && wanted.name.is_none() && !wanted.everywhere {
         let spaces: Api<Namespace> = Api::all(session.client.clone());
         let found = read(spaces.get_metadata_opt(&session.namespace)).await;
-        absent(&session.namespace, &found).map_or(Ok(()), Err)?;
+        // Whoever may not know is told nothing.
+        if matches!(found, Ok(None)) {
+            return Err(namespace::missing(&session.namespace, "examine databases", &context.invocation()));
+        }
     }
     if let Some(name) = wanted.name {
         listed.retain(|database| database.name_any() == name);
@@ -160,13 +163,6 @@ async fn databases(
         }
     }
     Ok(listed)
-}
-
-/// A list of what is in a namespace is empty too where there is no such namespace. Whoever may not know is told nothing.
-fn absent<T>(namespace: &str, found: &Result<Option<T>, Unread>) -> Option<CliError> {
-    let missing =
-        || CliError::not_found(format!("failed to examine databases: there is no namespace {namespace:?}"));
-    matches!(found, Ok(None)).then(missing)
 }
 
 /// One database, with all that there is of it.
@@ -197,22 +193,4 @@ async fn patient(context: &Context, session: &Session, database: Database, wante
     patient.observed.nodes = objects::states(&patient);
     patient.unread = notes.0;
     patient
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_namespace_that_is_not_there_is_not_well() {
-        let error = absent::<()>("shpo", &Ok(None)).unwrap();
-        assert_eq!(
-            (error.outcome, error.message.contains("no namespace \"shpo\"")),
-            (Outcome::NotFound, true)
-        );
-        assert_eq!(absent("shop", &Ok(Some(()))), None);
-        for forbidden in [true, false] {
-            assert_eq!(absent::<()>("shop", &Err(unread("no", forbidden))), None);
-        }
-    }
 }
