@@ -11,8 +11,8 @@ pub struct Fork {
     pub from: u32,
     /// The first byte that is no longer on it.
     pub at: u64,
-    /// A replica was promoted, which had all that the database came to. Otherwise a recovery reached its target, and what the timeline
-    /// that was left has beyond it was given up.
+    /// A replica was promoted. Otherwise a recovery reached its target, and what the timeline that was left has beyond it was
+    /// given up.
     pub is_promotion: bool,
 }
 

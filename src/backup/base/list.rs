@@ -60,8 +60,8 @@ impl Found {
 pub struct Archive {
     /// How its timelines hang together.
     pub tree: Tree,
-    /// The timelines that have a history there.
-    pub histories: BTreeSet<u32>,
+    /// The timelines that have a history there, and when it was written, by the store's clock.
+    pub histories: BTreeMap<u32, Timestamp>,
     /// The timelines whose history cannot be understood, and why.
     pub unreadable: BTreeMap<u32, String>,
     /// Whole segments, and the objects that hold them: more than one is a conflict.
@@ -73,7 +73,7 @@ pub struct Archive {
 impl Archive {
     /// The timelines that it knows of, some more than once.
     pub fn timelines(&self) -> impl Iterator<Item = u32> {
-        self.histories.iter().copied().chain(self.segments.keys().map(|segment| segment.timeline))
+        self.histories.keys().copied().chain(self.segments.keys().map(|segment| segment.timeline))
     }
 }
 
@@ -166,11 +166,13 @@ pub async fn archive(store: &Store, epoch: Epoch) -> Result<Archive, StoreError>
         let text = store.get(&object.key).await?.unwrap_or_default();
         // One that cannot be read tells nothing; what hangs on it counts as reachable.
         match History::parse(timeline, &String::from_utf8_lossy(&text)) {
-            Ok(history) => histories.push((timeline, history)),
+            Ok(history) => {
+                archive.histories.entry(timeline).or_insert(object.modified);
+                histories.push((timeline, history));
+            }
             Err(problem) => drop(archive.unreadable.insert(timeline, problem.to_string())),
         }
     }
-    archive.histories = histories.iter().map(|(timeline, _)| *timeline).collect();
     archive.tree = Tree::new(histories.iter().map(|(timeline, history)| (*timeline, history)));
     for object in store.list(&format!("{epoch}/wal")).await? {
         match StoredWal::parse(name(&object.key)).map(|stored| stored.file) {

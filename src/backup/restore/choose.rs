@@ -7,7 +7,6 @@ use jiff::Timestamp;
 use super::find::{Contents, Stored};
 use crate::backup::base::{BackupId, Record};
 use crate::backup::chain::{Chain, Gap, Leg, is_reachable, newest, way};
-use crate::backup::timeline::Tree;
 use crate::backup::wal::{Segment, SegmentSize, position_text};
 
 /// A store's clock and the database's may differ by so many seconds.
@@ -256,7 +255,7 @@ fn outside(contents: &Contents, all: &[Candidate<'_>], wish: &Wish) -> ChooseErr
 }
 
 /// The timeline that the database was on at that instant: the newest, unless all that the archive has of it is later. Then an older one
-/// that still wrote by then what a restore in place has given up since.
+/// that still wrote by then what was given up since.
 fn live(stored: &Stored, record: &Record, at: Timestamp, size: SegmentSize) -> u32 {
     let Stored { tree, timelines, segments, .. } = stored;
     let own = |timeline: u32| segments.iter().filter(move |(segment, _)| segment.timeline == timeline);
@@ -272,7 +271,7 @@ fn live(stored: &Stored, record: &Record, at: Timestamp, size: SegmentSize) -> u
         }
         let legs = way(tree, chosen);
         let beyond = own(older)
-            .filter(|(segment, _)| is_given_up(tree, &legs, **segment, size))
+            .filter(|(segment, archived)| is_given_up(stored, &legs, **segment, **archived, size))
             .map(|(_, archived)| *archived);
         if beyond.max().is_some_and(|last| last >= at) {
             chosen = older;
@@ -281,17 +280,26 @@ fn live(stored: &Stored, record: &Record, at: Timestamp, size: SegmentSize) -> u
     chosen
 }
 
-/// Whether a segment is off that way for a recovery that went back behind it. What a former primary wrote after a replica was promoted
-/// was never what the database came to, however late it is archived.
-fn is_given_up(tree: &Tree, legs: &[Leg], segment: Segment, size: SegmentSize) -> bool {
+/// Whether the database came to a segment that is off that way, and left it: a recovery went back behind it, or a replica was promoted
+/// that had less. It did not come to what a former primary has archived only since the promotion.
+fn is_given_up(
+    stored: &Stored,
+    legs: &[Leg],
+    segment: Segment,
+    archived: Timestamp,
+    size: SegmentSize,
+) -> bool {
     let is_behind = |begin: u64| Segment::of(1, begin, size) <= segment.on(1);
     let leg = legs.iter().find(|leg| is_behind(leg.begin));
     if leg.is_some_and(|leg| leg.timeline == segment.timeline) {
         return false;
     }
-    let mut forks = legs.iter().filter_map(|leg| tree.parent(leg.timeline));
-    let left = forks.find(|fork| fork.from == segment.timeline);
-    left.is_none_or(|fork| !(fork.is_promotion && is_behind(fork.at)))
+    let is_late = |leg: &Leg| {
+        let fork = stored.tree.parent(leg.timeline).filter(|fork| fork.from == segment.timeline)?;
+        let began = stored.histories.get(&leg.timeline);
+        Some(fork.is_promotion && is_behind(fork.at) && began.is_some_and(|began| archived >= *began))
+    };
+    !legs.iter().find_map(is_late).unwrap_or(false)
 }
 
 /// A backup with the WAL behind it.

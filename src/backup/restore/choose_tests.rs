@@ -49,6 +49,7 @@ fn contents() -> Contents {
         backups,
         damaged: BTreeSet::new(),
         tree: Tree::default(),
+        histories: BTreeMap::new(),
         timelines: BTreeSet::from([1]),
         segments: segments.collect(),
     };
@@ -266,27 +267,32 @@ fn what_a_restore_in_place_gave_up_is_found_by_its_time_alone() {
     assert_eq!(choice.timeline, 2);
 }
 
-/// Timeline 2 was opened at hour 32 by a promotion where the archive of timeline 1 ended then. Later, the former primary has more of it
-/// archived, which nobody had.
+/// Timeline 2 was opened at hour 33, before what timeline 1 wrote last, in segments 29 and 30. They were archived at that hour.
+fn left_behind(is_promotion: bool, archived: i64) -> Contents {
+    let mut contents = contents();
+    let stored = stored(&mut contents);
+    let history = History(vec![Fork { from: 1, at: 29 * MIB + 100, is_promotion }]);
+    stored.tree = Tree::new([(2, &history)]);
+    stored.timelines.insert(2);
+    stored.histories.insert(2, at(33));
+    let of = |timeline, n: u32| Segment::of(timeline, u64::from(n) * MIB, SegmentSize::SMALLEST);
+    stored.segments.extend((29..=31).map(|n| (of(2, n), at(36))));
+    stored.segments.extend((29..=30).map(|n| (of(1, n), at(archived))));
+    contents
+}
+
 #[test]
 fn what_a_former_primary_archives_late_is_not_what_the_database_came_to() {
-    let chosen = |is_promotion: bool, hour: i64| {
-        let mut contents = contents();
-        let stored = stored(&mut contents);
-        let history = History(vec![Fork { from: 1, at: 29 * MIB + 100, is_promotion }]);
-        stored.tree = Tree::new([(2, &history)]);
-        stored.timelines.insert(2);
-        let new = (29..=31).map(|n: u32| Segment::of(2, u64::from(n) * MIB, SegmentSize::SMALLEST));
-        stored.segments.extend(new.map(|segment| (segment, at(36))));
-        let late = (29..=30).map(|n: u32| Segment::of(1, u64::from(n) * MIB, SegmentSize::SMALLEST));
-        stored.segments.extend(late.map(|segment| (segment, at(40))));
-        choose(&contents, &wish(Target::Time(at(hour)))).unwrap().timeline
-    };
-    for hour in [28, 31, 35, 36] {
-        assert_eq!(chosen(true, hour), 2, "{hour}");
-    }
-    // A recovery to there is another matter: before it, these were the database's own.
-    assert_eq!([31, 35, 36].map(|hour| chosen(false, hour)), [1, 1, 2]);
+    let timeline =
+        |contents: &Contents, hour| choose(contents, &wish(Target::Time(at(hour)))).unwrap().timeline;
+    let late = left_behind(true, 40);
+    assert_eq!([28, 31, 33, 35, 36].map(|hour| timeline(&late, hour)), [2; 5]);
+    // What was archived before a replica with less was promoted was the database's own until then.
+    let forced = left_behind(true, 32);
+    assert_eq!([28, 31, 32, 33, 36].map(|hour| timeline(&forced, hour)), [1, 1, 1, 2, 2]);
+    // So was, until a recovery to there, all that was given up.
+    let recovered = left_behind(false, 40);
+    assert_eq!([28, 31, 35, 36].map(|hour| timeline(&recovered, hour)), [1, 1, 1, 2]);
 }
 
 /// Timeline 2 came of a promotion, and timeline 3 of a recovery along it that ended before it had begun.

@@ -19,6 +19,8 @@ pub struct Stored {
     pub damaged: BTreeSet<BackupId>,
     /// How its timelines hang together.
     pub tree: Tree,
+    /// When the histories of its timelines were written, by the store's clock: about when these began.
+    pub histories: BTreeMap<u32, Timestamp>,
     /// The timelines that have a history, or WAL.
     pub timelines: BTreeSet<u32>,
     /// The whole segments, and when each was written, by the store's clock.
@@ -93,6 +95,7 @@ fn stored(found: &[base::Found], archive: base::Archive) -> Stored {
             .map(|each| each.id.clone())
             .collect(),
         timelines,
+        histories: archive.histories,
         tree: archive.tree,
         segments: archive
             .segments

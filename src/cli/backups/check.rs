@@ -70,7 +70,7 @@ fn follow(archive: &base::Archive, record: &base::Record) -> Result<String, Stri
     let id = &record.id;
     let size = record.wal_segment_size().ok_or_else(|| format!("the record of {id} makes no sense"))?;
     let known =
-        archive.histories.iter().copied().chain(archive.segments.keys().map(|segment| segment.timeline));
+        archive.histories.keys().copied().chain(archive.segments.keys().map(|segment| segment.timeline));
     let to = newest(&archive.tree, known, record.timeline, record.stop_lsn);
     let chain = Chain::follow(record.start(), to, &archive.tree, &archive.segments, size);
     if let Some(gap) = chain.gap {
