@@ -257,7 +257,7 @@ fn outside(contents: &Contents, all: &[Candidate<'_>], wish: &Wish) -> ChooseErr
 /// The timeline that the database was on at that instant: the newest, unless all that the archive has of it is later. Then an older one
 /// that still wrote by then what was given up since.
 fn live(stored: &Stored, record: &Record, at: Timestamp, size: SegmentSize) -> u32 {
-    let Stored { tree, timelines, segments, .. } = stored;
+    let Stored { tree, histories, timelines, segments, .. } = stored;
     let own = |timeline: u32| segments.iter().filter(move |(segment, _)| segment.timeline == timeline);
     let mut reachable = timelines
         .iter()
@@ -266,7 +266,8 @@ fn live(stored: &Stored, record: &Record, at: Timestamp, size: SegmentSize) -> u
         .rev();
     let Some(mut chosen) = reachable.next() else { return record.timeline };
     for older in reachable {
-        if own(chosen).map(|(_, archived)| *archived).min().is_some_and(|began| began <= at) {
+        let began = own(chosen).map(|(_, archived)| archived).chain(histories.get(&chosen)).min();
+        if began.is_some_and(|began| *began <= at) {
             break;
         }
         let legs = way(tree, chosen);
